@@ -1,0 +1,42 @@
+"""What the engine is started with: one frozen struct, checked once where it is made, passed down, never rewritten."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .errors import ConfigError
+
+BLOCK_SIZE = 16  # tokens a page holds
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one engine process needs to know; it crosses the process border as JSON."""
+
+    model: str  # a folder
+    dtype: Dtype = "auto"
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    max_model_len: int | None = None  # tokens; None: the model's own, cut to what the pool holds
+    max_num_seqs: int = 256  # sequences in one step
+    max_num_batched_tokens: int = 2048  # token budget of one step
+    max_waiting: int = 4096  # sequences that may queue
+    kv_cache_memory: int | None = None  # bytes; None: measured
+    memory_utilization: float = 0.9  # share of the free memory that the pool may take
+    prefix_caching: bool = True
+    attention: str = "auto"  # a key of attention.BACKENDS
+    model_impl: Literal["auto", "quire", "transformers"] = "auto"
+    threads: int | None = None  # CPU threads; None: the physical cores
+
+    def __post_init__(self) -> None:
+        for field, low in (("max_num_seqs", 1), ("max_num_batched_tokens", BLOCK_SIZE), ("max_waiting", 1)):
+            if getattr(self, field) < low:
+                raise ConfigError(field, f"is {getattr(self, field)}", f"at least {low}")
+        for field in ("max_model_len", "kv_cache_memory", "threads"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ConfigError(field, f"is {value}", "a positive number")
+        if not 0 < self.memory_utilization <= 1:
+            raise ConfigError("memory_utilization", f"is {self.memory_utilization}", "more than 0, at most 1")

@@ -1,0 +1,94 @@
+"""The engine: receive, schedule, execute, commit, send, for ever.
+
+It holds no logic of its own: what runs next is scheduler.py, how it is computed is the runner, what is said is
+messages.py. Only the order of the five acts stands here, and what happens when one of them fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from . import messages as m
+from . import scheduler
+from .channel import EngineChannel
+from .errors import QuireError
+from .plan import Outcome, Plan, StepResult
+from .runner import Runner
+from .state import State
+
+log = logging.getLogger("quire.engine")
+
+
+class Engine:
+    """One loop over one State. `run` returns when a Shutdown came."""
+
+    def __init__(self, runner: Runner, state: State, channel: EngineChannel):
+        self.runner = runner
+        self.state = state
+        self.channel = channel
+        self.steps = 0
+        self.schedule_seconds = 0.0
+        self.step_seconds = 0.0
+
+    def run(self) -> None:
+        while True:
+            inbox = self.channel.receive(wait=not self.state.has_work())
+            if any(isinstance(message, m.Shutdown) for message in inbox):
+                return
+            out = self.receive(inbox) + self.step()
+            self.channel.send([*out, self.stats()])
+
+    def receive(self, inbox: list[m.ToEngine]) -> list[m.FromEngine]:
+        """Take requests in and forget aborted ones. A request that cannot run is answered, not dropped."""
+        refused: list[m.FromEngine] = []
+        for message in inbox:
+            match message:
+                case m.Generate():
+                    try:
+                        scheduler.add(self.state, message)
+                    except QuireError as error:
+                        refused.append(m.Failed(id=message.id, code=error.code or "", message=error.message))
+                case m.Abort(id=request):
+                    scheduler.abort(self.state, request)
+        return refused
+
+    def step(self) -> list[m.FromEngine]:
+        """One step of everything that runs. Also called with nothing to run, so that the runner hears who left."""
+        began = time.perf_counter()
+        plan = scheduler.schedule(self.state)
+        planned = time.perf_counter()
+        if plan.slices or plan.freed:
+            result = self.execute(plan)
+            executed = time.perf_counter()
+            out = scheduler.commit(self.state, plan, result)
+            self.steps += bool(plan.slices)
+            self.schedule_seconds += planned - began + time.perf_counter() - executed
+            self.step_seconds += time.perf_counter() - began
+            return list(out)
+        return []
+
+    def execute(self, plan: Plan) -> StepResult:
+        """Run the step. If it fails as a whole, run each slice alone: who fails alone ends, the others go on.
+
+        Writing a slice's keys and values twice is harmless: the same values go to the same pages.
+        """
+        try:
+            return self.runner.execute(plan)
+        except Exception:
+            log.exception("a step of %d sequences failed; trying them one by one", len(plan.slices))
+        outcomes = []
+        for piece in plan.slices:
+            try:
+                outcomes += self.runner.execute(Plan([piece])).outcomes
+            except Exception as error:
+                outcomes.append(Outcome(error=f"the engine failed on this request: {type(error).__name__}: {error}"))
+        return StepResult(outcomes)
+
+    def stats(self) -> m.StepStats:
+        return m.StepStats(
+            steps=self.steps,
+            schedule_seconds=self.schedule_seconds,
+            step_seconds=self.step_seconds,
+            **self.state.gauges(),
+        )

@@ -1,0 +1,165 @@
+"""The whole protocol between the API process and the engine process.
+
+Token ids, never text. Every message is a frozen, tagged msgspec struct; a batch of messages is one msgpack frame.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one request samples. Every default means "off": an option that is off costs nothing.
+
+    The order in which the options act is `CHAIN` in engine/sampling. The server resolves everything a person may
+    leave out (seed, end-of-sequence ids, text to ids), so the engine invents nothing.
+    """
+
+    max_tokens: int  # new tokens at most, >= 0 (0: only the prompt is computed, for prompt_logprobs)
+    seed: int  # the counter-based random stream, 0 <= seed < 2**64
+    min_tokens: int = 0  # until then no id of stop_token_ids can be sampled
+    stop_token_ids: tuple[int, ...] = ()  # sampling one ends the sequence; holds the model's eos unless ignored
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1  # tokens looked back on; -1: all
+    dry_sequence_breakers: tuple[int, ...] = ()  # ids across which no repetition is matched
+    mirostat: Literal[0, 1, 2] = 0
+    mirostat_tau: float = 5.0  # target surprise, bits
+    mirostat_eta: float = 0.1  # learning rate
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed
+    allowed_token_ids: tuple[int, ...] | None = None
+    logprobs: int | None = None  # alternatives per sampled token; 0: the token's own; None: off
+    prompt_logprobs: int | None = None  # the same for each prompt token after the first
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability of one token under the model's own distribution (before any sampling option), in nats."""
+
+    token: int
+    logprob: float
+    rank: int  # 1: the most likely
+    top: list[tuple[int, float]]  # the asked number of most likely (id, logprob), best first
+
+
+# ---------------------------------------------------------------- server -> engine
+
+
+class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """Continue `prompt`. `n` sequences share the prompt; sequence i samples from stream (seed + i) mod 2**64."""
+
+    id: str
+    prompt: list[int]
+    params: SamplingParams
+    n: int = 1
+    priority: int = 0  # lower goes first; equal: first come, first served
+    cache_salt: str = ""  # pages are shared only between requests of equal salt
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Forget a request: its sequences leave and their pages are free before the next step. Unknown ids are no error."""
+
+    id: str
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Leave the loop. The server drains first; what still runs is dropped."""
+
+
+ToEngine = Generate | Abort | Shutdown
+
+
+# ---------------------------------------------------------------- engine -> server
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Progress of the weights, in bytes."""
+
+    done: int
+    total: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The engine serves. What the server must know about it."""
+
+    architecture: str
+    dtype: str
+    device: str
+    vocab_size: int
+    max_model_len: int  # tokens a sequence may reach, prompt included
+    block_size: int  # tokens
+    num_blocks: int
+    kv_bytes: int
+    weight_bytes: int
+    load_seconds: float
+
+    @property
+    def pool_tokens(self) -> int:
+        return self.num_blocks * self.block_size
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    """The engine could not start; its process ends. Starting it again would not help."""
+
+    code: str  # a code of engine/errors.py
+    message: str
+
+
+class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """News of one sequence: what one step added."""
+
+    id: str
+    index: int  # which of the request's n
+    tokens: list[int] = []
+    logprobs: list[TokenLogprob] | None = None  # one for each of tokens
+    prompt_logprobs: list[TokenLogprob] | None = None  # of the next prompt tokens, from position 1 on; index 0
+    cached_tokens: int | None = None  # prompt tokens found in the prefix cache; in the sequence's first delta
+    finish: FinishReason | None = None  # "stop": the last of tokens is in stop_token_ids
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The request ended in an error: no further delta follows for any of its sequences."""
+
+    id: str
+    code: str  # a code of engine/errors.py
+    message: str
+
+
+class StepStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Gauges after a step and counters since the engine started."""
+
+    running: int  # sequences
+    waiting: int
+    blocks_used: int
+    blocks_total: int
+    steps: int
+    prompt_tokens: int
+    generated_tokens: int
+    prefix_queries: int  # prompt tokens looked up
+    prefix_hits: int  # prompt tokens found
+    preemptions: int
+    schedule_seconds: float
+    step_seconds: float
+
+
+FromEngine = Loading | Ready | LoadFailed | TokenDelta | Failed | StepStats
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_engine = msgspec.msgpack.Decoder(list[ToEngine]).decode
+decode_from_engine = msgspec.msgpack.Decoder(list[FromEngine]).decode

@@ -1,0 +1,38 @@
+"""Model families: one small file each, holding a class `Model`. A family is a line in FAMILIES.
+
+A Model takes its tensors from `Weights` by name in its constructor and computes with `Attend`; it knows no cache.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from ..attention import Attend, LayerSpec
+
+FAMILIES = {  # architecture of config.json -> module of this folder
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "GPT2LMHeadModel": "gpt2",
+}  # any other causal LM of transformers runs through fallback.py
+
+
+class CausalLM(Protocol):
+    """What the runner asks of a model."""
+
+    layers: list[LayerSpec]
+    vocab_size: int
+    max_position: int  # tokens
+    dtype: torch.dtype
+    device: torch.device
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """tokens [T] int64, positions [T] int64 -> hidden [T, hidden] after the last norm."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [S, hidden] -> float32 [S, vocab_size]."""
+        ...

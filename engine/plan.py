@@ -1,0 +1,59 @@
+"""What one step does (Plan) and what came of it (StepResult). Both live for that step only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .messages import TokenLogprob
+from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The part of a sequence computed in one step: positions [start, start + len(tokens)).
+
+    `tokens` are the accepted ones from `start` on, then `drafts` proposed ones. `sample`: the slice reaches the end of
+    the sequence, so its last `drafts + 1` rows are sampled or verified; else it is a chunk of the prompt.
+    The sequence's `blocks` already cover the slice.
+    """
+
+    seq: Sequence
+    start: int
+    tokens: list[int]
+    drafts: int = 0
+    sample: bool = True
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: slices in the order they stand in the batch (decodes first), and who left since the last step."""
+
+    slices: list[Slice]
+    preempted: list[Sequence] = field(default_factory=list)
+    freed: list[str] = field(default_factory=list)  # ids of sequences that finished or were aborted: drop their state
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(s.tokens) for s in self.slices)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one slice. `tokens`: accepted drafts, then one sampled token; empty where `sample` was false."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None  # of the slice's prompt positions + 1
+    drafts: list[int] = field(default_factory=list)  # proposed for the next step
+    error: str | None = None  # this sequence failed; the others go on
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Outcomes, one for each slice of the plan, in its order."""
+
+    outcomes: list[Outcome]

@@ -1,0 +1,76 @@
+"""The engine process: `python -m quire.engine.process`, spawned by the supervisor.
+
+One line of JSON on standard input says what to serve and where to connect. Standard input then stays open for as long
+as the parent lives: when it closes, the parent is gone and so is this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+import msgspec
+
+from . import messages as m
+from .channel import EngineChannel
+from .config import EngineConfig
+from .errors import QuireError
+
+log = logging.getLogger("quire.engine")
+
+
+class Start(msgspec.Struct, frozen=True):
+    """The line on standard input."""
+
+    address: str
+    config: EngineConfig
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
+    # Ctrl-C reaches the whole process group; when to stop is the parent's word alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    channel = EngineChannel(start.address)
+    try:
+        serve(start.config, channel)
+    except QuireError as error:
+        channel.send([m.LoadFailed(error.code or "", error.message)])
+        return 1
+    finally:
+        channel.close()
+    return 0
+
+
+def serve(config: EngineConfig, channel: EngineChannel) -> None:
+    """Load the model, say so, and run the loop. Raises QuireError where the model or the settings cannot be served."""
+    from .core import Engine  # torch is imported from here on: the wire is up first
+    from .runner import Runner
+    from .state import Limits, State
+
+    runner = Runner(config, lambda done, total: channel.send([m.Loading(done, total)]))
+    ready = runner.ready()
+    limits = Limits(
+        max_model_len=ready.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_waiting=config.max_waiting,
+        block_size=ready.block_size,
+    )
+    state = State(limits, ready.num_blocks, config.prefix_caching)
+    channel.send([ready])
+    Engine(runner, state, channel).run()
+
+
+def _leave_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""A sequence: one row of generation. Only the scheduler changes it."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from .messages import SamplingParams
+
+
+class Status(Enum):
+    WAITING = "waiting"  # in the queue: never ran, or was preempted
+    RUNNING = "running"  # holds pages
+    FINISHED = "finished"
+
+
+class Sequence:
+    """Tokens and how far they are computed.
+
+    `tokens` are the prompt and all that was accepted; `computed` of them have their keys and values in pages. There
+    is no prefill and no decode: each step lets `computed` catch up with `len(tokens) + len(drafts)`. A page i of
+    `blocks` holds positions [i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE).
+    """
+
+    __slots__ = (
+        "id", "request", "index", "tokens", "prompt_len", "computed", "drafts", "blocks", "hashes", "status",
+        "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: str,
+        index: int,
+        prompt: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        arrival: int = 0,
+        salt: str = "",
+        leader: Sequence | None = None,
+    ):
+        self.id = f"{request}/{index}"
+        self.request = request
+        self.index = index
+        self.tokens = list(prompt)
+        self.prompt_len = len(prompt)
+        self.computed = 0
+        self.drafts: list[int] = []
+        self.blocks: list[int] = []
+        self.hashes: list[bytes] = []  # chained hash of each full page of tokens, as far as known
+        self.status = Status.WAITING
+        self.params = params
+        self.seed = (params.seed + index) % 2**64
+        self.priority = priority
+        self.arrival = arrival  # order of arrival, a count
+        self.salt = salt
+        self.leader = leader  # of n > 1: the sibling that computes the shared prompt first
+        self.cached_tokens = 0  # prompt tokens found in the prefix cache when it first ran
+        self.preemptions = 0
+        self.announced = False  # its first delta has gone out
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_len
+
+    @property
+    def finished(self) -> bool:
+        return self.status is Status.FINISHED
+
+    def __repr__(self) -> str:
+        return f"<{self.id} {self.status.value} {self.computed}/{len(self.tokens)}+{len(self.drafts)}>"

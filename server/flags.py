@@ -1,0 +1,168 @@
+"""Every flag of `quire serve`, as data: name, type, default, where it goes, what it means.
+
+Each has an environment twin: `--max-model-len` is `QUIRE_MAX_MODEL_LEN`; the flag wins. docs/flags.md is printed from
+this table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.errors import ConfigError
+
+
+def size(text: str) -> int:
+    """Bytes: a whole number, or one with K, M, G or T (powers of 1024): `512M`, `1.5G`."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    digits = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = units.get(digits[-1:], 1)
+    number = float(digits.rstrip("KMGT") if unit > 1 else digits)
+    if number != number or number < 0:
+        raise ValueError(text)
+    return int(number * unit)
+
+
+def switch(text: str) -> bool:
+    """A yes or no in an environment variable."""
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.strip().lower() not in known:
+        raise ValueError(text)
+    return known[text.strip().lower()]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag. `field`: the name in ServerConfig or EngineConfig, or for the command line itself."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
+    field: str = ""
+    many: bool = False
+    choices: tuple[str, ...] = ()
+    expected: str = ""
+
+    @property
+    def dest(self) -> str:
+        return self.name.removeprefix("--").removeprefix("no-").replace("-", "_")
+
+    @property
+    def env(self) -> str:
+        return "QUIRE_" + self.dest.upper()
+
+    @property
+    def target(self) -> str:
+        return self.field or self.dest
+
+
+SERVER = [
+    Flag("--host", str, "127.0.0.1", "address to listen on"),
+    Flag("--port", int, 8000, "port to listen on; 0: any free one"),
+    Flag("--api-key", str, (), "key a client must send; may be given more than once", field="api_keys", many=True),
+    Flag("--admin-key", str, None, "key for what changes the server"),
+    Flag("--served-model-name", str, (), "name(s) clients ask for; default: the folder's name",
+         field="served_model_names", many=True),
+    Flag("--allowed-origins", str, ("*",), "origins that browsers may call from", field="cors_origins", many=True),
+    Flag("--chat-template", str, None, "file with a chat template used instead of the model's own"),
+    Flag("--max-body-size", size, 32 * 2**20, "largest request body, bytes", field="max_body_bytes",
+         expected="a size such as 32M"),
+    Flag("--max-requests", int, 1024, "requests in flight; one more is answered 429"),
+    Flag("--generation-config", str, "auto", "sampling defaults from generation_config.json (auto) or none",
+         choices=("auto", "none")),
+    Flag("--drain-timeout", float, 30.0, "seconds that running streams get to finish after SIGTERM"),
+    Flag("--seed", int, None, "makes requests without a seed repeatable: their seeds are drawn from this one"),
+]  # fmt: skip
+
+ENGINE = [
+    Flag("--dtype", str, "auto", "auto | float32 | bfloat16 | float16 (auto on a CPU: float32)",
+         choices=("auto", "float32", "bfloat16", "float16")),
+    Flag("--device", str, "auto", "auto | cpu | cuda | cuda:N"),
+    Flag("--max-model-len", int, None, "tokens a sequence may reach, prompt included; default: the model's own"),
+    Flag("--max-num-seqs", int, 256, "sequences in one step"),
+    Flag("--max-num-batched-tokens", int, 2048, "tokens computed in one step"),
+    Flag("--max-waiting", int, 4096, "sequences that may queue; one more is answered 429"),
+    Flag("--kv-cache-memory", size, None, "bytes for the page pool, e.g. 2G; default: measured from free memory",
+         expected="a size such as 2G"),
+    Flag("--gpu-memory-utilization", float, 0.9, "share of the free memory the page pool may take (CPU too)",
+         field="memory_utilization"),
+    Flag("--no-prefix-caching", switch, True, "switch the prefix cache off (for measuring it)", field="prefix_caching"),
+    Flag("--model-impl", str, "auto", "quire's own model code, or transformers'",
+         choices=("auto", "quire", "transformers")),
+    Flag("--threads", int, None, "CPU threads of the engine; default: the physical cores"),
+]  # fmt: skip
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare every flag; defaults stay out of argparse, so that `resolve` can tell "given" from "left out"."""
+    for title, flags in (("server", SERVER), ("engine", ENGINE)):
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            help_ = flag.help + ("" if flag.default in (None, (), True) else f" [{_shown(flag.default)}]")
+            if flag.parse is switch:
+                group.add_argument(flag.name, dest=flag.dest, action="store_const", const=not flag.default, help=help_)
+            else:
+                metavar = None if flag.choices else flag.dest.upper()
+                group.add_argument(
+                    flag.name, dest=flag.dest, nargs="+" if flag.many else None, metavar=metavar, help=help_,
+                    action="extend" if flag.many else "store",
+                )  # fmt: skip
+
+
+def resolve(flags: list[Flag], given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Field -> value: the flag, else its environment twin, else the default. Raises ConfigError naming the source."""
+    found: dict[str, Any] = {}
+    for flag in flags:
+        value, source = given.get(flag.dest), flag.name
+        if value is None and environ.get(flag.env) is not None:
+            value, source = environ[flag.env], flag.env
+            if flag.many:
+                value = value.replace(",", " ").split()
+        if value is None:
+            found[flag.target] = flag.default
+        elif flag.many:
+            found[flag.target] = tuple(value)
+        elif isinstance(value, str):
+            found[flag.target] = _parsed(flag, value, source)
+        else:
+            found[flag.target] = value
+    return found
+
+
+def _parsed(flag: Flag, text: str, source: str) -> Any:
+    if flag.choices and text not in flag.choices:
+        raise ConfigError(source, f"is {text!r}", " | ".join(flag.choices))
+    try:
+        return flag.parse(text)
+    except (ValueError, OverflowError):
+        expected = flag.expected or {int: "a whole number", float: "a number", switch: "yes or no"}.get(
+            flag.parse, "text"
+        )
+        raise ConfigError(source, f"is {text!r}", expected) from None
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def markdown() -> str:
+    """The table of docs/flags.md."""
+    lines = ["| flag | environment | default | meaning |", "| --- | --- | --- | --- |"]
+    for flag in SERVER + ENGINE:
+        default = "" if flag.default in (None, (), True) else f"`{_shown(flag.default)}`"
+        lines.append(f"| `{flag.name}` | `{flag.env}` | {default} | {flag.help.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def template_text(path: str | None) -> str | None:
+    """The chat template of `--chat-template FILE`."""
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("--chat-template", f"{path} cannot be read ({error})", "a readable text file") from None

@@ -1,0 +1,1 @@
+"""The OpenAI surface: schema.py holds pydantic types only, one router a resource."""

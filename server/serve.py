@@ -1,0 +1,139 @@
+"""`quire serve`: find the model, spawn the engine, listen, announce, and end well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..engine.client import EngineClient
+from ..engine.config import EngineConfig
+from ..engine.errors import ConfigError, ModelError
+from .flags import ENGINE, SERVER, resolve, template_text
+
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def serve(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
+    """Serve until told to stop; returns the exit status. Raises QuireError for what cannot be started."""
+    server_flags = resolve(SERVER, given, environ)
+    engine_flags = resolve(ENGINE, given, environ)
+    wanted = given.get("model") or environ.get("QUIRE_MODEL")
+    if not wanted:
+        raise ConfigError("MODEL", "is missing", "a model folder or a hub name: quire serve MODEL")
+    local = Path(wanted).expanduser().exists()
+    folder = find_model(wanted)
+    template = template_text(server_flags.pop("chat_template"))
+    host, port, drain = server_flags["host"], server_flags["port"], server_flags.pop("drain_timeout")
+    listener = listen(host, port)
+    engine = EngineClient(EngineConfig(model=str(folder), **engine_flags))
+    engine.spawn()  # it imports torch and reads the weights while this process imports and reads its own things
+    try:
+        from .app import create_app
+        from .config import ServerConfig
+        from .prompt import Renderer
+        from .tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.load(folder)
+        names = server_flags.pop("served_model_names") or (Path(wanted).resolve().name if local else wanted,)
+        config = ServerConfig(**server_flags, served_model_names=names, model_path=str(folder))
+        app = create_app(config, engine, tokenizer, Renderer(tokenizer, template))
+        chat = bool(template or tokenizer.chat_template)
+        return asyncio.run(_run(app, config, engine, listener, drain, chat))
+    finally:
+        engine.close()
+        listener.close()
+
+
+def find_model(wanted: str) -> Path:
+    """The folder of a model: itself, or a hub name's download. A folder never touches the network."""
+    folder = Path(wanted).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
+        return folder.resolve()
+    if folder.exists():
+        raise ModelError(f"{folder} is a file; expected a model folder (with config.json and *.safetensors)")
+    if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
+        raise ModelError(f"{wanted}: no such folder, and not a hub name (owner/model)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(wanted, allow_patterns=MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"{wanted}: no such folder here, and the hub did not give it: {error}") from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind before anything expensive starts, so that a taken port is an error at once."""
+    if not 0 <= port <= 65535:
+        raise ConfigError("--port", f"is {port}", "0 to 65535")
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError("--host/--port", f"{host}:{port} cannot be used ({reason})", "a free address") from None
+    return listener
+
+
+async def _run(app: Any, config: Any, engine: EngineClient, listener: socket.socket, drain: float, chat: bool) -> int:
+    """Listen at once, announce when the model is there, and leave when told, letting open streams finish."""
+    import uvicorn
+
+    from .banner import follow_load, ready_block
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # signals are handled below: the listener stays open while streams finish
+
+    server = Server(
+        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+    )
+    leaving = asyncio.Event()
+
+    def leave() -> None:
+        if leaving.is_set():  # asked twice: at once
+            server.force_exit = server.should_exit = True
+        leaving.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave)
+
+    await engine.start()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    loading = asyncio.create_task(follow_load(engine))
+    asked = asyncio.create_task(leaving.wait())
+    await asyncio.wait({loading, asked, serving}, return_when=asyncio.FIRST_COMPLETED)
+    loading.cancel()
+    status = 0
+    if engine.state == "failed":
+        assert engine.error is not None
+        print(f"quire: {engine.error.message}", file=sys.stderr)
+        status = 1
+    elif engine.info is not None and not leaving.is_set():
+        print(ready_block(engine.info, config, url=url_of(listener, config.host), chat=chat), flush=True)
+        await asyncio.wait({asked, serving}, return_when=asyncio.FIRST_COMPLETED)
+    app.state.lifecycle.draining = True
+    await engine.stop(0 if server.force_exit else drain)
+    server.should_exit = True
+    await serving
+    asked.cancel()
+    return status
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """Where the listener can be reached from this machine."""
+    port = listener.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"

@@ -1,0 +1,71 @@
+"""Flags and their environment twins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from quire.engine.config import EngineConfig
+from quire.engine.errors import ConfigError
+from quire.server import cli, flags
+
+
+def resolved(argv: list[str], environ: dict[str, str]) -> dict:
+    given = vars(cli.parser().parse_args(["serve", "model", *argv]))
+    return flags.resolve(flags.SERVER + flags.ENGINE, given, environ)
+
+
+def test_the_flag_wins_over_the_environment_over_the_default():
+    assert resolved([], {})["port"] == 8000
+    assert resolved([], {"QUIRE_PORT": "9"})["port"] == 9
+    assert resolved(["--port", "7"], {"QUIRE_PORT": "9"})["port"] == 7
+
+
+def test_every_engine_flag_is_a_field_of_the_engine_config():
+    values = flags.resolve(flags.ENGINE, {}, {})
+    assert EngineConfig(model="x", **values)
+
+
+def test_lists_come_from_repeated_flags_and_from_one_variable():
+    assert resolved(["--api-key", "a", "b", "--api-key", "c"], {})["api_keys"] == ("a", "b", "c")
+    assert resolved([], {"QUIRE_API_KEY": "a,b c"})["api_keys"] == ("a", "b", "c")
+
+
+def test_switches():
+    assert resolved([], {})["prefix_caching"] is True
+    assert resolved(["--no-prefix-caching"], {})["prefix_caching"] is False
+    assert resolved([], {"QUIRE_PREFIX_CACHING": "no"})["prefix_caching"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("512", 512), ("1K", 1024), ("1.5G", 3 * 2**29), ("2GiB", 2**31), ("3mb", 3 * 2**20)]
+)
+def test_sizes(text, count):
+    assert flags.size(text) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("--kv-cache-memory", "lots"), ("--kv-cache-memory", "-1G"), ("--kv-cache-memory", "inf"), ("--port", "http"),
+     ("--dtype", "f8"), ("--gpu-memory-utilization", "most"), ("--kv-cache-memory", "G")],
+)  # fmt: skip
+def test_a_bad_value_is_named_with_its_flag_and_with_its_variable(name, value):
+    with pytest.raises(ConfigError, match=name):
+        resolved([f"{name}={value}"], {})
+    variable = "QUIRE_" + name[2:].upper().replace("-", "_")
+    with pytest.raises(ConfigError, match=variable):
+        resolved([], {variable: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_num_seqs", 0), ("max_num_batched_tokens", 1), ("memory_utilization", 1.5), ("threads", 0)],
+)
+def test_a_setting_that_cannot_be_is_named(field, value):
+    with pytest.raises(ConfigError, match=field):
+        EngineConfig(model="x", **{field: value})
+
+
+def test_the_page_of_flags_is_the_table_of_flags():
+    page = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
+    assert flags.markdown() in page.read_text(encoding="utf-8")
