@@ -8,7 +8,7 @@ from .messages import TokenLogprob
 from .sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Slice:
     """The part of a sequence computed in one step: positions [start, start + len(tokens)).
 

@@ -24,6 +24,7 @@ class Sequence:
     __slots__ = (
         "id", "request", "index", "tokens", "prompt_len", "computed", "drafts", "blocks", "hashes", "status",
         "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
+        "published", "prompt_logprobs_sent",
     )  # fmt: skip
 
     def __init__(
@@ -57,10 +58,21 @@ class Sequence:
         self.cached_tokens = 0  # prompt tokens found in the prefix cache when it first ran
         self.preemptions = 0
         self.announced = False  # its first delta has gone out
+        self.published = 0  # pages of `blocks` that others may find
+        self.prompt_logprobs_sent = 0  # prompt positions, from 1 on, whose logprobs have gone out
 
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def owes_prompt_logprobs(self) -> bool:
+        """Prompt positions must be computed, not found in the cache: their logits are wanted. The leader owes them."""
+        return (
+            self.params.prompt_logprobs is not None
+            and self.leader is None
+            and self.prompt_logprobs_sent < self.prompt_len - 1
+        )
 
     @property
     def finished(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from quire.engine.config import EngineConfig
 from quire.engine.errors import ConfigError
 from quire.server import cli, flags

@@ -1,0 +1,178 @@
+"""The attention backends over the paged cache: equal to the truth, and the same bits whatever the company."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quire.engine.attention import LayerSpec, torch_
+from quire.engine.batch import Batch
+from quire.engine.cache import KVCache
+from quire.engine.config import BLOCK_SIZE
+from quire.engine.messages import SamplingParams
+from quire.engine.plan import Plan, Slice
+from quire.engine.sequence import Sequence
+from quire.kernels import attention as kernel
+
+CPU = torch.device("cpu")
+
+SPECS = {
+    "plain": LayerSpec(heads=4, kv_heads=4, head_dim=16, scale=0.25),
+    "grouped": LayerSpec(heads=6, kv_heads=2, head_dim=16, scale=0.25),
+    "one kv head": LayerSpec(heads=5, kv_heads=1, head_dim=8, scale=0.3),
+    "window": LayerSpec(heads=4, kv_heads=2, head_dim=16, scale=0.25, window=37),
+    "narrow window": LayerSpec(heads=4, kv_heads=2, head_dim=16, scale=0.25, window=1),
+    "softcap": LayerSpec(heads=4, kv_heads=2, head_dim=16, scale=1.0, softcap=3.0),
+    "other v_head_dim": LayerSpec(heads=4, kv_heads=2, head_dim=24, scale=0.2, v_head_dim=8),
+    "all": LayerSpec(heads=8, kv_heads=2, head_dim=32, scale=0.5, window=70, softcap=5.0, v_head_dim=16),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+class Stream:
+    """A sequence's q, k, v at every position, and what came out."""
+
+    def __init__(self, spec: LayerSpec, length: int, seed: int, dtype: torch.dtype = torch.float32):
+        g = torch.Generator().manual_seed(seed)
+        v_dim = spec.v_head_dim or spec.head_dim
+        self.q = torch.randn(length, spec.heads, spec.head_dim, generator=g).to(dtype)
+        self.k = torch.randn(length, spec.kv_heads, spec.head_dim, generator=g).to(dtype)
+        self.v = torch.randn(length, spec.kv_heads, v_dim, generator=g).to(dtype)
+        self.length = length
+        self.out = torch.full((length, spec.heads, v_dim), float("nan"), dtype=dtype)
+        self.seq = Sequence("r", 0, [0] * length, SamplingParams(max_tokens=1, seed=0))
+
+
+def run(
+    spec: LayerSpec, streams: list[Stream], cuts: list[list[int]], order: int, dtype=torch.float32, stale=float("nan")
+):
+    """Compute all streams together; stream i is cut into slices of cuts[i] tokens, one a step. Pages are dealt at random
+    and hold `stale` at first."""
+    chance = random.Random(order)
+    need = sum(-(-s.length // BLOCK_SIZE) for s in streams)
+    cache = KVCache([spec], need + 3, dtype, CPU)
+    cache.k[0][:-1] = stale
+    cache.v[0][:-1] = stale
+    free = list(range(cache.num_blocks))
+    chance.shuffle(free)
+    for s in streams:
+        s.seq.blocks, s.seq.computed = [], 0
+    cuts = [list(c) for c in cuts]
+    while any(cuts):
+        slices = []
+        for s, c in zip(streams, cuts, strict=True):
+            if c and (chance.random() < 0.7 or not slices):
+                n = c.pop(0)
+                start, end = s.seq.computed, s.seq.computed + n
+                while len(s.seq.blocks) * BLOCK_SIZE < end:
+                    s.seq.blocks.append(free.pop())
+                slices.append((s, Slice(s.seq, start, [0] * n)))
+                s.seq.computed = end
+        chance.shuffle(slices)
+        batch = Batch.of(Plan([piece for _, piece in slices]), CPU)
+        attend = torch_.plan(batch, [spec], cache)
+        q, k, v = (torch.cat([getattr(s, x)[p.start : p.end] for s, p in slices]) for x in "qkv")
+        out = attend(0, q, k, v)
+        for (s, p), rows in zip(slices, out.split([len(p.tokens) for _, p in slices]), strict=True):
+            s.out[p.start : p.end] = rows
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_ragged_batches_equal_the_dense_truth_at_every_position(spec, dtype):
+    streams = [Stream(spec, n, n, dtype) for n in (1, 16, 65, 150, 201)]
+    run(spec, streams, [[1], [5, 11], [64, 1], [1, 70, 3, 76], [198, 1, 1, 1]], order=1, dtype=dtype)
+    for s in streams:
+        truth = kernel.reference(s.q, s.k, s.v, spec.scale, spec.window, spec.softcap)
+        tolerance = 2e-6 if dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(s.out, truth, rtol=tolerance, atol=tolerance)
+
+
+@st.composite
+def cuttings(draw, length: int) -> list[int]:
+    found: list[int] = []
+    while sum(found) < length:
+        found.append(min(length - sum(found), draw(st.integers(1, 5) | st.integers(1, length))))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_row_has_the_same_bits_in_any_company_chunking_and_page_layout(data):
+    spec = data.draw(st.sampled_from(list(SPECS.values())))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16]))
+    torch.set_num_threads(data.draw(st.sampled_from([1, 2])))
+    lengths = data.draw(st.lists(st.integers(1, 210), min_size=1, max_size=7))
+    streams = [Stream(spec, n, i, dtype) for i, n in enumerate(lengths)]
+    run(spec, streams, [data.draw(cuttings(n)) for n in lengths], order=data.draw(st.integers(0, 99)), dtype=dtype)
+    for i, n in enumerate(lengths):
+        alone = Stream(spec, n, i, dtype)
+        run(spec, [alone], [[n]], order=0, dtype=dtype, stale=0.0)
+        assert torch.equal(streams[i].out, alone.out)
+
+
+@pytest.mark.parametrize("spec", [SPECS["grouped"], SPECS["window"]], ids=["grouped", "window"])
+def test_decoding_one_by_one_has_the_bits_of_a_whole_prefill(spec):
+    whole, single = Stream(spec, 150, 3), Stream(spec, 150, 3)
+    run(spec, [whole], [[150]], order=0)
+    run(spec, [single], [[1] * 150], order=0)
+    assert torch.equal(whole.out, single.out)
+
+
+def test_a_row_has_the_same_bits_alone_and_among_thirty_two():
+    spec = LayerSpec(heads=12, kv_heads=4, head_dim=64, scale=0.125)
+    streams = [Stream(spec, 100 + 7 * i, i) for i in range(32)]
+    run(spec, streams, [[s.length - 2, 1, 1] for s in streams], order=5)
+    for i in (0, 13, 31):
+        alone = Stream(spec, streams[i].length, i)
+        run(spec, [alone], [[alone.length - 2, 1, 1]], order=0)
+        assert torch.equal(streams[i].out, alone.out)
+
+
+def test_long_chunks_in_pieces_and_many_rows_in_calls_keep_their_bits(monkeypatch):
+    spec = SPECS["grouped"]
+    whole = [Stream(spec, n, n) for n in (190, 180)]
+    run(spec, whole, [[187, 1, 1, 1], [177, 3]], order=1)
+    monkeypatch.setattr(kernel, "SCORE_FLOATS", 1)
+    monkeypatch.setattr(torch_, "GATHER", 1)
+    pieces = [Stream(spec, n, n) for n in (190, 180)]
+    run(spec, pieces, [[187, 1, 1, 1], [177, 3]], order=1)
+    assert all(torch.equal(a.out, b.out) for a, b in zip(whole, pieces, strict=True))
+
+
+def test_where_products_do_not_agree_chunks_keep_the_bits_of_single_rows(monkeypatch):
+    monkeypatch.setattr(kernel, "products_agree", lambda *_: False)
+    for name in ("grouped", "all"):
+        spec = SPECS[name]
+        chunked, single = Stream(spec, 140, 1), Stream(spec, 140, 1)
+        run(spec, [chunked], [[90, 50]], order=1)
+        run(spec, [single], [[1] * 140], order=1)
+        assert torch.equal(chunked.out, single.out)
+
+
+def test_what_a_page_held_before_is_never_seen_even_if_it_was_not_a_number():
+    spec = SPECS["grouped"]
+    clean, dirty = Stream(spec, 100, 1), Stream(spec, 100, 1)
+    run(spec, [clean], [[50, 49, 1]], order=1, stale=0.0)
+    run(spec, [dirty], [[50, 49, 1]], order=1, stale=float("nan"))
+    assert torch.equal(clean.out, dirty.out)
+
+
+def test_layers_of_different_shape_share_one_plan():
+    specs = [SPECS["grouped"], SPECS["window"], SPECS["other v_head_dim"]]
+    cache = KVCache(specs, 8, torch.float32, CPU)
+    streams = [Stream(spec, 80, i) for i, spec in enumerate(specs)]
+    seq = streams[0].seq
+    seq.blocks = [5, 2, 7, 0, 4]
+    attend = torch_.plan(Batch.of(Plan([Slice(seq, 0, [0] * 80)]), CPU), specs, cache)
+    for i, (spec, s) in enumerate(zip(specs, streams, strict=True)):
+        truth = kernel.reference(s.q, s.k, s.v, spec.scale, spec.window, spec.softcap)
+        torch.testing.assert_close(attend(i, s.q, s.k, s.v), truth, rtol=2e-6, atol=2e-6)
