@@ -105,7 +105,7 @@ class World:
 
 
 def world(pages: int = 400, *, seqs: int = 8, budget: int = 64, cache: bool = True, **more) -> World:
-    limits = Limits(max_model_len=512, max_num_seqs=seqs, max_num_batched_tokens=budget, max_waiting=1000)
+    limits = Limits(max_model_len=512, max_num_seqs=seqs, max_num_batched_tokens=budget, max_waiting=9000)
     return World(State(limits, pages, cache), **more)
 
 
@@ -335,7 +335,7 @@ def test_what_can_never_run_is_refused_before_it_queues():
     with pytest.raises(RequestError, match="in use"):
         scheduler.add(place.state, generate("r", [1], 20))
     with pytest.raises(Overloaded):
-        scheduler.add(place.state, generate("many", [1], 20, n=1001))
+        scheduler.add(place.state, generate("many", [1], 20, n=9001))
     assert place.state.num_waiting() == 1
 
 
