@@ -282,7 +282,7 @@ def test_cached_tokens_are_exact():
 def test_the_least_recently_used_pages_go_first():
     place = world(16, seqs=1)
     old, new = [1] * 64, [2] * 64
-    for name, prompt in (("old", old), ("new", new), ("old again", old), ("large", [3] * 100)):
+    for name, prompt in (("old", old), ("new", new), ("old again", old), ("large", [3] * 180)):
         scheduler.add(place.state, generate(name, prompt, 2))
         place.drain()
     scheduler.add(place.state, generate("probe", old, 2))

@@ -1,0 +1,123 @@
+"""The paged cache of keys and values, and how many pages fit the memory that is free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..kernels.attention import Scratch
+from .attention import LayerSpec
+from .config import BLOCK_SIZE, EngineConfig
+from .errors import ConfigError
+
+
+class KVCache:
+    """Per-layer pages: k[i] [num_blocks + 1, kv_heads, BLOCK_SIZE, head_dim], v[i] the same with v_head_dim.
+
+    The last page belongs to nobody and stays zero: what is read beyond a sequence's end is read there. `scratch` is
+    the attention backend's working memory, kept from step to step.
+    """
+
+    def __init__(self, layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device):
+        self.num_blocks = num_blocks
+        self.zero_page = num_blocks
+        self.scratch = Scratch()
+
+        def pages(spec: LayerSpec, dim: int) -> torch.Tensor:
+            # On the CPU zeroed memory costs nothing until it is written, so an idle pool takes no memory.
+            return torch.zeros((num_blocks + 1, spec.kv_heads, BLOCK_SIZE, dim), dtype=dtype, device=device)
+
+        self.k = [pages(spec, spec.head_dim) for spec in layers]
+        self.v = [pages(spec, spec.v_head_dim or spec.head_dim) for spec in layers]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all pages that sequences can hold."""
+        return sum(x.nbytes // (self.num_blocks + 1) * self.num_blocks for x in self.k + self.v)
+
+
+def bytes_per_token(layers: list[LayerSpec], dtype: torch.dtype) -> int:
+    """Keys and values of one token in all layers."""
+    return sum(s.kv_heads * (s.head_dim + (s.v_head_dim or s.head_dim)) * dtype.itemsize for s in layers)
+
+
+def pool_blocks(layers: list[LayerSpec], dtype: torch.dtype, config: EngineConfig, free_bytes: int) -> int:
+    """Blocks that fit: `memory_utilization` of the free bytes, at most `kv_cache_memory`.
+
+    Raises ConfigError where not even one fits.
+    """
+    budget = int(free_bytes * config.memory_utilization)
+    if config.kv_cache_memory is not None:
+        budget = min(budget, config.kv_cache_memory)
+    block = bytes_per_token(layers, dtype) * BLOCK_SIZE
+    blocks = budget // block - 1  # one page more is the zero page
+    if blocks < 1:
+        field = "memory_utilization" if config.kv_cache_memory is None else "kv_cache_memory"
+        raise ConfigError(
+            field,
+            f"leaves {max(budget, 0)} bytes for the KV cache ({free_bytes} bytes are free)",
+            f"at least two blocks of {BLOCK_SIZE} tokens, {2 * block} bytes",
+        )
+    return blocks
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> int:
+    """Bytes that can be allocated now: on CUDA of the device, on the CPU of the machine or of this process's cgroup.
+
+    `root` is where /proc and /sys are looked for.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    free = [_meminfo_available(root), *_cgroup_rooms(root)]
+    known = [n for n in free if n is not None]
+    if known:
+        return max(0, min(known))
+    # No Linux: physical memory is all that can be asked for in a portable way; assume half of it is in use.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _meminfo_available(root: Path) -> int | None:
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup_rooms(root: Path) -> list[int | None]:
+    """Limit minus use of this process's memory cgroup and each above it, version 2 and 1."""
+    rooms: list[int | None] = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        # In a container the path may name a folder that only the host sees; its own group is then the mount itself.
+        folder = base / path.lstrip("/")
+        for group in {base, *(f for f in (folder, *folder.parents) if f.is_relative_to(base))}:
+            rooms.append(_cgroup_room(group, *names))
+    return rooms
+
+
+def _cgroup_room(group: Path, limit_name: str, used_name: str) -> int | None:
+    limit, used = _read(group / limit_name).strip(), _read(group / used_name).strip()
+    if not limit.isdigit() or not used.isdigit() or int(limit) >= 1 << 60:  # "max", absent, or version 1's "no limit"
+        return None
+    reclaimable = 0
+    for line in _read(group / "memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            reclaimable = max(reclaimable, int(value))
+    return int(limit) - int(used) + reclaimable
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,229 @@
+"""The runner: a plan in, accepted tokens out. It owns the model, the cache of keys and values, and the sampler."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .attention import BACKENDS
+from .batch import Batch
+from .cache import KVCache, bytes_per_token, free_memory, pool_blocks
+from .config import BLOCK_SIZE, EngineConfig
+from .errors import ConfigError
+from .messages import Ready, SamplingParams, TokenLogprob
+from .models.load import load_model
+from .plan import Outcome, Plan, Slice, StepResult
+from .sampling import Sampler
+from .sequence import Sequence
+
+log = logging.getLogger("quire.engine")
+
+NOT_FINITE = "the model gave non-finite logits"
+PROMPT_ROWS = 64  # prompt rows projected to logits at once, at most
+PROMPT_BYTES = 1 << 25  # and this many bytes of logits, about
+
+
+class Runner:
+    """Loads the model, sizes the cache, and executes plans.
+
+    Raises ConfigError or ModelError from the constructor if the model or the settings cannot be served. `progress` is
+    called with bytes done and bytes in all while the weights are read.
+    """
+
+    def __init__(self, config: EngineConfig, progress: Callable[[int, int], None]):
+        began = time.perf_counter()
+        self.config = config
+        self.device = pick_device(config.device)
+        self._backend = importlib.import_module(_backend_module(config.attention))
+        torch.set_num_threads(config.threads or physical_cores())
+        self._weight_bytes = 0
+
+        def note(done: int, total: int) -> None:
+            self._weight_bytes = total
+            progress(done, total)
+
+        folder = Path(config.model)
+        self.model = load_model(
+            folder, dtype=config.dtype, device=self.device, impl=config.model_impl, progress=note
+        )
+        self._architecture = _architecture(folder)
+        self.sampler = Sampler(self.model.vocab_size)
+        limit = longest_wanted(config, self.model.max_position)
+        layers, dtype = self.model.layers, self.model.dtype
+        activations = self._warm_up(limit)
+        blocks = pool_blocks(layers, dtype, config, free_memory(self.device) - activations)
+        # More than every sequence at full length can never be in use; a tiny model would make millions of pages.
+        blocks = min(blocks, config.max_num_seqs * -(-limit // BLOCK_SIZE))
+        if config.max_model_len is not None and blocks * BLOCK_SIZE < limit:
+            raise ConfigError(
+                "max_model_len",
+                f"is {limit}, but the KV cache holds {blocks * BLOCK_SIZE} tokens "
+                f"({bytes_per_token(layers, dtype)} bytes each)",
+                f"at most {blocks * BLOCK_SIZE}, or more memory (kv_cache_memory, memory_utilization)",
+            )
+        self.max_model_len = min(limit, blocks * BLOCK_SIZE)
+        self.cache = KVCache(layers, blocks, dtype, self.device)
+        self._load_seconds = time.perf_counter() - began
+
+    def ready(self) -> Ready:
+        return Ready(
+            architecture=self._architecture,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            device=str(self.device),
+            vocab_size=self.model.vocab_size,
+            max_model_len=self.max_model_len,
+            block_size=BLOCK_SIZE,
+            num_blocks=self.cache.num_blocks,
+            kv_bytes=self.cache.bytes,
+            weight_bytes=self._weight_bytes,
+            load_seconds=self._load_seconds,
+        )
+
+    @torch.inference_mode()
+    def execute(self, plan: Plan) -> StepResult:
+        """One step. What fails for one sequence is that outcome's `error`; what fails as a whole is raised."""
+        self.sampler.forget(plan.freed)
+        if not plan.slices:
+            return StepResult([])
+        batch = Batch.of(plan, self.device)
+        attend = self._backend.plan(batch, self.model.layers, self.cache)
+        hidden = self.model.forward(batch.tokens, batch.positions, attend)
+        outcomes = [Outcome() for _ in plan.slices]
+        for piece, outcome, row in zip(plan.slices, outcomes, batch.query_start[:-1], strict=True):
+            if piece.seq.params.prompt_logprobs is not None:
+                self._prompt_logprobs(piece, hidden[row : row + len(piece.tokens)], outcome)
+        sampled = [i for i, s in enumerate(plan.slices) if s.sample]
+        if sampled:
+            logits = self.model.logits(hidden.index_select(0, batch.sample_rows))
+            self._sample(logits, plan.slices, outcomes, sampled)
+        return StepResult(outcomes)
+
+    def _sample(self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int]) -> None:
+        """Sample one token for each of `sampled`, whose logits are the rows of [S, vocab_size] in that order."""
+        sound = finite_rows(logits)
+        if not all(sound):
+            for i, ok in zip(sampled, sound, strict=True):
+                if not ok:
+                    outcomes[i].error = NOT_FINITE
+            sampled = [i for i, ok in zip(sampled, sound, strict=True) if ok]
+            logits = logits[torch.tensor(sound, device=logits.device)]
+        if not sampled:
+            return
+        try:
+            found = self.sampler.sample(logits, [slices[i] for i in sampled])
+        except Exception:
+            log.exception("sampling %d rows failed; trying them one by one", len(sampled))
+            found = [self._sample_alone(logits[j : j + 1], slices[i]) for j, i in enumerate(sampled)]
+        for i, one in zip(sampled, found, strict=True):
+            one.prompt_logprobs = outcomes[i].prompt_logprobs
+            one.error = one.error or outcomes[i].error
+            outcomes[i] = one
+
+    def _sample_alone(self, logits: torch.Tensor, piece: Slice) -> Outcome:
+        try:
+            return self.sampler.sample(logits, [piece])[0]
+        except Exception as error:
+            return Outcome(error=f"sampling failed: {type(error).__name__}: {error}")
+
+    def _prompt_logprobs(self, piece: Slice, hidden: torch.Tensor, outcome: Outcome) -> None:
+        """Log-probabilities of the prompt tokens that follow each row of the slice; a bounded number of rows at once."""
+        top = piece.seq.params.prompt_logprobs
+        assert top is not None
+        last = min(piece.end, piece.seq.prompt_len - 1)  # the row of the prompt's last token predicts no prompt token
+        rows = max(1, min(PROMPT_ROWS, PROMPT_BYTES // (4 * self.model.vocab_size)))
+        found: list[TokenLogprob] = []
+        for start in range(piece.start, last, rows):
+            end = min(start + rows, last)
+            logits = self.model.logits(hidden[start - piece.start : end - piece.start])
+            if not all(finite_rows(logits)):
+                outcome.error = NOT_FINITE
+                return
+            found += self.sampler.prompt_logprobs(logits, piece.seq.tokens[start + 1 : end + 1], top)
+        outcome.prompt_logprobs = found
+
+    @torch.inference_mode()
+    def _warm_up(self, limit: int) -> int:
+        """Run a first step, so that no request pays for it. Returns the bytes a full step needs beside weights and pages.
+
+        On the CPU memory for a step is left to `memory_utilization`; on CUDA it is measured on the largest step.
+        """
+        cuda = self.device.type == "cuda"
+        count = min(limit, self.config.max_num_batched_tokens if cuda else BLOCK_SIZE)
+        seq = Sequence("warm-up", 0, [0] * count, SamplingParams(max_tokens=1, seed=0, temperature=0.0))
+        seq.blocks = list(range(-(-count // BLOCK_SIZE)))
+        self.cache = KVCache(self.model.layers, len(seq.blocks), self.model.dtype, self.device)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+        for start, end in ((0, count), (count - 1, count)):
+            self.execute(Plan([Slice(seq, start, seq.tokens[start:end])]))
+        self.sampler.forget([seq.id])
+        if not cuda:
+            return 0
+        peak = torch.cuda.max_memory_allocated(self.device) - before
+        return peak
+
+
+def finite_rows(logits: torch.Tensor) -> list[bool]:
+    """Which rows can be sampled from: no NaN, no +inf, not all -inf (single tokens may be ruled out by -inf)."""
+    return torch.isfinite(logits.amax(-1)).tolist()
+
+
+def longest_wanted(config: EngineConfig, max_position: int) -> int:
+    """Tokens a sequence shall be able to reach, if the cache can hold them."""
+    wanted = config.max_model_len
+    if wanted is not None and wanted > max_position:
+        raise ConfigError("max_model_len", f"is {wanted}", f"at most {max_position}, the positions this model has")
+    return wanted or max_position
+
+
+def pick_device(name: str) -> torch.device:
+    """auto | cpu | cuda | cuda:N. Raises ConfigError where there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or not (index == "" or index.isdigit()) or name == "cuda:"):
+        raise ConfigError("device", f"is {name!r}", "auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= there:
+            raise ConfigError("device", f"is {name!r}", f"one of the {there} CUDA devices that torch finds here")
+    return torch.device(name)
+
+
+def physical_cores() -> int:
+    """Cores this process may run on, hyper-threads counted once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:
+        return max(1, (os.cpu_count() or 1) // 2)
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return len(allowed)
+    cores = set()
+    for block in text.split("\n\n"):
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
+        if fields.get("processor", "").isdigit() and int(fields["processor"]) in allowed:
+            processor = fields["processor"]
+            cores.add((fields.get("physical id", "0"), fields.get("core id", f"processor {processor}")))
+    return len(cores) or len(allowed)
+
+
+def _backend_module(name: str) -> str:
+    if name == "auto":
+        name = "torch"
+    if name not in BACKENDS:
+        raise ConfigError("attention", f"is {name!r}", f"auto or one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def _architecture(folder: Path) -> str:
+    return str((json.loads((folder / "config.json").read_text()).get("architectures") or ["unknown"])[0])
