@@ -50,9 +50,7 @@ class Runner:
             progress(done, total)
 
         folder = Path(config.model)
-        self.model = load_model(
-            folder, dtype=config.dtype, device=self.device, impl=config.model_impl, progress=note
-        )
+        self.model = load_model(folder, dtype=config.dtype, device=self.device, impl=config.model_impl, progress=note)
         self._architecture = _architecture(folder)
         self.sampler = Sampler(self.model.vocab_size)
         limit = longest_wanted(config, self.model.max_position)

@@ -218,7 +218,9 @@ def attend_chunk(
             acc += part
             total += sums[:, :, tile]
         acc /= total[..., None]
-        out[rows].view(n, kv_heads, group, v_dim).copy_(acc[:, : n * group].view(kv_heads, n, group, v_dim).transpose(0, 1))
+        out[rows].view(n, kv_heads, group, v_dim).copy_(
+            acc[:, : n * group].view(kv_heads, n, group, v_dim).transpose(0, 1)
+        )
 
 
 def hide(scores: torch.Tensor, start: int, first: int, window: int | None) -> None:

@@ -27,6 +27,7 @@ class CausalLM(Protocol):
     vocab_size: int
     max_position: int  # tokens
     dtype: torch.dtype
+    weight_bytes: int  # of the parameters, set by load_model
     device: torch.device
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:

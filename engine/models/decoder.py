@@ -1,0 +1,145 @@
+"""The decoder that Llama, Mistral and Qwen share: RMSNorm, rotary attention, gated feed-forward, pre-normalized.
+
+What sets the families apart is data, `Shape`; each family's module reads it from its config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...kernels import ops
+from ..attention import Attend, LayerSpec
+from ..weights import Weights
+from .config import Fields
+from .rope import make_rope
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All that distinguishes one model of this kind from another."""
+
+    vocab: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_position: int
+    eps: float
+    activation: str
+    tied: bool
+    rope: Mapping[str, Any]
+    theta: float
+    windows: tuple[int | None, ...]  # of each layer
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+
+
+def read_shape(
+    fields: Fields, *, windows: tuple[int | None, ...] | None = None, theta: float = 10000.0, **more
+) -> Shape:  # type: ignore[no-untyped-def]
+    """What every family of this kind has in its config under the same names. `more`: the family's own."""
+    width, heads, layers = (fields.number(n) for n in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    rope = dict(fields.any("rope_parameters", {}))
+    rope.update(fields.any("rope_scaling") or {})
+    return Shape(
+        vocab=fields.number("vocab_size"),
+        width=width,
+        inner=fields.number("intermediate_size"),
+        layers=layers,
+        heads=heads,
+        kv_heads=fields.number("num_key_value_heads", heads),
+        head_dim=more.pop("head_dim", None) or fields.number("head_dim", width // heads),
+        max_position=fields.number("max_position_embeddings"),
+        eps=fields.real("rms_norm_eps"),
+        activation=fields.one_of("hidden_act", tuple(ops.ACTIVATIONS), "silu"),
+        tied=fields.flag("tie_word_embeddings", more.pop("tied", False)),
+        rope=rope,
+        theta=fields.real("rope_theta", theta),
+        windows=windows or (None,) * layers,
+        **more,
+    )
+
+
+@dataclass(slots=True)
+class Layer:
+    norm: torch.Tensor
+    qkv: ops.Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    out: ops.Linear
+    mlp_norm: torch.Tensor
+    gate_up: ops.Linear
+    down: ops.Linear
+
+
+class Decoder:
+    """A CausalLM. Takes every tensor from `weights`; `context` is the number of tokens that will be served."""
+
+    def __init__(self, shape: Shape, weights: Weights, context: int | None):
+        s = self.shape = shape
+        self.dtype, self.device = weights.dtype, weights.device
+        self.vocab_size, self.max_position = s.vocab, s.max_position
+        self.rope = make_rope(
+            s.rope,
+            theta=s.theta,
+            head_dim=s.head_dim,
+            max_position=s.max_position,
+            context=context or s.max_position,
+            device=weights.device,
+        )
+        self.layers = [
+            LayerSpec(s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5, window=window) for window in s.windows
+        ]
+        self.embedding = weights.tensor("embed_tokens.weight", (s.vocab, s.width))
+        self.blocks = [self._layer(weights, f"layers.{i}") for i in range(s.layers)]
+        self.norm = weights.tensor("norm.weight", (s.width,))
+        if s.tied:
+            # Packed for the product, beside the table for look-ups: on the CPU that is the embedding twice.
+            weights.drop("lm_head.weight")
+            self.head = ops.Linear(self.embedding)
+        else:
+            self.head = weights.linear(["lm_head"], s.width, [s.vocab])
+
+    def _layer(self, weights: Weights, at: str) -> Layer:
+        s = self.shape
+        q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        return Layer(
+            norm=weights.tensor(f"{at}.input_layernorm.weight", (s.width,)),
+            qkv=weights.linear([f"{at}.self_attn.{x}_proj" for x in "qkv"], s.width, [q, kv, kv], bias=s.qkv_bias),
+            q_norm=weights.tensor(f"{at}.self_attn.q_norm.weight", (s.head_dim,)) if s.qk_norm else None,
+            k_norm=weights.tensor(f"{at}.self_attn.k_norm.weight", (s.head_dim,)) if s.qk_norm else None,
+            out=weights.linear([f"{at}.self_attn.o_proj"], q, [s.width], bias=s.out_bias),
+            mlp_norm=weights.tensor(f"{at}.post_attention_layernorm.weight", (s.width,)),
+            gate_up=weights.linear(
+                [f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"], s.width, [s.inner, s.inner], bias=s.mlp_bias
+            ),
+            down=weights.linear([f"{at}.mlp.down_proj"], s.inner, [s.width], bias=s.mlp_bias),
+        )
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """tokens [T], positions [T] -> hidden [T, width] after the last norm."""
+        s = self.shape
+        cos, sin = self.rope.angles(positions, self.dtype)
+        x = self.embedding[tokens]
+        for i, layer in enumerate(self.blocks):
+            qkv = layer.qkv(ops.rms_norm(x, layer.norm, s.eps)).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
+            q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q, k = ops.rms_norm(q, layer.q_norm, s.eps), ops.rms_norm(k, layer.k_norm, s.eps)
+            mixed = attend(i, ops.rotary(q, cos, sin), ops.rotary(k, cos, sin), v)
+            x = x + layer.out(mixed.reshape(-1, s.heads * s.head_dim))
+            h = ops.gated(layer.gate_up(ops.rms_norm(x, layer.mlp_norm, s.eps)), s.activation)
+            x = x + layer.down(h)
+        return ops.rms_norm(x, self.norm, s.eps)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [S, width] -> float32 [S, vocab]."""
+        return self.head(hidden).float()

@@ -1,0 +1,290 @@
+"""Any other causal LM of transformers: its own modules, with attention over our pages.
+
+transformers lets a function be registered that all attention layers call (AttentionInterface); ours hands q, k and v to
+the step's `Attend`. The tokens of all sequences go through the model as one row [1, T], so everything in it but
+attention must treat each token by itself. Before such a model is served two things are found out by running it on a few
+tokens: what each layer asks of attention (`_discover`), and that two sequences side by side, cut in two steps, give
+what each gives alone (`_check_rows_stand_alone`). What our attention cannot do is refused, never left out.
+
+A rope that changes with the length of the text (dynamic, longrope) would make a token depend on its neighbours: such
+models are served up to the length where it stays as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...kernels.ops import Linear
+from ..attention import Attend, LayerSpec, torch_
+from ..batch import Batch
+from ..cache import KVCache
+from ..errors import ModelError
+from ..messages import SamplingParams
+from ..plan import Plan, Slice
+from ..sequence import Sequence
+from .probe import Probe
+
+log = logging.getLogger("quire.engine")
+
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+# The largest relative difference that rounding alone makes between two ways to batch; a dependency makes a larger one.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+_names = (f"quire_paged_{i}" for i in itertools.count())
+
+Handler = Callable[..., torch.Tensor]  # (module, q [1, heads, T, D], k, v, mask, **kwargs) -> [1, T, heads, v_head_dim]
+
+
+class Hook:
+    """What the attention layers and the mask builder of one model call; `handle` and `mask` change with who runs it."""
+
+    def __init__(self) -> None:
+        self.handle: Handler | None = None
+        self.mask: Callable[..., torch.Tensor | None] | None = None
+
+    def attention(self, module: nn.Module, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
+        assert self.handle is not None
+        return self.handle(module, query, key, value, attention_mask, **kwargs), None
+
+    def build_mask(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+        return self.mask(*args, **kwargs) if self.mask is not None else None
+
+
+class Fallback:
+    """A CausalLM made of a transformers model."""
+
+    def __init__(self, model: nn.Module, hook: Hook, name: str):
+        config: Any = model.config
+        self._lm = model
+        self._hook = hook
+        self._name = name
+        self.dtype: torch.dtype = model.dtype  # type: ignore[assignment]
+        self.device: torch.device = model.device  # type: ignore[assignment]
+        self.vocab_size: int = model.get_output_embeddings().out_features  # type: ignore[operator]
+        self.max_position = _max_position(config)
+        prefix: str = model.base_model_prefix  # type: ignore[assignment]
+        self._base: nn.Module = getattr(model, prefix)
+        self.layers: list[LayerSpec] = []
+        self._layer_of: dict[int, int] = {}  # id of an attention module -> layer
+        self._discover()
+        # The model's own forward then only turns what the base "computed" into logits, with all its scalings and caps.
+        self._given = Given()
+        setattr(model, prefix, self._given)
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        def handle(module: nn.Module, q: Any, k: Any, v: Any, mask: Any, **kwargs: Any) -> torch.Tensor:
+            rows = (x[0].transpose(0, 1) for x in (q, k, v))
+            return attend(self._layer_of[id(module)], *rows)[None]
+
+        self._hook.handle = handle
+        try:
+            out = self._base(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
+        finally:
+            self._hook.handle = None
+        return out.last_hidden_state[0]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self._given.hidden = hidden[None]
+        tokens = torch.zeros((1, hidden.shape[0]), dtype=torch.int64, device=hidden.device)
+        found = self._lm(input_ids=tokens, position_ids=tokens, use_cache=False).logits[0]
+        self._given.hidden = None
+        return found.float()
+
+    def _discover(self) -> None:
+        """Run a few tokens and take down what each layer asks for."""
+        probe = Probe(self._name, self.max_position)
+        self._hook.handle, self._hook.mask = probe.attention, probe.mask
+        tokens = sample_tokens(self.vocab_size, 6, self.device)
+        try:
+            self._base(input_ids=tokens[None], position_ids=torch.arange(6, device=self.device)[None], use_cache=False)
+        finally:
+            self._hook.handle = self._hook.mask = None
+        expected = self._lm.config.get_text_config().num_hidden_layers  # type: ignore[operator, union-attr]
+        if len(probe.layers) != expected:
+            raise ModelError(
+                f"config.json: {self._name} has {expected} layers, but {len(probe.layers)} of them ask for attention "
+                "through transformers' interface; expected all of them (recurrent layers and attention of a model's "
+                "own, such as ALiBi, cannot run on the paged cache)"
+            )
+        self.layers = probe.layers
+        self._layer_of = {id(module): i for i, module in enumerate(probe.modules)}
+
+    @torch.inference_mode()
+    def check_rows_stand_alone(self) -> None:
+        """Two sequences together, the first cut in two steps, must give what each gives alone."""
+        one = sample_tokens(self.vocab_size, 7, self.device)
+        two = sample_tokens(self.vocab_size, 12, self.device)[7:]
+        alone = [self._run([[(0, one, 0)]]), self._run([[(0, two, 0)]])]
+        cut = self._run([[(0, one[:3], 0)], [(0, one[3:], 3), (1, two, 0)]])
+        together = torch.cat(cut).float()
+        expected = torch.cat([x for run in alone for x in run]).float()
+        error = (together - expected).abs().max() / expected.abs().max().clamp_min(1e-9)
+        if not error <= TOLERANCE.get(self.dtype, 2e-1):  # also where it is not a number
+            raise ModelError(
+                f"config.json: in {self._name} tokens depend on each other outside attention (hidden states differ by "
+                f"{float(error):.2g} of their size between two ways to batch); expected a model whose only memory is "
+                "its attention cache"
+            )
+
+    def _run(self, steps: list[list[tuple[int, torch.Tensor, int]]]) -> list[torch.Tensor]:
+        """Run steps of (sequence, tokens, start) on a small cache; hidden states of each step."""
+        cache = KVCache(self.layers, 2, self.dtype, self.device)
+        found = []
+        for step in steps:
+            slices = []
+            for which, tokens, start in step:
+                seq = Sequence("probe", which, [0], SamplingParams(max_tokens=1, seed=0))
+                seq.blocks = [which]
+                slices.append(Slice(seq, start, tokens.tolist()))
+            batch = Batch.of(Plan(slices), self.device)
+            attend = torch_.plan(batch, self.layers, cache)
+            found.append(self.forward(batch.tokens, batch.positions, attend))
+        return found
+
+
+class Given(nn.Module):
+    """Stands in for the base model: returns hidden states that were computed before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: torch.Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        from transformers.modeling_outputs import MoeModelOutputWithPast
+
+        return MoeModelOutputWithPast(last_hidden_state=self.hidden)  # type: ignore[arg-type]
+
+
+class Packed(nn.Module):
+    """A linear layer through `kernels.ops.Linear`: packed weights, and rows that do not depend on each other."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.product = Linear(linear.weight.data, None if linear.bias is None else linear.bias.data)
+        self.bias = linear.bias
+        # For code that asks for its dtype or device; whoever multiplies by it himself meets a wrong shape at once.
+        self.register_buffer("weight", linear.weight.data.new_empty((0, linear.in_features)), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+
+def load(
+    folder: Path,
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> Fallback:
+    """Load a folder with transformers. Raises ModelError where the model cannot be run exactly."""
+    import transformers
+
+    cls = _model_class(config)
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    if not size:
+        raise ModelError(
+            f"{folder}: no *.safetensors file; other weight files are refused, for pickle runs code when it is read"
+        )
+    hook, name = Hook(), next(_names)
+    transformers.AttentionInterface.register(name, hook.attention)
+    transformers.AttentionMaskInterface.register(name, hook.build_mask)
+    progress(0, size)
+    try:
+        model, info = cls.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=name,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise ModelError(f"{folder}: transformers cannot load this model: {type(error).__name__}: {error}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if found := info.get(kind):
+            names = sorted(map(str, found))
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise ModelError(f"{folder}: {kind.replace('_', ' ')} in the weights: {', '.join(names[:5])}{more}")
+    model = model.eval().to(device)
+    return adopt(model, hook, config["architectures"][0], lambda: progress(size, size))
+
+
+def adopt(model: nn.Module, hook: Hook, name: str, loaded: Callable[[], None]) -> Fallback:
+    """Make a CausalLM of a transformers model whose attention calls `hook`."""
+    with torch.inference_mode():
+        pack_linears(model)
+        loaded()
+        try:
+            found = Fallback(model, hook, name)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{name} fails on the paged cache: {type(error).__name__}: {error}") from error
+        found.check_rows_stand_alone()
+    return found
+
+
+def pack_linears(model: nn.Module) -> None:
+    """Replace plain float32 linear layers on the CPU, one at a time so that no second copy of the model exists."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
+                setattr(module, name, Packed(child))
+
+
+def sample_tokens(vocab_size: int, count: int, device: torch.device) -> torch.Tensor:
+    """Token ids spread over the vocabulary."""
+    return (torch.arange(count, device=device) * 7919 + 11) % vocab_size
+
+
+def _model_class(config: dict[str, Any]) -> Any:
+    """The class in transformers. Raises ModelError where there is none, or where its config names what we cannot do."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    name = (config.get("architectures") or ["none"])[0]
+    known = {x for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for x in ([names] if isinstance(names, str) else names)}
+    if name not in known or not hasattr(transformers, name):
+        raise ModelError(
+            f"config.json: architectures is {name!r}; expected a causal language model that "
+            f"transformers {transformers.__version__} has (code from the model folder is never run)"
+        )
+    for field in ("vision_config", "audio_config"):
+        if config.get(field):
+            raise ModelError(f"config.json: {field} is set; expected a model of text alone")
+    if config.get("quantization_config"):
+        raise ModelError("config.json: quantization_config is set; expected weights in float32, bfloat16 or float16")
+    for field in ("is_encoder_decoder", "add_cross_attention"):
+        if config.get(field):
+            raise ModelError(f"config.json: {field} is true; expected a decoder without cross attention")
+    if strange := set(config.get("layer_types") or ()) - LAYER_TYPES:
+        raise ModelError(f"config.json: layer_types has {sorted(strange)}; expected only {sorted(LAYER_TYPES)}")
+    return getattr(transformers, name)
+
+
+def _max_position(config: Any) -> int:
+    """Positions up to which no token's rope depends on how long the text is."""
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    if not isinstance(limit, int):
+        raise ModelError("config.json: no max_position_embeddings; expected the number of positions of the model")
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [x for x in rope.values() if isinstance(x, dict)]
+    for kind in kinds:
+        if kind.get("rope_type") == "longrope":
+            short = int(kind.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", 0))
+            if 0 < short < limit:
+                log.warning("longrope: served up to %d tokens of %d, where its factors change for all tokens", short, limit)
+                limit = short
+    return limit
+
+

@@ -1,0 +1,122 @@
+"""GPT-2: learned positions, LayerNorm, one matrix for query, key and value, weights stored [in, out]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...kernels import ops
+from ..attention import Attend, LayerSpec
+from ..weights import Weights
+from .config import Fields
+
+PREFIX = "transformer."
+HARMLESS = (".attn.bias", ".attn.masked_bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    vocab: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    max_position: int
+    eps: float
+    activation: str
+    tied: bool
+    scaled: bool
+    by_layer: bool
+
+
+def shape(config: Mapping[str, Any]) -> Shape:
+    fields = Fields(config)
+    width = fields.number("n_embd")
+    fields.one_of("reorder_and_upcast_attn", (False,), False)
+    fields.one_of("add_cross_attention", (False,), False)
+    fields.any("hidden_size"), fields.any("max_position_embeddings")  # other names some writers add for the same
+    found = Shape(
+        vocab=fields.number("vocab_size"),
+        width=width,
+        inner=fields.number("n_inner", 4 * width),
+        layers=fields.number("n_layer"),
+        heads=fields.number("n_head"),
+        max_position=fields.number("n_positions"),
+        eps=fields.real("layer_norm_epsilon", 1e-5),
+        activation=fields.one_of("activation_function", tuple(ops.ACTIVATIONS), "gelu_new"),
+        tied=fields.flag("tie_word_embeddings", True),
+        scaled=fields.flag("scale_attn_weights", True),
+        by_layer=fields.flag("scale_attn_by_inverse_layer_idx", False),
+    )
+    fields.finish()
+    return found
+
+
+@dataclass(slots=True)
+class Layer:
+    norm: tuple[torch.Tensor, torch.Tensor]
+    qkv: ops.Linear
+    out: ops.Linear
+    mlp_norm: tuple[torch.Tensor, torch.Tensor]
+    up: ops.Linear
+    down: ops.Linear
+
+
+class Model:
+    """A CausalLM."""
+
+    def __init__(self, shape: Shape, weights: Weights, context: int | None):
+        s = self.shape = shape
+        self.dtype, self.device = weights.dtype, weights.device
+        self.vocab_size, self.max_position = s.vocab, s.max_position
+        head_dim = s.width // s.heads
+        scale = head_dim**-0.5 if s.scaled else 1.0
+        self.layers = [
+            LayerSpec(s.heads, s.heads, head_dim, scale / (i + 1 if s.by_layer else 1)) for i in range(s.layers)
+        ]
+        self.embedding = weights.tensor("wte.weight", (s.vocab, s.width))
+        self.places = weights.tensor("wpe.weight", (s.max_position, s.width))
+        self.blocks = [self._layer(weights, f"h.{i}") for i in range(s.layers)]
+        self.norm = self._norm(weights, "ln_f")
+        if s.tied:
+            weights.drop("lm_head.weight")
+            self.head = ops.Linear(self.embedding)
+        else:
+            self.head = weights.linear(["lm_head"], s.width, [s.vocab])
+
+    def _norm(self, weights: Weights, at: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return weights.tensor(f"{at}.weight", (self.shape.width,)), weights.tensor(f"{at}.bias", (self.shape.width,))
+
+    def _layer(self, weights: Weights, at: str) -> Layer:
+        s = self.shape
+
+        def linear(name: str, inputs: int, outputs: int) -> ops.Linear:
+            return weights.linear([f"{at}.{name}"], inputs, [outputs], bias=True, transposed=True)
+
+        return Layer(
+            norm=self._norm(weights, f"{at}.ln_1"),
+            qkv=linear("attn.c_attn", s.width, 3 * s.width),
+            out=linear("attn.c_proj", s.width, s.width),
+            mlp_norm=self._norm(weights, f"{at}.ln_2"),
+            up=linear("mlp.c_fc", s.width, s.inner),
+            down=linear("mlp.c_proj", s.inner, s.width),
+        )
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """tokens [T], positions [T] -> hidden [T, width] after the last norm."""
+        s = self.shape
+        activate = ops.ACTIVATIONS[s.activation]
+        x = self.embedding[tokens] + self.places[positions]
+        for i, layer in enumerate(self.blocks):
+            qkv = layer.qkv(ops.layer_norm(x, *layer.norm, s.eps)).view(-1, 3, s.heads, s.width // s.heads)
+            mixed = attend(i, qkv[:, 0], qkv[:, 1], qkv[:, 2])
+            x = x + layer.out(mixed.reshape(-1, s.width))
+            x = x + layer.down(activate(layer.up(ops.layer_norm(x, *layer.mlp_norm, s.eps))))
+        return ops.layer_norm(x, *self.norm, s.eps)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [S, width] -> float32 [S, vocab]."""
+        return self.head(hidden).float()

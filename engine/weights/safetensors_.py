@@ -1,0 +1,82 @@
+"""Safetensors: one file, or shards named by an index. Tensors are views of the memory-mapped file until copied."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import ModelError
+
+INDEX = "model.safetensors.index.json"
+
+
+def open_folder(folder: Path) -> SafetensorsReader:
+    index = folder / INDEX
+    if index.is_file():
+        return SafetensorsReader(folder, _shards(index))
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return SafetensorsReader(folder, {single.name: None})
+    raise ModelError(f"{folder}: neither model.safetensors nor {INDEX}")
+
+
+def _shards(index: Path) -> dict[str, set[str] | None]:
+    """Shard -> the tensors that the index says it holds."""
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards: dict[str, set[str] | None] = {}
+        for name, shard in table.items():
+            if Path(shard).name != shard:
+                raise ModelError(f"{index}: {name} lies in {shard!r}; expected a file name of this folder")
+            held = shards.setdefault(shard, set())
+            assert held is not None
+            held.add(name)
+        return shards
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: cannot be read as a shard index ({error!r})") from None
+
+
+class SafetensorsReader:
+    """All tensors of a folder's files by name."""
+
+    def __init__(self, folder: Path, shards: dict[str, set[str] | None]):
+        self._folder = folder
+        self._file_of: dict[str, Path] = {}
+        self._open = {}
+        self.names: dict[str, int] = {}
+        for shard, promised in shards.items():
+            path = folder / shard
+            try:
+                handle = safe_open(path, framework="pt")
+                names = handle.keys()
+                sizes = {n: _bytes(handle.get_slice(n)) for n in names}
+            except (OSError, SafetensorError) as error:
+                raise ModelError(f"{path}: cannot be read as safetensors ({error})") from None
+            if promised and (absent := promised - set(names)):
+                raise ModelError(f"{path}: {INDEX} says it holds {min(absent)}; it does not")
+            self._open[path] = handle
+            self._file_of.update(dict.fromkeys(names, path))
+            self.names.update(sizes)
+
+    def read(self, name: str) -> torch.Tensor:
+        """A view of the mapped file."""
+        path = self._file_of[name]
+        try:
+            found: torch.Tensor = self._open[path].get_tensor(name)
+            return found
+        except SafetensorError as error:
+            raise ModelError(f"{path}: tensor {name} cannot be read ({error})") from None
+
+    def where(self, name: str) -> str:
+        """The file of a tensor, or the folder."""
+        return str(self._file_of.get(name, self._folder))
+
+
+def _bytes(piece) -> int:  # type: ignore[no-untyped-def]  # safetensors' slices have no type
+    size = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2}.get(piece.get_dtype(), 1)
+    for n in piece.get_shape():
+        size *= n
+    return size
