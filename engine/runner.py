@@ -43,14 +43,15 @@ class Runner:
         self.device = pick_device(config.device)
         self._backend = importlib.import_module(_backend_module(config.attention))
         torch.set_num_threads(config.threads or physical_cores())
-        self._weight_bytes = 0
-
-        def note(done: int, total: int) -> None:
-            self._weight_bytes = total
-            progress(done, total)
-
         folder = Path(config.model)
-        self.model = load_model(folder, dtype=config.dtype, device=self.device, impl=config.model_impl, progress=note)
+        self.model = load_model(
+            folder,
+            dtype=config.dtype,
+            device=self.device,
+            impl=config.model_impl,
+            context=config.max_model_len,
+            progress=progress,
+        )
         self._architecture = _architecture(folder)
         self.sampler = Sampler(self.model.vocab_size)
         limit = longest_wanted(config, self.model.max_position)
@@ -80,7 +81,7 @@ class Runner:
             block_size=BLOCK_SIZE,
             num_blocks=self.cache.num_blocks,
             kv_bytes=self.cache.bytes,
-            weight_bytes=self._weight_bytes,
+            weight_bytes=self.model.weight_bytes,
             load_seconds=self._load_seconds,
         )
 
@@ -131,7 +132,7 @@ class Runner:
             return Outcome(error=f"sampling failed: {type(error).__name__}: {error}")
 
     def _prompt_logprobs(self, piece: Slice, hidden: torch.Tensor, outcome: Outcome) -> None:
-        """Log-probabilities of the prompt tokens that follow each row of the slice; a bounded number of rows at once."""
+        """Log-probabilities of the prompt tokens that follow the rows of the slice, a bounded number at once."""
         top = piece.seq.params.prompt_logprobs
         assert top is not None
         last = min(piece.end, piece.seq.prompt_len - 1)  # the row of the prompt's last token predicts no prompt token
@@ -148,7 +149,7 @@ class Runner:
 
     @torch.inference_mode()
     def _warm_up(self, limit: int) -> int:
-        """Run a first step, so that no request pays for it. Returns the bytes a full step needs beside weights and pages.
+        """Run a first step, so that no request pays for it. Returns the bytes a step needs beside weights and pages.
 
         On the CPU memory for a step is left to `memory_utilization`; on CUDA it is measured on the largest step.
         """
@@ -165,8 +166,7 @@ class Runner:
         self.sampler.forget([seq.id])
         if not cuda:
             return 0
-        peak = torch.cuda.max_memory_allocated(self.device) - before
-        return peak
+        return torch.cuda.max_memory_allocated(self.device) - before
 
 
 def finite_rows(logits: torch.Tensor) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Attention over paged keys and values in plain torch: `reference` is the truth, `attend_rows` and `attend_chunk` are fast.
+"""Attention over paged keys and values in plain torch: `reference` is the truth, `attend_*` are fast.
 
 Pages are `[pages, kv_heads, PAGE, head_dim]`; query head h reads key/value head h // (heads / kv_heads).
 
@@ -58,7 +58,7 @@ def reference(
 
 
 class Scratch:
-    """Working memory that is used again from layer to layer and step to step: fresh memory costs a page fault a page."""
+    """Working memory used again from layer to layer and step to step: fresh memory costs a fault a page."""
 
     KEEP = 1 << 26  # elements; larger buffers are not kept
 

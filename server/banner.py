@@ -22,7 +22,7 @@ def human(count: float) -> str:
 
 
 async def follow_load(engine: EngineClient) -> None:
-    """Show the weights coming in until the engine is ready or has failed: a bar on a terminal, plain lines elsewhere."""
+    """Show the weights coming in until the engine is ready or has failed: a bar on a terminal, else plain lines."""
     if sys.stderr.isatty():
         columns = (TextColumn("loading"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -92,7 +92,7 @@ def _plan(batch: Batch, spec: LayerSpec, cache: KVCache) -> LayerPlan:
 
 
 def _slot_rows(slots: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """slots [n] -> [n * kv_heads]: the slot's row of each head in pages [pages, kv_heads, BLOCK_SIZE, D] seen as [.., D]."""
+    """slots [n] -> [n * kv_heads]: each head's row of pages [pages, kv_heads, BLOCK_SIZE, D] seen as [.., D]."""
     heads = torch.arange(kv_heads, device=slots.device)
     page, offset = slots // BLOCK_SIZE, slots % BLOCK_SIZE
     return ((page[:, None] * kv_heads + heads) * BLOCK_SIZE + offset[:, None]).flatten()

@@ -17,7 +17,14 @@ from ..attention import LayerSpec
 from ..errors import ModelError
 
 # Arguments that say nothing about the arithmetic: positions are in q and k by now, and the rest are of no use here.
-IGNORED = {"position_ids", "cache_position", "use_cache", "past_key_values", "output_attentions", "output_hidden_states"}
+IGNORED = {
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "past_key_values",
+    "output_attentions",
+    "output_hidden_states",
+}
 MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -46,7 +53,7 @@ class Probe:
         is_causal: bool | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """One layer's call. query [1, heads, T, head_dim], key and value [1, kv_heads, T, ...] -> [1, T, heads, ...]."""
+        """One layer's call. query [1, heads, T, head_dim], key, value [1, kv_heads, T, ..] -> [1, T, heads, ..]."""
         where = f"{self.name}: attention layer {len(self.layers)} ({type(module).__name__})"
         for argument, given in kwargs.items():
             if argument not in IGNORED and given is not None and given is not False:
@@ -76,7 +83,9 @@ class Probe:
         rows = (x[0].transpose(0, 1) for x in (query, key, value))
         return reference(*rows, spec.scale, spec.window, spec.softcap)[None]
 
-    def mask(self, *args: Any, mask_function: MaskFunction, q_length: int, kv_length: int, **kwargs: Any) -> torch.Tensor:
+    def mask(
+        self, *args: Any, mask_function: MaskFunction, q_length: int, kv_length: int, **kwargs: Any
+    ) -> torch.Tensor:
         """The mask builder: takes down which window the mask function draws, and gives the mask [1, 1, q, kv]."""
         device = kwargs.get("device")
         mask = _draw(mask_function, torch.arange(q_length), torch.arange(kv_length))[None, None].to(device)
@@ -92,7 +101,9 @@ class Probe:
         queries = torch.tensor(sorted({0, 1, last // 7, last // 3, last // 2, window - 1, min(window, last), last}))
         expected = (keys <= queries[:, None]) & (keys > queries[:, None] - window)
         if window < 1 or not torch.equal(_draw(function, queries, keys), expected):
-            raise ModelError(f"{self.name}: its attention mask is neither causal nor a sliding window; expected one of them")
+            raise ModelError(
+                f"{self.name}: its attention mask is neither causal nor a sliding window; expected one of them"
+            )
         return window if window <= last else None
 
     def _window(self, mask: torch.Tensor | None, asked: int | None, where: str) -> int | None:

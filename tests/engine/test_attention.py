@@ -54,8 +54,7 @@ class Stream:
 def run(
     spec: LayerSpec, streams: list[Stream], cuts: list[list[int]], order: int, dtype=torch.float32, stale=float("nan")
 ):
-    """Compute all streams together; stream i is cut into slices of cuts[i] tokens, one a step. Pages are dealt at random
-    and hold `stale` at first."""
+    """Compute all streams together, stream i in slices of cuts[i] tokens. Pages are dealt at random, first `stale`."""
     chance = random.Random(order)
     need = sum(-(-s.length // BLOCK_SIZE) for s in streams)
     cache = KVCache([spec], need + 3, dtype, CPU)

@@ -41,10 +41,19 @@ class Bench:
         params = m.SamplingParams(max_tokens=MAX_TOKENS, seed=1000 + i, temperature=1.0 if i % 2 else 0.0)
         return m.Generate(id=str(i), prompt=self.prompts[i], params=params)
 
-    def run(self, which: list[int], *, at_once: int, budget: int = 2048, pages: int = 512, cache: bool = True) -> dict:
+    def run(
+        self,
+        which: list[int],
+        *,
+        at_once: int,
+        budget: int = 2048,
+        pages: int = 512,
+        cache: bool = True,
+        state: State | None = None,
+    ) -> dict:
         """Tokens of each request, `at_once` of them running together; also the State, for its counters."""
         limits = Limits(max_model_len=512, max_num_seqs=at_once, max_num_batched_tokens=budget, max_waiting=1000)
-        state = State(limits, pages, cache)
+        state = state or State(limits, pages, cache)
         for i in which:
             scheduler.add(state, self.request(i))
         tokens: dict[int, list[int]] = {i: [] for i in which}
@@ -72,7 +81,7 @@ def test_the_answers_are_not_all_alike(alone):
     assert len({tuple(t) for t in alone.values()}) > 25
 
 
-@pytest.mark.parametrize("at_once", [2, 3, 4, 7, 8, 16, 31, 32])
+@pytest.mark.parametrize("at_once", [2, 3, 7, 16, 32])
 def test_a_crowd_changes_nothing(bench, alone, at_once):
     assert bench.run(list(range(50)), at_once=at_once, cache=False) == alone
 
@@ -83,8 +92,9 @@ def test_chunks_change_nothing(bench, alone, budget):
 
 
 def test_a_cache_hit_changes_nothing(bench, alone):
-    assert bench.run(list(range(50)), at_once=8) == alone
-    assert bench.state.gauges()["prefix_hits"] > 0
+    bench.run(list(range(50)), at_once=8)
+    assert bench.run(list(range(50)), at_once=8, state=bench.state) == alone
+    assert bench.state.gauges()["prefix_hits"] > 500
 
 
 def test_a_preemption_changes_nothing(bench, alone):

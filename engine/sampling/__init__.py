@@ -1,0 +1,133 @@
+"""Sampling: from logits to tokens, the options of each request in one documented order, CHAIN.
+
+An option that no request in the batch uses is not looked at; rows never see their neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..messages import SamplingParams, TokenLogprob
+from ..plan import Outcome, Slice
+from ..sequence import Sequence
+from . import bans, mirostat, penalties, truncation
+from .draw import draw
+from .logprobs import token_logprobs
+from .memory import Memory
+
+Act = Callable[[torch.Tensor, list[Sequence], Memory], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One option: whether a request uses it, what it does to the logits, and whether greedy decoding can notice."""
+
+    name: str
+    used: Callable[[SamplingParams], bool]
+    act: Act
+    greedy: bool = False
+
+
+CHAIN = (  # the order in which options act
+    Link("allowed_token_ids", lambda p: p.allowed_token_ids is not None, bans.allowed_token_ids, greedy=True),
+    Link("min_tokens", lambda p: p.min_tokens > 0 and bool(p.stop_token_ids), bans.min_tokens, greedy=True),
+    Link("bad_words", lambda p: bool(p.bad_words), bans.bad_words, greedy=True),
+    Link("logit_bias", lambda p: bool(p.logit_bias), bans.logit_bias, greedy=True),
+    Link("repetition_penalty", lambda p: p.repetition_penalty != 1, penalties.repetition, greedy=True),
+    Link(
+        "presence_penalty, frequency_penalty",
+        lambda p: bool(p.presence_penalty or p.frequency_penalty),
+        penalties.presence_and_frequency,
+        greedy=True,
+    ),
+    Link("dry", lambda p: p.dry_multiplier != 0, penalties.dry, greedy=True),
+    Link("top_n_sigma", lambda p: p.top_n_sigma > 0, truncation.top_n_sigma),
+    Link("temperature", lambda p: p.temperature != 1, truncation.temperature),
+    Link("top_k", lambda p: p.top_k > 0, truncation.top_k),
+    Link("typical_p", lambda p: p.typical_p < 1, truncation.typical_p),
+    Link("top_p", lambda p: p.top_p < 1, truncation.top_p),
+    Link("min_p", lambda p: p.min_p > 0, truncation.min_p),
+    Link("xtc", lambda p: p.xtc_probability > 0 and p.xtc_threshold <= 0.5, truncation.xtc),
+    Link("mirostat", lambda p: p.mirostat != 0, mirostat.truncate),
+)
+
+NOTHING_LEFT = (
+    "no token can be sampled: allowed_token_ids, bad_words, logit_bias and min_tokens together rule out every one"
+)
+
+
+class Sampler:
+    """Turns rows of logits into outcomes. Holds what options remember of a sequence, by its id, until `forget`."""
+
+    def __init__(self, vocab_size: int):
+        self._memory = Memory(vocab_size)
+        self._links: dict[str, tuple[Link, ...]] = {}  # options of each sequence
+
+    def sample(self, logits: torch.Tensor, slices: list[Slice]) -> list[Outcome]:
+        """logits float32 [S, vocab], one row for each slice; may be changed."""
+        seqs = [piece.seq for piece in slices]
+        asking = [i for i, seq in enumerate(seqs) if seq.params.logprobs is not None]
+        own = logits[asking] if asking else None  # as the model gave them
+        self._apply(logits, seqs)
+        tokens = self._choose(logits, seqs)
+        outcomes = [Outcome(tokens=[token]) if token >= 0 else Outcome(error=NOTHING_LEFT) for token in tokens]
+        if own is not None:
+            tops = [seqs[i].params.logprobs or 0 for i in asking]
+            found = token_logprobs(own, [max(tokens[i], 0) for i in asking], tops)
+            for i, logprob in zip(asking, found, strict=True):
+                outcomes[i].logprobs = [logprob]
+        return outcomes
+
+    def prompt_logprobs(self, logits: torch.Tensor, targets: list[int], top: int) -> list[TokenLogprob]:
+        """logits [P, vocab]; targets: the token that follows each row; top: alternatives wanted."""
+        return token_logprobs(logits, targets, [top] * len(targets))
+
+    def forget(self, ids: list[str]) -> None:
+        """Drop what is remembered of sequences that are gone."""
+        for id_ in ids:
+            self._links.pop(id_, None)
+        self._memory.forget(ids)
+
+    def _apply(self, logits: torch.Tensor, seqs: list[Sequence]) -> None:
+        """Let every used option act on the rows that use it, in the order of CHAIN."""
+        users: dict[str, list[int]] = {}
+        for i, seq in enumerate(seqs):
+            links = self._links.get(seq.id)
+            if links is None:
+                greedy = seq.params.temperature == 0
+                links = tuple(x for x in CHAIN if x.used(seq.params) and (x.greedy or not greedy))
+                self._links[seq.id] = links
+            for link in links:
+                users.setdefault(link.name, []).append(i)
+        if not users:
+            return
+        for link in CHAIN:
+            if rows := users.get(link.name):
+                mine = [seqs[i] for i in rows]
+                if len(rows) == len(seqs):
+                    link.act(logits, mine, self._memory)
+                else:
+                    part = logits[rows]
+                    link.act(part, mine, self._memory)
+                    logits[rows] = part
+
+    def _choose(self, logits: torch.Tensor, seqs: list[Sequence]) -> list[int]:
+        """A token a row; -1 where no token is left."""
+        best, tokens_ = logits.max(-1)
+        tokens: list[int] = tokens_.tolist()
+        for i in (best == float("-inf")).nonzero()[:, 0].tolist():
+            tokens[i] = -1
+        rows = [i for i, seq in enumerate(seqs) if seq.params.temperature != 0 and tokens[i] >= 0]
+        if rows:
+            part = logits if len(rows) == len(seqs) else logits[rows]
+            for i, token in zip(rows, draw(part, [seqs[i] for i in rows]), strict=True):
+                tokens[i] = token
+            steered = [i for i in rows if seqs[i].params.mirostat]
+            if steered:
+                mirostat.observe(
+                    logits[steered], [seqs[i] for i in steered], [tokens[i] for i in steered], self._memory
+                )
+        return tokens

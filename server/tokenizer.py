@@ -1,0 +1,180 @@
+"""The model's tokenizer: text to ids and back, and which ids are control tokens.
+
+A control token is an added token that steers the model rather than spells text: every one marked special, and those
+that look like markup (`<think>`, `[INST]`, `<|im_end|>`). Added tokens that are plain text, such as runs of spaces in
+some vocabularies, are not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from ..engine.errors import ModelError
+
+_MARKUP = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_ANCHOR = "\U000f5afe"  # a private-use character: stands before text that does not begin the prompt
+
+
+class Tokenizer:
+    """Reads tokenizer.json and what stands around it in a model folder."""
+
+    def __init__(self, description: str, settings: dict[str, Any] | None = None, eos_ids: tuple[int, ...] = ()):
+        """description: the text of tokenizer.json; settings: tokenizer_config.json; eos_ids: further ends of text."""
+        self._backend = Backend.from_str(description)
+        self.settings = settings or {}
+        added = self._backend.get_added_tokens_decoder()
+        self.vocab_size = max(self._backend.get_vocab_size(), max(added, default=-1) + 1)
+        self.special_ids = frozenset(i for i, t in added.items() if t.special)
+        self.control = {t.content: i for i, t in added.items() if t.special or _MARKUP.fullmatch(t.content)}
+        self.control_ids = frozenset(self.control.values())
+        self.special = {t: i for t, i in self.control.items() if i in self.special_ids}
+        self._added = {i: t.content for i, t in added.items()}
+        self._plain = _without(description, self.control)
+        self.bos_id = self.id_of(self.named("bos_token"))
+        own_eos = self.id_of(self.named("eos_token"))
+        self.eos_ids = tuple(dict.fromkeys((*eos_ids, *(() if own_eos is None else (own_eos,)))))
+        kind = json.loads(description)
+        shape = json.dumps([kind.get("decoder"), kind.get("pre_tokenizer")])
+        self._byte_level = '"ByteLevel"' in shape
+        self.byte_fallback = '"ByteFallback"' in shape
+        self._unmapped = _byte_level_table() if self._byte_level else {}
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Raises ModelError naming the file that is missing or broken."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{path}: not found; expected the tokenizer of the model in this file")
+        settings = _json(folder / "tokenizer_config.json")
+        if "chat_template" not in settings and (folder / "chat_template.jinja").is_file():
+            settings["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        for name, value in _json(folder / "special_tokens_map.json").items():
+            settings.setdefault(name, value)
+        ends: list[int] = []
+        for file in ("generation_config.json", "config.json"):
+            found = _json(folder / file).get("eos_token_id")
+            ends += found if isinstance(found, list) else [found] if isinstance(found, int) else []
+        try:
+            return cls(path.read_text(encoding="utf-8"), settings, tuple(ends))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"{path}: cannot be read as a tokenizer ({error})") from None
+
+    def named(self, name: str) -> str | None:
+        """A token by its role in the settings: bos_token, eos_token, pad_token, unk_token ..."""
+        found = self.settings.get(name)
+        return found.get("content") if isinstance(found, dict) else found
+
+    def id_of(self, text: str | None) -> int | None:
+        return None if text is None else self._backend.token_to_id(text)
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Chat templates by name; an unnamed one is "default"."""
+        found = self.settings.get("chat_template")
+        if isinstance(found, list):
+            return {t["name"]: t["template"] for t in found}
+        return {"default": found} if found else {}
+
+    @property
+    def chat_template(self) -> str | None:
+        return self.templates.get("default")
+
+    def encode(self, text: str, *, add_special_tokens: bool = True, allow_special: bool = True) -> list[int]:
+        """Ids of `text`. allow_special=False: whatever the text spells, no control token comes out."""
+        if allow_special:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self.encode_content(text, first=True)
+
+    def encode_content(self, text: str, *, first: bool) -> list[int]:
+        """Ids of text in which nothing is a control token. first: it begins the prompt (some vocabularies then put a
+        space before it)."""
+        if not text:
+            return []
+        if first:
+            ids = self._plain.encode(text, add_special_tokens=False).ids
+        else:
+            ids = self._plain.encode(_ANCHOR + text, add_special_tokens=False).ids[1:]
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        # The vocabulary itself spells a control token; in two halves it cannot.
+        half = max(1, len(text) // 2)
+        if len(text) == 1:
+            return [i for i in ids if i not in self.control_ids]
+        return self.encode_content(text[:half], first=first) + self.encode_content(text[half:], first=False)
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one token stands for, which may be a part of a character."""
+        if token in self._added:
+            return self._added[token].encode()
+        piece = self._backend.id_to_token(token)
+        if piece is None:
+            return b""
+        if self._byte_level:
+            return b"".join(self._unmapped.get(c, c.encode()) for c in piece)
+        if found := _BYTE.fullmatch(piece):
+            return bytes([int(found[1], 16)])
+        return piece.replace("\u2581", " ").encode()
+
+    def token_text(self, token: int) -> str:
+        """One token as text; bytes that are no whole character show as U+FFFD."""
+        return self.token_bytes(token).decode(errors="replace")
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token is a single byte of a byte-fallback vocabulary."""
+        piece = self._backend.id_to_token(token) if self.byte_fallback else None
+        return piece is not None and _BYTE.fullmatch(piece) is not None
+
+
+def _without(description: str, control: dict[str, int]) -> Backend:
+    """The same tokenizer with no control tokens, so that their text is text; and with the anchor."""
+    parts = json.loads(description)
+    parts["added_tokens"] = [t for t in parts.get("added_tokens") or [] if t["content"] not in control]
+    parts["post_processor"] = None
+    backend = Backend.from_str(json.dumps(_contiguous(parts, control)))
+    backend.add_special_tokens([AddedToken(_ANCHOR, normalized=False, special=True)])
+    return backend
+
+
+def _contiguous(parts: dict[str, Any], control: dict[str, int]) -> dict[str, Any]:
+    """Added tokens keep their ids only if none is missing below them: fill the holes with text nobody can write."""
+    vocab = parts["model"].get("vocab")
+    known = set(vocab.values()) if isinstance(vocab, dict) else set(range(len(vocab or ())))
+    kept = {t["id"] for t in parts["added_tokens"]}
+    for token in control.values():
+        if token not in known and token not in kept:
+            filler = {"id": token, "content": f"{_ANCHOR}{token}", "special": False, "normalized": False}
+            parts["added_tokens"].append({**filler, "single_word": False, "lstrip": False, "rstrip": False})
+    parts["added_tokens"].sort(key=lambda t: t["id"])
+    return parts
+
+
+def _byte_level_table() -> dict[str, bytes]:
+    """Character -> byte of byte-level vocabularies: printable bytes stand for themselves, the rest from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(b): bytes([b]) for b in printable}
+    others = [b for b in range(256) if b not in printable]
+    table.update({chr(0x100 + i): bytes([b]) for i, b in enumerate(others)})
+    return table
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; an absent file is an empty one."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds a {type(found).__name__}; expected an object")
+    return found

@@ -1,0 +1,105 @@
+"""The pool of pages is sized from what is free, and says what it needs where that is too little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quire.engine.attention import LayerSpec
+from quire.engine.cache import KVCache, bytes_per_token, free_memory, pool_blocks
+from quire.engine.config import BLOCK_SIZE, EngineConfig
+from quire.engine.errors import ConfigError
+
+CPU = torch.device("cpu")
+LAYERS = [
+    LayerSpec(heads=8, kv_heads=2, head_dim=64, scale=1.0),
+    LayerSpec(heads=8, kv_heads=4, head_dim=32, scale=1.0, v_head_dim=16),
+]
+MIB = 1 << 20
+
+
+def test_bytes_per_token_count_keys_and_values_of_every_layer():
+    assert bytes_per_token(LAYERS, torch.float32) == (2 * 128 + 4 * 48) * 4
+    assert bytes_per_token(LAYERS, torch.bfloat16) == (2 * 128 + 4 * 48) * 2
+
+
+def test_cache_has_the_bytes_that_were_counted():
+    cache = KVCache(LAYERS, 10, torch.float16, CPU)
+    assert cache.bytes == 10 * BLOCK_SIZE * bytes_per_token(LAYERS, torch.float16)
+    assert cache.k[1].shape == (11, 4, BLOCK_SIZE, 32)
+    assert cache.v[1].shape == (11, 4, BLOCK_SIZE, 16)
+    assert cache.zero_page == 10
+
+
+@given(
+    free=st.integers(MIB, 1 << 40),
+    cap=st.none() | st.integers(MIB, 1 << 40),
+    share=st.floats(0.5, 1.0),
+)
+def test_the_pool_never_takes_more_than_its_share_or_its_cap(free, cap, share):
+    config = EngineConfig(model="m", kv_cache_memory=cap, memory_utilization=share)
+    blocks = pool_blocks(LAYERS, torch.float32, config, free)
+    block = BLOCK_SIZE * bytes_per_token(LAYERS, torch.float32)
+    taken = (blocks + 1) * block
+    allowed = min(int(free * share), cap or free)
+    assert taken <= allowed < taken + block
+
+
+def test_a_pool_too_small_for_a_block_names_the_setting_and_the_numbers():
+    with pytest.raises(ConfigError, match=r"kv_cache_memory leaves 1000 bytes .* at least two blocks"):
+        pool_blocks(LAYERS, torch.float32, EngineConfig(model="m", kv_cache_memory=1000), 1 << 40)
+    with pytest.raises(ConfigError, match="memory_utilization"):
+        pool_blocks(LAYERS, torch.float32, EngineConfig(model="m"), -5)
+
+
+def machine(root: Path, available: int, cgroup: str = "", files: dict[str, str] | None = None) -> Path:
+    """A file tree like /proc and /sys of a machine with that much memory available, in bytes."""
+    texts = {
+        "proc/meminfo": f"MemTotal: 99999999 kB\nMemAvailable: {available // 1024} kB\n",
+        "proc/self/cgroup": cgroup,
+        **(files or {}),
+    }
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_free_memory_is_what_the_machine_says(tmp_path):
+    assert free_memory(CPU, machine(tmp_path, 64 * MIB)) == 64 * MIB
+
+
+def test_free_memory_is_at_most_the_room_in_a_cgroup_of_version_2(tmp_path):
+    files = {
+        "sys/fs/cgroup/a/b/memory.max": "max\n",
+        "sys/fs/cgroup/a/b/memory.current": "1\n",
+        "sys/fs/cgroup/a/memory.max": f"{40 * MIB}\n",
+        "sys/fs/cgroup/a/memory.current": f"{30 * MIB}\n",
+        "sys/fs/cgroup/a/memory.stat": f"anon 5\ninactive_file {2 * MIB}\n",
+    }
+    assert free_memory(CPU, machine(tmp_path, 64 * MIB, "0::/a/b\n", files)) == 12 * MIB
+
+
+def test_free_memory_is_at_most_the_room_in_a_cgroup_of_version_1(tmp_path):
+    base = "sys/fs/cgroup/memory"
+    files = {
+        f"{base}/memory.limit_in_bytes": f"{20 * MIB}\n",  # a container: its path is the host's
+        f"{base}/memory.usage_in_bytes": f"{15 * MIB}\n",
+    }
+    cgroup = "5:cpu,cpuacct:/x\n4:memory:/docker/abc\n"
+    assert free_memory(CPU, machine(tmp_path, 64 * MIB, cgroup, files)) == 5 * MIB
+
+
+def test_a_limit_of_version_1_that_means_no_limit_is_none(tmp_path):
+    base = "sys/fs/cgroup/memory"
+    files = {f"{base}/memory.limit_in_bytes": "9223372036854771712\n", f"{base}/memory.usage_in_bytes": "1\n"}
+    assert free_memory(CPU, machine(tmp_path, 64 * MIB, "4:memory:/\n", files)) == 64 * MIB
+
+
+def test_without_linux_there_is_still_an_answer(tmp_path):
+    assert free_memory(CPU, tmp_path) > 0
