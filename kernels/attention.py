@@ -101,7 +101,7 @@ class Rows:
     rows: torch.Tensor  # [N] int64, row of each query in the batch
     owner: torch.Tensor  # [X] int64, query of each tile, 0 <= owner < N
     counts: list[int]  # tiles of each rank
-    pages: torch.Tensor  # [X * kv_heads * pages a tile] int64, page * kv_heads + head
+    pages: list[torch.Tensor]  # of some tiles each: [tiles * kv_heads * pages a tile] int64, page * kv_heads + head
     mask: torch.Tensor  # [X, 1, 1, TILE] float32, added to scores: -inf where the key is not seen, else 0
 
 
@@ -122,14 +122,18 @@ def attend_rows(
     group = heads // kv_heads
     height = padded_rows(group)
     number, tiles = plan.rows.numel(), plan.owner.numel()
-    k = gather(k_pages, plan.pages, scratch, "k").view(tiles * kv_heads, TILE, dim)
-    v = gather(v_pages, plan.pages, scratch, "v").view(tiles * kv_heads, TILE, v_dim)
     mine = q.new_zeros((number, kv_heads, height, dim), dtype=torch.float32)
     mine[:, :, :group] = q.index_select(0, plan.rows).view(number, kv_heads, group, dim)
     mine *= scale
     spread = mine.index_select(0, plan.owner).view(tiles * kv_heads, height, dim)
     scores = scratch.get("scores", (tiles * kv_heads, height, TILE), torch.float32, q.device)
-    torch.bmm(spread, k.transpose(1, 2), out=scores)
+    # Some tiles at a time, all copied to the same place, so that long contexts need no copy of all their keys.
+    begin = 0
+    for index in plan.pages:
+        k = gather(k_pages, index, scratch, "tiles").view(-1, TILE, dim)
+        items = slice(begin, begin + k.shape[0])
+        torch.bmm(spread[items], k.transpose(1, 2), out=scores[items])
+        begin = items.stop
     scores = cap(scores, softcap).view(tiles, kv_heads, height, TILE).add_(plan.mask)
 
     peaks = scores.amax(-1).view(tiles, -1)
@@ -140,7 +144,13 @@ def attend_rows(
 
     sums = scores.sum(-1)
     parts = scratch.get("parts", (tiles * kv_heads, height, v_dim), torch.float32, q.device)
-    torch.bmm(scores.view(tiles * kv_heads, height, TILE), v, out=parts)
+    weights = scores.view(tiles * kv_heads, height, TILE)
+    begin = 0
+    for index in plan.pages:
+        v = gather(v_pages, index, scratch, "tiles").view(-1, TILE, v_dim)
+        items = slice(begin, begin + v.shape[0])
+        torch.bmm(weights[items], v, out=parts[items])
+        begin = items.stop
     parts = parts.view(tiles, kv_heads, height, v_dim)
     total, acc = torch.zeros_like(sums[:number]), torch.zeros_like(parts[:number])
     for begin, n in ranks(plan.counts):

@@ -124,7 +124,7 @@ async def _run(app: Any, config: Any, engine: EngineClient, listener: socket.soc
     elif engine.info is not None and not leaving.is_set():
         print(ready_block(engine.info, config, url=url_of(listener, config.host), chat=chat), flush=True)
         await asyncio.wait({asked, serving}, return_when=asyncio.FIRST_COMPLETED)
-    app.state.lifecycle.draining = True
+    app.state.quire.draining = True
     await engine.stop(0 if server.force_exit else drain)
     server.should_exit = True
     await serving

@@ -18,7 +18,8 @@ from . import Attend, LayerSpec
 
 SHORT = 4  # tokens of a slice up to which its queries go single, each with its own copy of the keys
 PAGES = kernel.TILE // BLOCK_SIZE  # pages a tile
-GATHER = 1 << 21  # elements of keys that one call for single queries copies at once, about
+GATHER = 1 << 20  # elements of keys that are copied at once for single queries, about
+CALL = 1 << 25  # elements of keys that one call for single queries reads, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,12 @@ def _chunk(
 def _rows(
     single: list[tuple[int, int, int]], blocks: list[list[int]], spec: LayerSpec, cache: KVCache, device: torch.device
 ) -> list[kernel.Rows]:
-    """Single queries in calls that each copy a bounded number of keys, those with most tiles first."""
+    """Single queries in calls that each read a bounded number of keys, those with most tiles first."""
 
     def tiles(query: tuple[int, int, int]) -> int:
         return query[1] // kernel.TILE + 1 - _first_tile(query[1], spec.window)
 
-    room = max(1, GATHER // (kernel.TILE * spec.kv_heads * spec.head_dim))
+    room = max(1, CALL // (kernel.TILE * spec.kv_heads * spec.head_dim))
     calls: list[list[tuple[int, int, int]]] = []
     filled = room
     for query in sorted(single, key=tiles, reverse=True):
@@ -162,6 +163,8 @@ def _one_call(
     pages = table.view(len(queries), most, PAGES)[owner, rank]  # [X, PAGES]
     index = pages[:, None, :] * spec.kv_heads + torch.arange(spec.kv_heads)[:, None]
 
+    together = max(1, GATHER // (kernel.TILE * spec.kv_heads * spec.head_dim))  # tiles
+
     key = tile[:, None] * kernel.TILE + torch.arange(kernel.TILE)
     at = positions[owner][:, None]
     hidden = key > at
@@ -171,6 +174,6 @@ def _one_call(
         rows=rows.contiguous().to(device),
         owner=owner.to(device),
         counts=(torch.arange(most)[:, None] < many).sum(1).tolist(),
-        pages=index.flatten().to(device),
+        pages=[part.flatten() for part in index.to(device).split(together)],
         mask=torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None, None, :].to(device),
     )

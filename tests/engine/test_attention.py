@@ -142,6 +142,7 @@ def test_long_chunks_in_pieces_and_many_rows_in_calls_keep_their_bits(monkeypatc
     run(spec, whole, [[187, 1, 1, 1], [177, 3]], order=1)
     monkeypatch.setattr(kernel, "SCORE_FLOATS", 1)
     monkeypatch.setattr(torch_, "GATHER", 1)
+    monkeypatch.setattr(torch_, "CALL", 1)
     pieces = [Stream(spec, n, n) for n in (190, 180)]
     run(spec, pieces, [[187, 1, 1, 1], [177, 3]], order=1)
     assert all(torch.equal(a.out, b.out) for a, b in zip(whole, pieces, strict=True))

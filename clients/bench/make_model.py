@@ -1,0 +1,87 @@
+"""Make a model folder with random weights: `python -m quire.clients.bench.make_model tiny ./tiny-model`.
+
+Speed does not depend on what the weights are, so such a model serves for measuring, and for trying a server offline;
+what it says is noise. The tokenizer is a byte-level BPE trained on Python's own standard library, with a ChatML template.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+SHAPES = {
+    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "intermediate_size": 128, "vocab_size": 600, "max_position_embeddings": 2048},
+    "llama-110m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 4,
+                   "intermediate_size": 2048, "vocab_size": 32000, "max_position_embeddings": 4096},
+}  # fmt: skip
+TEXT_BYTES = {"tiny": 200_000, "llama-110m": 20_000_000}  # to train the tokenizer on
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '')"
+    " + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def corpus(size: int) -> Iterator[str]:
+    """About `size` characters of Python source."""
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("**/*.py")):
+        if size <= 0:
+            return
+        text = path.read_text(encoding="utf-8", errors="ignore")[:size]
+        size -= len(text)
+        yield text
+
+
+def make_tokenizer(folder: Path, vocab_size: int, text_bytes: int) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(corpus(text_bytes), trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    wrapped.chat_template = CHATML
+    wrapped.save_pretrained(folder)
+
+
+def make_model(name: str, folder: Path, seed: int = 0) -> None:
+    """Write the folder: config, float32 safetensors drawn from N(0, 0.02), tokenizer, template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        **SHAPES[name], tie_word_embeddings=False, bos_token_id=0, eos_token_id=2, pad_token_id=0, rms_norm_eps=1e-5
+    )
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).float().save_pretrained(folder)
+    make_tokenizer(folder, config.vocab_size, TEXT_BYTES[name])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=list(SHAPES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.folder.exists() and any(args.folder.iterdir()):
+        print(f"{args.folder} exists and is not empty; left as it is", file=sys.stderr)
+        return 1
+    make_model(args.name, args.folder, args.seed)
+    print(f"wrote {args.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""What the API process is started with: one frozen dataclass, passed down, never global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Everything the HTTP side needs to know; the fields of `server/flags.py` that are the server's."""
+
+    served_model_names: tuple[str, ...]
+    model_path: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    admin_key: str | None = None
+    cors_origins: tuple[str, ...] = ("*",)
+    max_body_bytes: int = 32 * 2**20
+    max_requests: int = 1024  # in flight
+    generation_config: str = "auto"  # auto: sampling defaults from the model's generation_config.json | none
+    seed: int | None = None  # makes requests without a seed repeatable
+    stale_seconds: float = 30.0  # with work pending and no sign of progress for so long, /ready says 503

@@ -1,0 +1,70 @@
+"""What every route works with, put together once in app.py and found on `app.state.quire`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pydantic
+from starlette.requests import Request
+
+from ..engine.client import EngineClient
+from ..engine.errors import EngineUnavailable, ModelNotFound, Overloaded
+from ..engine.messages import Ready
+from .config import ServerConfig
+from .errors import from_validation
+from .metrics import Metrics
+from .openai.params import ParamsMaker, json_body
+from .prompt import Renderer
+from .tokenizer import Tokenizer
+
+B = TypeVar("B", bound=pydantic.BaseModel)
+
+
+@dataclass(slots=True)
+class Context:
+    config: ServerConfig
+    engine: EngineClient
+    tokenizer: Tokenizer
+    renderer: Renderer
+    params: ParamsMaker
+    metrics: Metrics
+    started: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False  # no new requests; those that run may finish
+
+    def admit(self) -> Ready:
+        """May a request come in? Decided before anything is parsed. Raises EngineUnavailable or Overloaded."""
+        if self.draining:
+            raise EngineUnavailable("the server is shutting down; streams that run may finish")
+        if self.engine.state != "ready" or self.engine.info is None:
+            raise EngineUnavailable(f"the engine is {self.engine.state}; try again shortly")
+        if self.engine.pending >= self.config.max_requests:
+            raise Overloaded(f"{self.engine.pending} requests are in flight; at most {self.config.max_requests} may")
+        return self.engine.info
+
+    def model(self, name: str) -> str:
+        """The served name a request means; raises ModelNotFound."""
+        if name and name not in self.config.served_model_names:
+            known = ", ".join(self.config.served_model_names)
+            raise ModelNotFound(f"the model {name!r} is not served here; there is: {known}", param="model")
+        return name or self.config.served_model_names[0]
+
+
+def context(http: Request) -> Context:
+    found: Context = http.app.state.quire
+    return found
+
+
+async def body_of(http: Request, kind: type[B]) -> tuple[B, dict[str, Any]]:
+    """The typed body and the fields as they came. Raises RequestError naming the field."""
+    raw = json_body(await http.body())
+    try:
+        return kind.model_validate(raw), raw
+    except pydantic.ValidationError as error:
+        raise from_validation(error) from None
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"

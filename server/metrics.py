@@ -1,0 +1,94 @@
+"""Prometheus metrics under vLLM's names with the prefix `quire:`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ..engine.client import EngineClient
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's last StepStats when scraped."""
+
+    def __init__(self, engine: EngineClient):
+        self.engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        engine, stats = self.engine, self.engine.stats
+        yield GaugeMetricFamily("quire:requests_in_flight", "Requests the server has open", engine.pending)
+        yield GaugeMetricFamily("quire:engine_ready", "1 while the engine serves", float(engine.state == "ready"))
+        yield CounterMetricFamily("quire:engine_restarts", "Times the engine was started again", engine.restarts)
+        if stats is None:
+            return
+        used = stats.blocks_used / max(stats.blocks_total, 1)
+        for name, text, value in (
+            ("num_requests_running", "Sequences that run", stats.running),
+            ("num_requests_waiting", "Sequences that wait", stats.waiting),
+            ("kv_cache_usage_perc", "Share of pages held by running sequences, 0 to 1", used),
+        ):
+            yield GaugeMetricFamily(f"quire:{name}", text, value)
+        for name, text, count in (
+            ("prompt_tokens", "Prompt tokens of admitted requests", stats.prompt_tokens),
+            ("generation_tokens", "Tokens generated", stats.generated_tokens),
+            ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", stats.prefix_queries),
+            ("prefix_cache_hits", "Prompt tokens found in the prefix cache", stats.prefix_hits),
+            ("num_preemptions", "Sequences preempted", stats.preemptions),
+            ("engine_steps", "Steps of the engine", stats.steps),
+            ("engine_schedule_seconds", "Time spent scheduling and committing", stats.schedule_seconds),
+            ("engine_step_seconds", "Time spent in steps", stats.step_seconds),
+        ):
+            yield CounterMetricFamily(f"quire:{name}", text, count)
+
+
+class Metrics:
+    """The server's own counts and times, in a registry of its own."""
+
+    def __init__(self, engine: EngineClient):
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineCollector(engine))
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"quire:{name}", text, buckets=SECONDS, registry=self.registry)
+
+        self.ttft = histogram("time_to_first_token_seconds", "From a request's arrival to its first token")
+        self.itl = histogram("inter_token_latency_seconds", "Between tokens of one sequence")
+        self.e2e = histogram("e2e_request_latency_seconds", "From a request's arrival to its end")
+        self.finished = Counter(
+            "quire:request_success", "Choices by how they ended", ["finished_reason"], registry=self.registry
+        )
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class Stopwatch:
+    """The times of one request."""
+
+    def __init__(self, metrics: Metrics):
+        self._metrics = metrics
+        self.arrived = time.perf_counter()
+        self.first: float | None = None
+        self._last: dict[int, float] = {}
+
+    def tokens(self, index: int, count: int) -> None:
+        """`count` tokens of choice `index` are here."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = now
+            self._metrics.ttft.observe(now - self.arrived)
+        if (last := self._last.get(index)) is not None:
+            for _ in range(count):
+                self._metrics.itl.observe((now - last) / count)
+        self._last[index] = now
+
+    def ended(self, reasons: list[str | None]) -> None:
+        self._metrics.e2e.observe(time.perf_counter() - self.arrived)
+        for reason in reasons:
+            self._metrics.finished.labels(reason or "abort").inc()

@@ -1,0 +1,138 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...engine.errors import RequestError
+from ...engine.messages import Generate, TokenLogprob
+from ..context import body_of, context, new_id
+from ..metrics import Stopwatch
+from ..stream import Entry, Piece, TextOptions, Usage, pieces
+from ..tokenizer import Tokenizer
+from . import refused
+from .params import stop_strings
+from .schema import ChatRequest
+from .sse import answer
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def chat(http: Request) -> Response:
+    ctx = context(http)
+    info = ctx.admit()
+    watch = Stopwatch(ctx.metrics)
+    body, raw = await body_of(http, ChatRequest)
+    model = ctx.model(body.model)
+    refused.check(raw)
+    if body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+    stops = tuple(stop_strings(body))
+    prompt = ctx.renderer.render(
+        raw["messages"],
+        tools=body.tools or None,
+        add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+        continue_final_message=body.continue_final_message,
+        template_kwargs=body.chat_template_kwargs,
+    )
+    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    params = ctx.params.make(
+        body, len(prompt.ids), info, max_tokens=limit, logprobs=body.top_logprobs if body.logprobs else None,
+        field="messages",
+    )  # fmt: skip
+    id_ = new_id("chatcmpl")
+    request = Generate(
+        id=id_, prompt=prompt.ids, params=params, n=body.n, priority=body.priority, cache_salt=body.cache_salt
+    )
+    options = TextOptions(stops, body.include_stop_str_in_output, body.skip_special_tokens, body.min_tokens)
+    usage = Usage()
+    shape = ChatShape(id_, model, body, ctx.tokenizer, prompt.ids)
+    source = pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch)
+    return await answer(http, source, shape, body.n, usage, watch, body.stream)
+
+
+class ChatShape:
+    """Chunks and bodies of chat completions."""
+
+    def __init__(self, id_: str, model: str, body: ChatRequest, tokenizer: Tokenizer, prompt_ids: list[int]):
+        self.include_usage = body.stream_options.include_usage
+        self._body = body
+        self._tokenizer = tokenizer
+        self._prompt_ids = prompt_ids
+        self._head = {"id": id_, "created": int(time.time()), "model": model, "system_fingerprint": "quire"}
+
+    def opening(self) -> list[dict[str, Any]]:
+        extra = {"prompt_token_ids": self._prompt_ids} if self._body.return_token_ids else {}
+        return [
+            self.chunk(
+                [{"index": i, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}],
+                **(extra if i == 0 else {}),
+            )
+            for i in range(self._body.n)
+        ]
+
+    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, Any] = {"content": piece.text} if piece.text or not piece.finish else {}
+        choice = {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": piece.finish}
+        return self._extras(choice, [piece])
+
+    def whole(self, got: list[list[Piece]], usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
+        choices = []
+        for index, mine in enumerate(got):
+            message = {"role": "assistant", "content": "".join(p.text for p in mine), "refusal": None}
+            choice = {"index": index, "message": message, "logprobs": None, "finish_reason": mine[-1].finish}
+            choices.append(self._extras(choice, mine))
+        body = {**self._head, "object": "chat.completion", "choices": choices, "usage": usage.as_json(), **more}
+        if self._body.prompt_logprobs is not None:
+            found = [x for p in got[0] for x in p.prompt_logprobs]
+            body["prompt_logprobs"] = prompt_logprobs(self._tokenizer, found)
+        if self._body.return_token_ids:
+            body["prompt_token_ids"] = self._prompt_ids
+        return body
+
+    def _extras(self, choice: dict[str, Any], mine: list[Piece]) -> dict[str, Any]:
+        entries = [e for p in mine for e in p.entries]
+        if self._body.logprobs and entries:
+            choice["logprobs"] = {"content": [self._logprob(e) for e in entries], "refusal": None}
+        if self._body.return_token_ids:
+            choice["token_ids"] = [e.token for e in entries]
+        if mine[-1].finish:
+            choice["stop_reason"] = mine[-1].stop_reason
+        return choice
+
+    def _logprob(self, entry: Entry) -> dict[str, Any]:
+        assert entry.logprob is not None
+        top = [self._one(t, p) for t, p in entry.logprob.top]
+        return {**self._one(entry.token, entry.logprob.logprob), "top_logprobs": top}
+
+    def _one(self, token: int, logprob: float) -> dict[str, Any]:
+        found = self._tokenizer.token_bytes(token)
+        return {"token": found.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(found)}
+
+
+def finite(logprob: float) -> float:
+    """JSON has no infinity; -9999 is what clients know for "impossible"."""
+    return max(logprob, -9999.0)
+
+
+def prompt_logprobs(tokenizer: Tokenizer, found: list[TokenLogprob]) -> list[dict[str, Any] | None]:
+    """One object a prompt token: id -> its and its rivals' logprobs; null for the first token."""
+
+    def one(at: TokenLogprob) -> dict[str, Any]:
+        table = {
+            str(token): {"logprob": finite(p), "rank": rank, "decoded_token": tokenizer.token_text(token)}
+            for rank, (token, p) in enumerate(at.top, 1)
+        }
+        own = {"logprob": finite(at.logprob), "rank": at.rank, "decoded_token": tokenizer.token_text(at.token)}
+        return {str(at.token): own, **{k: v for k, v in table.items() if k != str(at.token)}}
+
+    return [None, *map(one, found)]

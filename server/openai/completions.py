@@ -1,0 +1,167 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...engine.errors import RequestError
+from ...engine.messages import Generate, TokenLogprob
+from ..context import Context, body_of, context, new_id
+from ..metrics import Stopwatch
+from ..stream import Piece, TextOptions, Usage, merged, pieces
+from ..tokenizer import Tokenizer
+from . import refused
+from .chat import finite, prompt_logprobs
+from .params import stop_strings
+from .schema import CompletionRequest
+from .sse import answer
+
+router = APIRouter()
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+@router.post("/v1/completions")
+async def completions(http: Request) -> Response:
+    ctx = context(http)
+    info = ctx.admit()
+    watch = Stopwatch(ctx.metrics)
+    body, raw = await body_of(http, CompletionRequest)
+    model = ctx.model(body.model)
+    refused.check(raw)
+    prompts = _prompts(ctx, body, info.vocab_size)
+    if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
+        body.prompt_logprobs = body.logprobs
+    stops = tuple(stop_strings(body))
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    options = TextOptions(stops, body.include_stop_str_in_output, body.skip_special_tokens, body.min_tokens)
+    id_ = new_id("cmpl")
+    usage = Usage()
+    sources = []
+    for i, prompt in enumerate(prompts):
+        params = ctx.params.make(body, len(prompt), info, max_tokens=limit, logprobs=body.logprobs, field="prompt")
+        request = Generate(
+            id=f"{id_}/{i}", prompt=prompt, params=params, n=body.n, priority=body.priority,
+            cache_salt=body.cache_salt,
+        )  # fmt: skip
+        sources.append(_shifted(pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch), i * body.n))
+    shape = CompletionShape(id_, model, body, ctx.tokenizer, prompts)
+    return await answer(http, merged(sources), shape, len(prompts) * body.n, usage, watch, body.stream)
+
+
+async def _shifted(source: Any, by: int) -> Any:
+    """Choices of the i-th prompt are numbered after those of the prompts before it."""
+    try:
+        async for batch in source:
+            for piece in batch:
+                piece.index += by
+            yield batch
+    finally:
+        await source.aclose()
+
+
+def _prompts(ctx: Context, body: CompletionRequest, vocab_size: int) -> list[list[int]]:
+    """Each prompt as ids. In text, control tokens are what they say: this is the model's raw input."""
+    given: list[Any]
+    if isinstance(body.prompt, str) or isinstance(body.prompt[0], int):
+        given = [body.prompt]
+    else:
+        given = list(body.prompt)
+    found = []
+    for i, prompt in enumerate(given):
+        where = "prompt" if len(given) == 1 else f"prompt[{i}]"
+        if isinstance(prompt, str):
+            prompt = ctx.tokenizer.encode(prompt, add_special_tokens=body.add_special_tokens)
+            if not prompt and ctx.tokenizer.bos_id is not None:
+                prompt = [ctx.tokenizer.bos_id]
+        elif max(prompt) >= vocab_size:
+            raise RequestError(f"{where} has the id {max(prompt)}; the vocabulary has {vocab_size}", param=where)
+        found.append(prompt)
+    return found
+
+
+class CompletionShape:
+    """Chunks and bodies of plain completions."""
+
+    def __init__(self, id_: str, model: str, body: CompletionRequest, tokenizer: Tokenizer, prompts: list[list[int]]):
+        self.include_usage = body.stream_options.include_usage
+        self._body = body
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._echoed: set[int] = set()
+        self._head = {"id": id_, "object": "text_completion", "created": int(time.time()), "model": model,
+                      "system_fingerprint": "quire"}  # fmt: skip
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        return {**self._head, "choices": choices, **more}
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        first = piece.index not in self._echoed
+        self._echoed.add(piece.index)
+        return self._choice(piece.index, [piece], first=first)
+
+    def whole(self, got: list[list[Piece]], usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
+        choices = [self._choice(i, mine, first=True) for i, mine in enumerate(got)]
+        return {**self._head, "choices": choices, "usage": usage.as_json(), **more}
+
+    def _choice(self, index: int, mine: list[Piece], *, first: bool) -> dict[str, Any]:
+        body = self._body
+        prompt = self._prompts[index // body.n]
+        echoed = self._prompt_text(prompt) if body.echo else ""
+        entries = [e for p in mine for e in p.entries]
+        choice = {
+            "index": index,
+            "text": (echoed if first else "") + "".join(p.text for p in mine),
+            "logprobs": None,
+            "finish_reason": mine[-1].finish,
+        }
+        of_prompt = [x for p in mine for x in p.prompt_logprobs]
+        if body.logprobs is not None:
+            choice["logprobs"] = self._logprobs(entries, len(echoed), prompt if first and body.echo else [], of_prompt)
+        if body.prompt_logprobs is not None and of_prompt:
+            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, of_prompt)
+        if body.return_token_ids:
+            choice["token_ids"] = [e.token for e in entries]
+            if first:
+                choice["prompt_token_ids"] = prompt
+        if mine[-1].finish:
+            choice["stop_reason"] = mine[-1].stop_reason
+        return choice
+
+    def _prompt_text(self, prompt: list[int]) -> str:
+        return self._tokenizer.decode(prompt, skip_special_tokens=self._body.skip_special_tokens)
+
+    def _logprobs(
+        self, entries: list[Any], shift: int, prompt: list[int], of_prompt: list[TokenLogprob]
+    ) -> dict[str, Any]:
+        """Four arrays of one length; the first token of an echoed prompt has no logprob."""
+        tokens, own, tops, offsets = [], [], [], []  # type: ignore[var-annotated]
+        at = 0
+        for i, token in enumerate(prompt):
+            text = self._tokenizer.token_text(token)
+            found = of_prompt[i - 1] if 0 < i <= len(of_prompt) else None
+            tokens.append(text)
+            own.append(finite(found.logprob) if found else None)
+            tops.append(self._top(found) if found else None)
+            offsets.append(at)
+            at = min(at + len(text), shift)
+        for entry in entries:
+            tokens.append(self._tokenizer.token_text(entry.token))
+            own.append(finite(entry.logprob.logprob))
+            tops.append(self._top(entry.logprob))
+            offsets.append(shift + entry.offset)
+        return {"tokens": tokens, "token_logprobs": own, "top_logprobs": tops, "text_offset": offsets}
+
+    def _top(self, found: TokenLogprob) -> dict[str, float]:
+        """By text; of several tokens of one text the most likely. The sampled token is always there."""
+        top: dict[str, float] = {}
+        for token, logprob in [*found.top, (found.token, found.logprob)]:
+            top.setdefault(self._tokenizer.token_text(token), finite(logprob))
+        return top

@@ -1,0 +1,90 @@
+"""GET /v1/models, /v1/models/{id}; POST /tokenize, /detokenize; GET /tokenizer_info."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from ...engine.errors import RequestError
+from ..context import Context, body_of, context
+from .schema import DetokenizeRequest, TokenizeRequest
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def models(http: Request) -> dict[str, Any]:
+    ctx = context(http)
+    return {"object": "list", "data": [_model(ctx, name) for name in ctx.config.served_model_names]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(http: Request, name: str) -> dict[str, Any]:
+    ctx = context(http)
+    return _model(ctx, ctx.model(name))
+
+
+def _model(ctx: Context, name: str) -> dict[str, Any]:
+    length = ctx.engine.info.max_model_len if ctx.engine.info else None
+    return {
+        "id": name,
+        "object": "model",
+        "created": ctx.started,
+        "owned_by": "quire",
+        "root": ctx.config.model_path,
+        "parent": None,
+        "max_model_len": length,
+        "context_length": length,
+    }
+
+
+@router.post("/tokenize")
+async def tokenize(http: Request) -> dict[str, Any]:
+    ctx = context(http)
+    body, raw = await body_of(http, TokenizeRequest)
+    ctx.model(body.model)
+    if body.messages is not None:
+        ids = ctx.renderer.render(
+            raw["messages"],
+            tools=body.tools or None,
+            add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+            continue_final_message=body.continue_final_message,
+            template_kwargs=body.chat_template_kwargs,
+        ).ids
+    elif body.prompt is not None:
+        ids = ctx.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+    else:
+        raise RequestError("prompt: it is missing; expected prompt or messages", param="prompt")
+    info = ctx.engine.info
+    found: dict[str, Any] = {"count": len(ids), "tokens": ids, "max_model_len": info.max_model_len if info else None}
+    if body.return_token_strs:
+        found["token_strs"] = [ctx.tokenizer.token_text(i) for i in ids]
+    return found
+
+
+@router.post("/detokenize")
+async def detokenize(http: Request) -> dict[str, Any]:
+    ctx = context(http)
+    body, _ = await body_of(http, DetokenizeRequest)
+    ctx.model(body.model)
+    for i, token in enumerate(body.tokens):
+        if token >= ctx.tokenizer.vocab_size:
+            raise RequestError(
+                f"tokens[{i}] is {token}; the vocabulary has {ctx.tokenizer.vocab_size} ids", param="tokens"
+            )
+    return {"prompt": ctx.tokenizer.decode(body.tokens, skip_special_tokens=False)}
+
+
+@router.get("/tokenizer_info")
+async def tokenizer_info(http: Request) -> dict[str, Any]:
+    tokenizer = context(http).tokenizer
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    return {
+        "tokenizer_class": tokenizer.settings.get("tokenizer_class", "PreTrainedTokenizerFast"),
+        "vocab_size": tokenizer.vocab_size,
+        "chat_template": tokenizer.chat_template,
+        "eos_token_ids": list(tokenizer.eos_ids),
+        **{name: tokenizer.named(name) for name in names},
+    }

@@ -1,0 +1,172 @@
+"""From a request's fields to SamplingParams: text to ids, defaults of the model, limits of the context."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ...engine.errors import ContextLengthExceeded, RequestError
+from ...engine.messages import Ready, SamplingParams
+from ..tokenizer import Tokenizer
+from .schema import Sampling
+
+DEFAULTS: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def model_defaults(folder: Path, use: bool) -> dict[str, float]:
+    """Sampling a request gets where it says nothing: generation_config.json's, or DEFAULTS."""
+    found = dict(DEFAULTS)
+    path = folder / "generation_config.json"
+    if use and path.is_file():
+        own = json.loads(path.read_text(encoding="utf-8"))
+        if own.get("do_sample") is not False:
+            found.update({k: v for k, v in own.items() if k in DEFAULTS and isinstance(v, int | float)})
+    return found
+
+
+class ParamsMaker:
+    """Makes SamplingParams; knows the vocabulary, the model's defaults and where missing seeds come from."""
+
+    def __init__(self, tokenizer: Tokenizer, defaults: dict[str, float], seed: int | None):
+        self._tokenizer = tokenizer
+        self._defaults = defaults
+        self._seeds = Random(seed) if seed is not None else None
+        self._breakers: dict[str, frozenset[int]] = {}
+
+    def make(
+        self, body: Sampling, prompt_len: int, info: Ready, *, max_tokens: int | None, logprobs: int | None, field: str
+    ) -> SamplingParams:
+        """Raises RequestError naming the field that cannot be. field: what the prompt is called in this request."""
+        check_length(prompt_len, max_tokens, info, field)
+        known = lambda ids, name: self._known(ids, name, info.vocab_size)  # noqa: E731
+        if max_tokens is None:
+            max_tokens = min(info.max_model_len, info.pool_tokens) - prompt_len
+        if body.min_tokens > max_tokens:
+            raise RequestError(
+                f"min_tokens is {body.min_tokens}, more than max_tokens {max_tokens}", param="min_tokens"
+            )
+        stops = known(body.stop_token_ids, "stop_token_ids")
+        if not body.ignore_eos:
+            stops += tuple(i for i in self._tokenizer.eos_ids if i < info.vocab_size and i not in stops)
+        if body.allowed_token_ids is not None and not body.allowed_token_ids:
+            raise RequestError("allowed_token_ids is empty: no token could be sampled", param="allowed_token_ids")
+        return SamplingParams(
+            max_tokens=max_tokens,
+            seed=self._seed(body.seed),
+            min_tokens=body.min_tokens,
+            stop_token_ids=stops,
+            temperature=self._default(body, "temperature"),
+            top_k=max(0, int(self._default(body, "top_k"))),
+            top_p=self._default(body, "top_p"),
+            min_p=self._default(body, "min_p"),
+            repetition_penalty=self._default(body, "repetition_penalty"),
+            typical_p=body.typical_p,
+            top_n_sigma=max(0.0, body.top_n_sigma),
+            xtc_probability=body.xtc_probability,
+            xtc_threshold=body.xtc_threshold,
+            dry_multiplier=body.dry_multiplier,
+            dry_base=body.dry_base,
+            dry_allowed_length=body.dry_allowed_length,
+            dry_penalty_last_n=body.dry_penalty_last_n,
+            dry_sequence_breakers=self._breaker_ids(body.dry_sequence_breakers) if body.dry_multiplier else (),
+            mirostat=body.mirostat,
+            mirostat_tau=body.mirostat_tau,
+            mirostat_eta=body.mirostat_eta,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            logit_bias=self._bias(body.logit_bias, info.vocab_size),
+            bad_words=self._words(body.bad_words),
+            allowed_token_ids=(
+                known(body.allowed_token_ids, "allowed_token_ids") if body.allowed_token_ids is not None else None
+            ),
+            logprobs=logprobs,
+            prompt_logprobs=body.prompt_logprobs,
+        )
+
+    def _default(self, body: Sampling, name: str) -> float:
+        given: float | None = getattr(body, name)
+        return self._defaults[name] if given is None else given
+
+    def _seed(self, given: int | None) -> int:
+        if given is not None:
+            return given % 2**64
+        return self._seeds.getrandbits(64) if self._seeds else secrets.randbits(64)
+
+    def _known(self, ids: list[int], field: str, vocab_size: int) -> tuple[int, ...]:
+        for i, token in enumerate(ids):
+            if token >= vocab_size:
+                raise RequestError(f"{field}[{i}] is {token}; the vocabulary has {vocab_size} ids", param=field)
+        return tuple(dict.fromkeys(ids))
+
+    def _bias(self, given: dict[str, float], vocab_size: int) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for text, bias in given.items():
+            if not text.isdecimal() or int(text) >= vocab_size:
+                raise RequestError(
+                    f"logit_bias has the key {text!r}; expected an id below {vocab_size}", param="logit_bias"
+                )
+            found[int(text)] = bias
+        return found
+
+    def _words(self, words: list[str]) -> tuple[tuple[int, ...], ...]:
+        """Each word as it is spelled after other text, with and without a space before it."""
+        found: dict[tuple[int, ...], None] = {}
+        for i, word in enumerate(words):
+            if not word.strip():
+                raise RequestError(f"bad_words[{i}] is {word!r}; expected a word", param="bad_words")
+            for spelled in (word, " " + word.lstrip()):
+                found[tuple(self._tokenizer.encode_content(spelled, first=False))] = None
+        return tuple(found)
+
+    def _breaker_ids(self, breakers: list[str]) -> tuple[int, ...]:
+        """Every token whose text holds a breaker."""
+        ids: set[int] = set()
+        for breaker in breakers:
+            if breaker and breaker not in self._breakers:
+                texts = ((i, self._tokenizer.token_text(i)) for i in range(self._tokenizer.vocab_size))
+                if len(self._breakers) > 64:
+                    self._breakers.clear()
+                self._breakers[breaker] = frozenset(i for i, text in texts if breaker in text)
+            ids |= self._breakers.get(breaker, frozenset())
+        return tuple(sorted(ids))
+
+
+def stop_strings(body: Sampling) -> list[str]:
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop
+    for i, stop in enumerate(stops):
+        if not stop:
+            raise RequestError(f"stop[{i}] is empty; it would end every answer at once", param="stop")
+    return stops
+
+
+def check_length(prompt_len: int, max_tokens: int | None, info: Ready, field: str) -> None:
+    """Raises ContextLengthExceeded in the words that clients look for."""
+    if prompt_len == 0:
+        raise RequestError(f"{field} has no tokens; at least one is needed", param=field)
+    longest = min(info.max_model_len, info.pool_tokens)
+    wanted = prompt_len + (1 if max_tokens is None else max_tokens)
+    if wanted > longest:
+        asked = f"{prompt_len} in the {field}"
+        if max_tokens is not None:
+            asked += f", {max_tokens} for the completion"
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {longest} tokens. However, you requested {wanted} tokens "
+            f"({asked}). Please reduce the length of the messages or completion. (context_length_exceeded)",
+            param=field,
+        )
+
+
+def json_body(raw: bytes) -> dict[str, Any]:
+    """A JSON object without its nulls, which mean "left out". Raises RequestError saying what is wrong."""
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(found, dict):
+        raise RequestError(f"the body is a {type(found).__name__}; expected a JSON object", code="invalid_json")
+    return {key: value for key, value in found.items() if value is not None}

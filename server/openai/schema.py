@@ -1,0 +1,123 @@
+"""The bodies of requests, as types. What a field does stands where it is used: params.py, chat.py, completions.py.
+
+Fields nobody knows are let through; fields that are known elsewhere and would change the answer are in `refused.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TokenId = Annotated[int, Field(ge=0, le=2**31)]
+Chance = Annotated[float, Field(ge=0, le=1)]
+MAX_LOGPROBS = 100
+MAX_CHOICES = 128
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Sampling(Body):
+    """What chat and plain completions have in common."""
+
+    model: str = ""
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    stop: str | list[str] = []
+    stop_token_ids: list[TokenId] = []
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    seed: int | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Chance | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Chance | None = None
+    typical_p: Chance = 1.0
+    top_n_sigma: Annotated[float, Field(le=1000)] = 0.0
+    xtc_probability: Chance = 0.0
+    xtc_threshold: Chance = 0.1
+    dry_multiplier: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    dry_base: Annotated[float, Field(ge=1, le=1000)] = 1.75
+    dry_allowed_length: Annotated[int, Field(ge=1)] = 2
+    dry_penalty_last_n: Annotated[int, Field(ge=-1)] = -1
+    dry_sequence_breakers: list[str] = ["\n", ":", '"', "*"]
+    mirostat: Literal[0, 1, 2] = 0
+    mirostat_tau: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    mirostat_eta: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    repetition_penalty: Annotated[float, Field(gt=0, le=1000)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
+    logit_bias: dict[str, Annotated[float, Field(ge=-1000, le=1000)]] = {}
+    bad_words: list[str] = []
+    allowed_token_ids: list[TokenId] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    return_token_ids: bool = False
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31)] = 0
+    cache_salt: str = ""
+
+
+class ToolFunction(Body):
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class ToolCall(Body):
+    function: ToolFunction
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[str | dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatRequest(Sampling):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 0
+    tools: list[dict[str, Any]] = []
+    tool_choice: str | dict[str, Any] = "auto"
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+Ids = Annotated[list[TokenId], Field(min_length=1)]
+
+
+class CompletionRequest(Sampling):
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    add_special_tokens: bool = True
+
+
+class TokenizeRequest(Body):
+    model: str = ""
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+    tools: list[dict[str, Any]] = []
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Body):
+    model: str = ""
+    tokens: list[TokenId]

@@ -1,0 +1,172 @@
+"""Answering: a plain JSON body or a stream of events from the same pieces, and a client that may leave at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from sse_starlette import EventSourceResponse
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ...engine.errors import QuireError
+from ..errors import error_body
+from ..metrics import Stopwatch
+from ..stream import Piece, Usage
+
+log = logging.getLogger("quire")
+T = TypeVar("T")
+to_json = msgspec.json.encode
+DONE = b"data: [DONE]\n\n"
+
+
+class Shape(Protocol):
+    """How one surface words an answer."""
+
+    include_usage: bool
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Chunks before any text."""
+        ...
+
+    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]: ...
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        """A choice of a chunk."""
+        ...
+
+    def whole(self, got: list[list[Piece]], usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
+        """The plain answer."""
+        ...
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+class _Events(EventSourceResponse):
+    """Closes its source at once when the client leaves, so that the request is aborted then and not later."""
+
+    def __init__(self, source: AsyncGenerator[bytes, None]):
+        super().__init__(source, ping=15, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._source.aclose()
+
+
+async def answer(
+    http: Request, source: AsyncGenerator[list[Piece], None], shape: Shape, choices: int, usage: Usage,
+    watch: Stopwatch, stream: bool,
+) -> Response:  # fmt: skip
+    """The response. What can be refused is refused before the first byte: the first piece is awaited here."""
+    try:
+        first = await _unless_gone(http, _next(source))
+        if stream:
+            return _Events(_events(source, first, shape, choices, usage, watch))
+        got: list[list[Piece]] = [[] for _ in range(choices)]
+        batch = first
+        while batch is not None:
+            for piece in batch:
+                got[piece.index].append(piece)
+            batch = await _unless_gone(http, _next(source))
+    except Gone:
+        await source.aclose()
+        watch.ended([None] * choices)
+        return Response(status_code=499)
+    except BaseException:
+        await source.aclose()
+        raise
+    watch.ended([pieces[-1].finish for pieces in got])
+    body = shape.whole(got, usage, {"timings": timings(watch, usage)})
+    return Response(to_json(body), media_type="application/json")
+
+
+async def _events(
+    source: AsyncGenerator[list[Piece], None],
+    first: list[Piece] | None,
+    shape: Shape,
+    choices: int,
+    usage: Usage,
+    watch: Stopwatch,
+) -> AsyncGenerator[bytes, None]:
+    """Every stream ends in [DONE], once; an error comes right before it."""
+    reasons: list[str | None] = [None] * choices
+    try:
+        async with contextlib.aclosing(source):
+            for chunk in shape.opening():
+                yield _event(chunk)
+            batch = first
+            while batch is not None:
+                for piece in batch:
+                    reasons[piece.index] = piece.finish or reasons[piece.index]
+                    ended = all(reasons)
+                    more = {"timings": timings(watch, usage)} if ended and piece.finish else {}
+                    yield _event(shape.chunk([shape.delta(piece)], **more))
+                batch = await _next(source)
+        if shape.include_usage:
+            yield _event(shape.chunk([], usage=usage.as_json()))
+    except QuireError as error:
+        yield _event(error_body(error))
+    except Exception:
+        log.exception("a stream failed")
+        yield _event(error_body(QuireError("quire failed on this request; its log says why", code="internal_error")))
+    finally:
+        watch.ended(reasons)
+    yield DONE
+
+
+def _event(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + to_json(chunk) + b"\n\n"
+
+
+async def _next(source: AsyncIterator[list[Piece]]) -> list[Piece] | None:
+    return await anext(source, None)
+
+
+async def _unless_gone(http: Request, work: Awaitable[T]) -> T:
+    """The result of `work`; raises Gone as soon as the client disconnects."""
+    task = asyncio.ensure_future(work)
+    left: asyncio.Future[None] = asyncio.ensure_future(_disconnect(http))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Gone
+        return task.result()
+    finally:
+        for one in (task, left):
+            if not one.done():
+                one.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await one
+
+
+async def _disconnect(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def timings(watch: Stopwatch, usage: Usage) -> dict[str, float | int]:
+    """Speeds, under llama.cpp's names: front ends show them."""
+    now = time.perf_counter()
+    first = watch.first or now
+    prompt_ms, predicted_ms = (first - watch.arrived) * 1e3, (now - first) * 1e3
+    prompt_n, predicted_n = usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens
+    return {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": prompt_n,
+        "prompt_ms": prompt_ms,
+        "prompt_per_second": prompt_n / max(prompt_ms, 1e-3) * 1e3,
+        "predicted_n": predicted_n,
+        "predicted_ms": predicted_ms,
+        "predicted_per_second": max(predicted_n - 1, 0) / max(predicted_ms, 1e-3) * 1e3,
+    }

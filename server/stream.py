@@ -1,0 +1,198 @@
+"""One request's life: deltas of token ids in, pieces of text out, the same however the stream is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from ..engine.client import EngineClient
+from ..engine.errors import QuireError
+from ..engine.messages import Generate, TokenDelta, TokenLogprob
+from .detokenize import Detokenizer
+from .metrics import Stopwatch
+from .stops import StopMatcher
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """What happens to text on its way out."""
+
+    stops: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    min_tokens: int = 0  # before these a stop string does not end the answer
+
+
+@dataclass(slots=True)
+class Entry:
+    """A token that has gone out with its text."""
+
+    token: int
+    offset: int  # characters of the answer before it
+    logprob: TokenLogprob | None
+
+
+@dataclass(slots=True)
+class Piece:
+    """News of one choice."""
+
+    index: int
+    text: str = ""
+    entries: list[Entry] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: str | None = None  # stop | length
+    stop_reason: int | str | None = None  # the id or the string, if it was one a person asked for
+
+
+@dataclass(slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def as_json(self) -> dict:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
+
+class Choice:
+    """Text of one sequence. Tokens are held until their text is sure to be part of the answer."""
+
+    def __init__(self, index: int, tokenizer: Tokenizer, options: TextOptions, eos_ids: tuple[int, ...]):
+        self.index = index
+        self.done = False
+        self.tokens = 0
+        self._options = options
+        self._eos_ids = eos_ids
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
+        self._matcher = StopMatcher(options.stops, options.include_stop)
+        self._seen = 0  # characters detokenized
+        self._sent = 0  # characters that have gone out
+        self._entries: list[Entry] = []
+
+    def feed(self, delta: TokenDelta) -> Piece:
+        """What a delta adds. After the end it adds nothing."""
+        piece = Piece(self.index, prompt_logprobs=delta.prompt_logprobs or [])
+        if self.done:
+            return piece
+        stopped = delta.finish == "stop"
+        for i, token in enumerate(delta.tokens):
+            self.tokens += 1
+            last = stopped and i == len(delta.tokens) - 1
+            if last and not (self._options.include_stop and token not in self._eos_ids):
+                break  # a stop token is no part of the answer
+            self._entries.append(Entry(token, self._seen, delta.logprobs[i] if delta.logprobs else None))
+            if self._match(self._detokenizer.feed([token]), piece):
+                return piece
+        if delta.finish:
+            if self._match(self._detokenizer.flush(), piece):
+                return piece
+            self._emit(self._matcher.flush(), piece)
+            piece.entries += self._entries
+            self._entries = []
+            piece.finish = "stop" if stopped else "length"
+            if stopped and delta.tokens[-1] not in self._eos_ids:
+                piece.stop_reason = delta.tokens[-1]
+            self.done = True
+        return piece
+
+    def _match(self, text: str, piece: Piece) -> bool:
+        """Let text out as far as no stop string may be in it. True: one is, and the answer has ended."""
+        self._seen += len(text)
+        if self.tokens <= self._options.min_tokens:
+            self._emit(text, piece)
+            return False
+        sure, stop = self._matcher.feed(text)
+        self._emit(sure, piece)
+        if stop is None:
+            return False
+        piece.finish, piece.stop_reason, self.done = "stop", stop, True
+        return True
+
+    def _emit(self, text: str, piece: Piece) -> None:
+        piece.text += text
+        self._sent += len(text)
+        while self._entries and self._entries[0].offset < self._sent:
+            piece.entries.append(self._entries.pop(0))
+
+
+async def pieces(
+    engine: EngineClient,
+    request: Generate,
+    tokenizer: Tokenizer,
+    options: TextOptions,
+    usage: Usage,
+    watch: Stopwatch,
+) -> AsyncGenerator[list[Piece], None]:
+    """Pieces of all n choices as they come; returns when each has ended. Fills `usage`. Raises QuireError.
+
+    Leaving early aborts the request; so does the end of the last choice, where the engine would go on after a stop
+    string.
+    """
+    choices = [Choice(i, tokenizer, options, tokenizer.eos_ids) for i in range(request.n)]
+    usage.prompt_tokens += len(request.prompt)
+    left = request.n
+    async with contextlib.aclosing(engine.generate(request)) as deltas:
+        async for batch in deltas:
+            out: list[Piece] = []
+            for delta in batch:
+                choice = choices[delta.index]
+                if choice.done:
+                    continue
+                if delta.index == 0 and delta.cached_tokens is not None:
+                    usage.cached_tokens += delta.cached_tokens
+                if delta.tokens:
+                    watch.tokens(delta.index, len(delta.tokens))
+                before = choice.tokens
+                piece = choice.feed(delta)
+                usage.completion_tokens += choice.tokens - before
+                left -= piece.finish is not None
+                if piece.text or piece.entries or piece.finish or piece.prompt_logprobs:
+                    out.append(piece)
+            if out:
+                yield out
+            if not left:
+                return
+
+
+async def merged(sources: list[AsyncGenerator[list[Piece], None]]) -> AsyncGenerator[list[Piece], None]:
+    """Several requests as one stream. The first error ends them all."""
+    if len(sources) == 1:
+        async with contextlib.aclosing(sources[0]) as only:
+            async for batch in only:
+                yield batch
+        return
+    queue: asyncio.Queue[list[Piece] | Exception | None] = asyncio.Queue()
+
+    async def pump(source: AsyncGenerator[list[Piece], None]) -> None:
+        try:
+            async with contextlib.aclosing(source):
+                async for batch in source:
+                    queue.put_nowait(batch)
+            queue.put_nowait(None)
+        except Exception as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.create_task(pump(source)) for source in sources]
+    try:
+        left = len(tasks)
+        while left:
+            news = await queue.get()
+            if isinstance(news, Exception):
+                raise news if isinstance(news, QuireError) else QuireError(str(news))
+            if news is None:
+                left -= 1
+            else:
+                yield news
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
