@@ -34,7 +34,7 @@ class EngineChannel:
     """The engine's end: blocking where it may wait, never blocking where it sends."""
 
     def __init__(self, address: str):
-        self._socket = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.connect(address)

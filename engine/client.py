@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal
 
 from . import messages as m
@@ -96,7 +96,7 @@ class EngineClient:
             self._engine.kill()
             self._engine = None
 
-    async def generate(self, request: m.Generate) -> AsyncIterator[list[m.TokenDelta]]:
+    async def generate(self, request: m.Generate) -> AsyncGenerator[list[m.TokenDelta], None]:
         """Deltas of all the request's sequences, in batches as they come, until each has finished.
 
         Leaving the iterator early aborts the request: its pages are free before the engine's next step. Raises

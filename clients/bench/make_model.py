@@ -1,7 +1,7 @@
 """Make a model folder with random weights: `python -m quire.clients.bench.make_model tiny ./tiny-model`.
 
 Speed does not depend on what the weights are, so such a model serves for measuring, and for trying a server offline;
-what it says is noise. The tokenizer is a byte-level BPE trained on Python's own standard library, with a ChatML template.
+what it says is noise. The tokenizer is a byte-level BPE trained on Python's standard library, with a ChatML template.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
              "intermediate_size": 128, "vocab_size": 600, "max_position_embeddings": 2048},
     "llama-110m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 4,

@@ -57,12 +57,12 @@ def _run(
             flat.index_fill_(0, plan.clear, 0)
         flat.index_copy_(0, plan.write, new.reshape(-1, pages.shape[-1]).to(pages.dtype))
     out = q.new_empty((q.shape[0], spec.heads, v.shape[-1]))
-    pages = cache.k[layer], cache.v[layer]
+    both = cache.k[layer], cache.v[layer]
     for rows in plan.rows:
-        kernel.attend_rows(q, *pages, rows, out, scale=spec.scale, softcap=spec.softcap, scratch=cache.scratch)
+        kernel.attend_rows(q, *both, rows, out, scale=spec.scale, softcap=spec.softcap, scratch=cache.scratch)
     for chunk in plan.chunks:
         kernel.attend_chunk(
-            q, *pages, chunk, out, scale=spec.scale, window=spec.window, softcap=spec.softcap, scratch=cache.scratch
+            q, *both, chunk, out, scale=spec.scale, window=spec.window, softcap=spec.softcap, scratch=cache.scratch
         )
     return out
 

@@ -14,16 +14,19 @@ from typing import Any
 from ..errors import ModelError
 
 # Names, ids, training and generation settings, bookkeeping: nothing of the forward pass.
-HARMLESS = frozenset(  # noqa: SIM905
-    "_name_or_path architectures model_type transformers_version torch_dtype dtype use_cache bos_token_id eos_token_id "
-    "pad_token_id unk_token_id sep_token_id decoder_start_token_id initializer_range attention_dropout "
-    "resid_pdrop embd_pdrop attn_pdrop hidden_dropout attention_probs_dropout_prob summary_type summary_use_proj "
-    "summary_activation summary_first_dropout summary_proj_to_labels task_specific_params id2label label2id problem_type "
-    "return_dict output_hidden_states output_attentions torchscript gradient_checkpointing chunk_size_feed_forward "
-    "is_encoder_decoder finetuning_task prefix tokenizer_class classifier_dropout keys_to_ignore_at_inference auto_map "
-    "unsloth_version unsloth_fixed _attn_implementation_autoset _attn_implementation attn_implementation "
-    "max_window_layers n_ctx n_special predict_special_tokens use_bfloat16 "
-    "tie_encoder_decoder forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens".split()
+HARMLESS = frozenset(
+    """
+    _name_or_path architectures model_type transformers_version torch_dtype dtype use_cache bos_token_id
+    eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id initializer_range
+    attention_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout attention_probs_dropout_prob summary_type
+    summary_use_proj summary_activation summary_first_dropout summary_proj_to_labels task_specific_params
+    id2label label2id problem_type return_dict output_hidden_states output_attentions torchscript
+    gradient_checkpointing chunk_size_feed_forward is_encoder_decoder finetuning_task prefix tokenizer_class
+    classifier_dropout keys_to_ignore_at_inference auto_map unsloth_version unsloth_fixed
+    _attn_implementation_autoset _attn_implementation attn_implementation max_window_layers n_ctx n_special
+    predict_special_tokens use_bfloat16 tie_encoder_decoder forced_bos_token_id forced_eos_token_id
+    suppress_tokens begin_suppress_tokens
+    """.split()
 )
 
 _REQUIRED = object()

@@ -353,9 +353,7 @@ def _max_position(config: Any) -> int:
     kinds = [rope] if "rope_type" in rope else [x for x in rope.values() if isinstance(x, dict)]
     for kind in kinds:
         if kind.get("rope_type") == "longrope":
-            short = int(
-                kind.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", 0)
-            )
+            short = kind.get("original_max_position_embeddings", getattr(text, "original_max_position_embeddings", 0))
             if 0 < short < limit:
                 log.warning(
                     "longrope: served up to %d tokens of %d, where its factors change for all tokens", short, limit

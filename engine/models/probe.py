@@ -80,8 +80,8 @@ class Probe:
         )
         self.modules.append(module)
         self.layers.append(spec)
-        rows = (x[0].transpose(0, 1) for x in (query, key, value))
-        return reference(*rows, spec.scale, spec.window, spec.softcap)[None]
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return reference(q, k, v, spec.scale, spec.window, spec.softcap)[None]
 
     def mask(
         self, *args: Any, mask_function: MaskFunction, q_length: int, kv_length: int, **kwargs: Any

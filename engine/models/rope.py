@@ -9,7 +9,7 @@ context gets the very numbers of transformers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -144,7 +144,7 @@ def _longrope(
     return _base(theta, dim) / factors, float(scaling)
 
 
-_KINDS = {
+_KINDS: dict[str, Callable[..., tuple[torch.Tensor, float]]] = {
     "default": _default,
     "linear": _linear,
     "dynamic": _dynamic,

@@ -17,8 +17,9 @@ _OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "response_format": ((None, {"type": "text"}), _GRAMMAR),
     **dict.fromkeys(
-        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-         "guided_decoding_backend", "grammar", "json_schema", "structural_tag", "guided_whitespace_pattern"), (_OFF, _GRAMMAR),
+        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar",
+         "guided_decoding_backend", "guided_whitespace_pattern", "json_schema", "structural_tag"),
+        ((None,), _GRAMMAR),
     ),
     "functions": (_OFF, _TOOLS),
     "function_call": ((None, "none"), _TOOLS),

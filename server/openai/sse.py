@@ -135,13 +135,14 @@ async def _next(source: AsyncIterator[list[Piece]]) -> list[Piece] | None:
 
 async def _unless_gone(http: Request, work: Awaitable[T]) -> T:
     """The result of `work`; raises Gone as soon as the client disconnects."""
-    task = asyncio.ensure_future(work)
-    left: asyncio.Future[None] = asyncio.ensure_future(_disconnect(http))
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
+    left: asyncio.Future[Any] = asyncio.ensure_future(_disconnect(http))
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise Gone
-        return task.result()
+        result: T = task.result()
+        return result
     finally:
         for one in (task, left):
             if not one.done():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from quire.engine import messages as m
 from quire.engine import scheduler
 from quire.engine.config import EngineConfig
