@@ -7,16 +7,17 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from . import elementwise
 from .linear import Linear
 
 __all__ = ["ACTIVATIONS", "Linear", "gated", "layer_norm", "rms_norm", "rotary"]
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "relu": functional.relu,
+    "silu": elementwise.silu,
+    "gelu": elementwise.gelu,
+    "gelu_new": elementwise.gelu_tanh,
+    "gelu_pytorch_tanh": elementwise.gelu_tanh,
+    "relu": torch.relu,
 }
 
 
@@ -51,6 +52,4 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 def gated(x: torch.Tensor, activation: str) -> torch.Tensor:
     """x [rows, 2 * width] holds gate and up side by side -> activation(gate) * up [rows, width]."""
     width = x.shape[-1] // 2
-    gate = x[..., :width]
-    out = functional.silu(gate) if activation == "silu" else ACTIVATIONS[activation](gate)
-    return out.mul_(x[..., width:])
+    return ACTIVATIONS[activation](x[..., :width]).mul_(x[..., width:])

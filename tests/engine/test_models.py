@@ -1,0 +1,152 @@
+"""Our own model families: transformers' logits at every position, however the prompts are cut and mixed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from paged import CPU, PROMPTS, RAGGED, make, run
+
+from quire.engine.errors import ModelError
+from quire.engine.models.load import load_model
+
+WINDOW = {"sliding_window": 9}
+SHAPES = {
+    "llama": ("Llama", {}),
+    "llama tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama with biases": ("Llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 12}),
+    "mistral with a window": ("Mistral", {**WINDOW, "head_dim": 8}),
+    "mistral without": ("Mistral", {"sliding_window": None}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen2 with windows": ("Qwen2", {**WINDOW, "use_sliding_window": True, "max_window_layers": 1}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "qwen3 with windows": ("Qwen3", {**WINDOW, "use_sliding_window": True, "max_window_layers": 1, "head_dim": 8}),
+    "gpt2": ("GPT2", {}),
+    "gpt2 odd": ("GPT2", {"scale_attn_by_inverse_layer_idx": True, "n_inner": 40, "activation_function": "relu"}),
+}  # fmt: skip
+ROPES = {
+    "default": {"rope_type": "default", "rope_theta": 500.0},
+    "linear": {"rope_type": "linear", "factor": 2.5, "rope_theta": 10000.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+    "llama3": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64, "rope_theta": 10000.0,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0},
+    "yarn with mscale": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0,
+        "mscale": 0.7, "mscale_all_dim": 0.9, "beta_fast": 16, "beta_slow": 2, "truncate": False,
+    },
+    "longrope": {
+        "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.0, 3.0, 4.0],
+        "original_max_position_embeddings": 32, "rope_theta": 10000.0,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def load(folder: Path, **more):
+    return load_model(folder, dtype="float32", device=CPU, impl="quire", **more)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_logits_equal_transformers_at_every_position_chunked_and_batched(name, tmp_path):
+    family, fields = SHAPES[name]
+    truth = make(family, tmp_path, **fields)
+    model = load(tmp_path)
+    ragged = run(model, PROMPTS, RAGGED)
+    for i, prompt in enumerate(PROMPTS):
+        with torch.inference_mode():
+            expected = truth(torch.tensor([prompt])).logits[0]
+        torch.testing.assert_close(ragged[i], expected, rtol=1e-4, atol=1e-4)
+        alone = run(model, [prompt], [[(0, len(prompt))]])[0]
+        assert torch.equal(ragged[i], alone), "the bits depend on the batch"
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_every_kind_of_rope_equals_transformers(kind, tmp_path):
+    """A prompt that fills the served context: there the kinds that depend on length have transformers' numbers."""
+    longest = 64 if kind == "dynamic" else 256
+    truth = make("Llama", tmp_path, rope_parameters=ROPES[kind], max_position_embeddings=longest)
+    prompt = [(5 * i * i + i) % 101 for i in range(96)]
+    model = load(tmp_path, context=len(prompt))
+    with torch.inference_mode():
+        expected = truth(torch.tensor([prompt])).logits[0]
+    torch.testing.assert_close(run(model, [prompt], [[(0, 96)]])[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_longrope_takes_the_short_factors_for_a_short_context(tmp_path):
+    truth = make("Llama", tmp_path, rope_parameters=ROPES["longrope"])
+    with torch.inference_mode():
+        expected = truth(torch.tensor([PROMPTS[2]])).logits[0]
+    found = run(load(tmp_path, context=32), [PROMPTS[2]], [[(0, 23)]])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_old_name_of_rope_settings_is_understood(tmp_path):
+    truth = make("Llama", tmp_path, rope_parameters=ROPES["linear"])
+    edit(tmp_path, rope_parameters=None, rope_theta=10000.0, rope_scaling={"type": "linear", "factor": 2.5})
+    with torch.inference_mode():
+        expected = truth(torch.tensor([PROMPTS[0]])).logits[0]
+    found = run(load(tmp_path), [PROMPTS[0]], [[(0, 40)]])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def edit(folder: Path, **fields) -> None:
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"surprise_factor": 2}, "surprise_factor"),
+        ({"hidden_act": "swish2"}, "hidden_act"),
+        ({"pretraining_tp": 2}, "pretraining_tp"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "spiral"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "twist": 1}}, "twist"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"architectures": []}, "architectures"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ],
+)
+def test_what_would_change_the_maths_is_an_error_at_load(fields, named, tmp_path):
+    make("Llama", tmp_path)
+    edit(tmp_path, **fields)
+    with pytest.raises(ModelError, match=named):
+        load(tmp_path)
+
+
+def test_an_unknown_architecture_is_named_where_only_our_own_may_serve(tmp_path):
+    make("Llama", tmp_path)
+    edit(tmp_path, architectures=["OracleForCausalLM"])
+    with pytest.raises(ModelError, match="OracleForCausalLM"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bit_weights_run_and_stay_near(dtype, tmp_path):
+    truth = make("Llama", tmp_path)
+    model = load_model(tmp_path, dtype=dtype, device=CPU)
+    assert model.dtype == getattr(torch, dtype)
+    with torch.inference_mode():
+        expected = truth(torch.tensor([PROMPTS[2]])).logits[0]
+    found = run(model, [PROMPTS[2]], [[(0, 23)]])[0]
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.99
+
+
+def test_the_story_model_says_its_golden_ids(stories, golden):
+    model = load(stories)
+    ids = golden["prompt_ids"] + golden["completion_ids"]
+    logits = run(model, [ids], [[(0, len(ids))]])[0]
+    assert logits[:-1].argmax(-1).tolist() == golden["completion_ids"]
