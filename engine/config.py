@@ -21,7 +21,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     max_model_len: int | None = None  # tokens; None: the model's own, cut to what the pool holds
     max_num_seqs: int = 256  # sequences in one step
-    max_num_batched_tokens: int = 2048  # token budget of one step
+    max_num_batched_tokens: int | None = None  # token budget of one step; None: by the device
     max_waiting: int = 4096  # sequences that may queue
     kv_cache_memory: int | None = None  # bytes; None: measured
     memory_utilization: float = 0.9  # share of the free memory that the pool may take
@@ -32,8 +32,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for field, low in (("max_num_seqs", 1), ("max_num_batched_tokens", BLOCK_SIZE), ("max_waiting", 1)):
-            if getattr(self, field) < low:
-                raise ConfigError(field, f"is {getattr(self, field)}", f"at least {low}")
+            if (value := getattr(self, field)) is not None and value < low:
+                raise ConfigError(field, f"is {value}", f"at least {low}")
         for field in ("max_model_len", "kv_cache_memory", "threads"):
             value = getattr(self, field)
             if value is not None and value < 1:

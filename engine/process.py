@@ -57,7 +57,7 @@ def serve(config: EngineConfig, channel: EngineChannel) -> None:
     limits = Limits(
         max_model_len=ready.max_model_len,
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_num_batched_tokens=runner.step_tokens,
         max_waiting=config.max_waiting,
         block_size=ready.block_size,
     )

@@ -26,6 +26,8 @@ from .sequence import Sequence
 log = logging.getLogger("quire.engine")
 
 NOT_FINITE = "the model gave non-finite logits"
+# Token budget of a step where none is set: more keeps a GPU busy; a CPU is at its rate with less, and nobody waits.
+STEP_TOKENS = {"cuda": 2048, "cpu": 512}
 PROMPT_ROWS = 64  # prompt rows projected to logits at once, at most
 PROMPT_BYTES = 1 << 25  # and this many bytes of logits, about
 
@@ -54,6 +56,7 @@ class Runner:
         )
         self._architecture = _architecture(folder)
         self.sampler = Sampler(self.model.vocab_size)
+        self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
         layers, dtype = self.model.layers, self.model.dtype
         activations = self._warm_up(limit)
@@ -154,7 +157,7 @@ class Runner:
         On the CPU memory for a step is left to `memory_utilization`; on CUDA it is measured on the largest step.
         """
         cuda = self.device.type == "cuda"
-        count = min(limit, self.config.max_num_batched_tokens if cuda else BLOCK_SIZE)
+        count = min(limit, self.step_tokens if cuda else BLOCK_SIZE)
         seq = Sequence("warm-up", 0, [0] * count, SamplingParams(max_tokens=1, seed=0, temperature=0.0))
         seq.blocks = list(range(-(-count // BLOCK_SIZE)))
         self.cache = KVCache(self.model.layers, len(seq.blocks), self.model.dtype, self.device)

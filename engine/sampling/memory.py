@@ -16,7 +16,7 @@ class Counts:
 
     def __init__(self, seq: Sequence, vocab_size: int, device: torch.device):
         self.in_prompt = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        self.in_prompt[torch.tensor(seq.tokens[: seq.prompt_len], device=device)] = True
+        self.in_prompt[torch.tensor(seq.tokens[: seq.prompt_len], dtype=torch.int64, device=device)] = True
         self.answer = torch.zeros(vocab_size, dtype=torch.float32, device=device)
         self.done = seq.prompt_len  # tokens counted
 

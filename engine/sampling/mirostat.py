@@ -33,11 +33,11 @@ def truncate(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None
 def _zipf_k(row: torch.Tensor, mu: float) -> int:
     """k = (eps * 2**mu / (1 - N**-eps)) ** (1 / s), eps = s - 1, s fitted to the first HEAD probabilities."""
     size = int((row > NEVER).sum())
-    p = torch.softmax(row.double(), -1).topk(min(HEAD, size)).values
-    if p.numel() < 2:
+    head = row.double().topk(min(HEAD, size)).values  # logits: a probability may be too small to be told from 0
+    if size < 2:
         return 1
-    rank = torch.arange(1, p.numel(), dtype=torch.float64, device=p.device)
-    t, b = torch.log((rank + 1) / rank), torch.log(p[:-1] / p[1:])
+    rank = torch.arange(1, head.numel(), dtype=torch.float64, device=row.device)
+    t, b = torch.log((rank + 1) / rank), head[:-1] - head[1:]
     s = float((t * b).sum() / (t * t).sum())
     eps = s - 1
     if abs(eps) < 1e-9 or s <= 0:

@@ -33,7 +33,8 @@ def dry(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
     the end of the text already stood somewhere before this token (p-e-w, 2024)."""
     for row, seq in zip(logits, seqs, strict=True):
         p = seq.params
-        tokens = seq.tokens if p.dry_penalty_last_n < 0 else seq.tokens[len(seq.tokens) - p.dry_penalty_last_n :]
+        start = max(0, len(seq.tokens) - p.dry_penalty_last_n) if p.dry_penalty_last_n >= 0 else 0
+        tokens = seq.tokens[start:]
         for token, length in repeats(tokens, frozenset(p.dry_sequence_breakers)).items():
             if length >= p.dry_allowed_length:
                 exponent = min(length - p.dry_allowed_length, 10_000)

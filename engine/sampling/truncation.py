@@ -34,9 +34,11 @@ def top_n_sigma(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> N
 
 def temperature(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
     """logit / temperature."""
-    # The greatest is moved to 0 first: a tiny temperature must not overflow.
-    logits.sub_(logits.amax(-1, keepdim=True))
-    logits.div_(_column([s.params.temperature for s in seqs], logits))
+    # The greatest is moved to 0 first: a tiny temperature must not overflow, nor become 0 as a float32. In a row of
+    # which nothing is left the greatest is -inf, and -inf - -inf would be no number.
+    range_ = torch.finfo(logits.dtype)
+    logits.sub_(logits.amax(-1, keepdim=True).clamp_(min=range_.min))
+    logits.div_(_column([s.params.temperature for s in seqs], logits).clamp_(min=range_.tiny))
 
 
 def top_k(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
@@ -56,8 +58,8 @@ def typical_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> Non
     for row, d, mass, seq in zip(logits, distance, p, seqs, strict=True):
         order = torch.sort(d).indices
         before = mass[order].cumsum(-1) - mass[order]
-        last = order[(before < seq.params.typical_p).nonzero()[-1]]
-        row.masked_fill_(d > d[last], NEVER)
+        kept = int((before < seq.params.typical_p).sum())
+        row.masked_fill_(d > d[order[max(kept, 1) - 1]], NEVER)
 
 
 def top_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:

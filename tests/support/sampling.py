@@ -1,0 +1,61 @@
+"""Rows for the sampler: sequences with options, what a step leaves of their logits, and what it chose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Series
+
+import torch
+from hypothesis import settings
+
+from quire.engine.messages import SamplingParams
+from quire.engine.plan import Outcome, Slice
+from quire.engine.sampling import Sampler
+from quire.engine.sequence import Sequence
+
+torch.set_num_threads(1)
+
+NEVER = float("-inf")
+steady = settings(derandomize=True, deadline=None, max_examples=50)  # the same examples in every run
+
+
+def sequence(prompt: Series[int] = (1,), answer: Series[int] = (), *, name: str = "row", **options) -> Sequence:
+    """A sequence whose prompt and answer so far are given; options are fields of SamplingParams."""
+    params = SamplingParams(**{"max_tokens": 1000, "seed": 0, **options})
+    seq = Sequence(name, 0, list(prompt), params)
+    seq.tokens += answer
+    return seq
+
+
+def step(sampler: Sampler, logits: torch.Tensor, seqs: list[Sequence]) -> tuple[list[Outcome], torch.Tensor]:
+    """One step. logits [n, vocab], not changed -> n outcomes, and what the chain made of the logits."""
+    acted = logits.clone()
+    return sampler.sample(acted, [Slice(s, len(s.tokens) - 1, s.tokens[-1:]) for s in seqs]), acted
+
+
+def acted(logits: torch.Tensor, *seqs: Sequence) -> torch.Tensor:
+    """What the chain makes of logits [n, vocab] where nothing is remembered of the sequences."""
+    return step(Sampler(logits.shape[-1]), logits, list(seqs))[1]
+
+
+def tokens_of(logits: torch.Tensor, seqs: list[Sequence]) -> list[int]:
+    outcomes, _ = step(Sampler(logits.shape[-1]), logits, seqs)
+    assert all(o.error is None for o in outcomes)
+    return [o.tokens[0] for o in outcomes]
+
+
+def kept(row: torch.Tensor) -> set[int]:
+    return set((row > NEVER).nonzero()[:, 0].tolist())
+
+
+def some_logits(n: int, vocab: int, seed: int, spread: float = 3.0) -> torch.Tensor:
+    return torch.randn(n, vocab, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def softmax(row: torch.Tensor) -> list[float]:
+    """In plain Python, double precision."""
+    values = row.tolist()
+    most = max(values)
+    weights = [math.exp(x - most) for x in values]
+    total = math.fsum(weights)
+    return [w / total for w in weights]
