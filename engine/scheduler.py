@@ -70,23 +70,24 @@ def abort(state: State, request: str) -> None:
 def schedule(state: State) -> Plan:
     """The next step. Empty slices: there is nothing to do."""
     budget = state.limits.max_num_batched_tokens
-    room = state.limits.block_size
+    room, running = state.limits.block_size, Status.RUNNING
     slices: list[Slice] = []
     behind: list[Sequence] = []
     preempted: list[Sequence] = []
     for seq in state.running[:]:
-        start = seq.computed
-        total = len(seq.tokens) + len(seq.drafts)
-        if total - start > 1 + len(seq.drafts):
+        start, due = seq.computed, len(seq.tokens)
+        if due - start > 1:
             behind.append(seq)
             continue
-        if budget < total - start or seq.status is not Status.RUNNING:
+        if budget <= len(seq.drafts) or seq.status is not running:
             continue
-        if total > len(seq.blocks) * room and not _grow_for_decode(state, seq, preempted):
+        if due + len(seq.drafts) > len(seq.blocks) * room and not _grow_for_decode(state, seq, preempted):
             continue
-        total = len(seq.tokens) + len(seq.drafts)
-        slices.append(Slice(seq, start, seq.tokens[start:] + seq.drafts, len(seq.drafts)))
-        budget -= total - start
+        tokens = seq.tokens[start:]
+        if seq.drafts:
+            tokens += seq.drafts
+        slices.append(Slice(seq, start, tokens, len(seq.drafts)))
+        budget -= len(tokens)
     scheduled = {id(s.seq) for s in slices} if behind else set()
     for seq in behind:
         if budget and seq.status is Status.RUNNING and (piece := _chunk(state, seq, budget, scheduled, preempted)):
@@ -224,6 +225,7 @@ def _drop_pages(state: State, seq: Sequence) -> None:
 def commit(state: State, plan: Plan, result: StepResult) -> list[m.TokenDelta | m.Failed]:
     """Take in what the step gave; returns the news, one message a sequence that has any."""
     news: list[m.TokenDelta | m.Failed] = []
+    caching, size, siblings = state.prefix_caching, state.limits.block_size, state.siblings
     for piece, outcome in zip(plan.slices, result.outcomes, strict=True):
         seq = piece.seq
         if seq.status is not Status.RUNNING:
@@ -233,13 +235,13 @@ def commit(state: State, plan: Plan, result: StepResult) -> list[m.TokenDelta | 
             abort(state, seq.request)
             continue
         finish = _accept(state, piece, outcome) if piece.sample else _advance(state, piece)
-        if state.prefix_caching and seq.computed // state.limits.block_size > seq.published:
+        if caching and seq.computed // size > seq.published:
             _publish(state, seq)
         if delta := _delta(piece, outcome, finish):
             news.append(delta)
         if finish:
             _leave(state, seq)
-        elif seq.id in state.siblings and seq.computed >= seq.prompt_len:
+        elif siblings and seq.id in siblings and seq.computed >= seq.prompt_len:
             _wake_siblings(state, seq)
     return news
 
@@ -253,21 +255,22 @@ def _advance(state: State, piece: Slice) -> m.FinishReason | None:
 
 def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | None:
     """Append accepted drafts and the sampled token; roll back by count what was not accepted."""
-    seq, params = piece.seq, piece.seq.params
-    before = len(seq.tokens)
-    room = min(params.max_tokens - seq.generated, state.limits.max_model_len - before)
+    seq, stops = piece.seq, piece.seq.params.stop_token_ids
+    room = seq.end - len(seq.tokens)
     finish: m.FinishReason | None = None
-    for token in outcome.tokens[:room]:
+    added = 0
+    for token in outcome.tokens:
+        added += 1
         seq.tokens.append(token)
-        if token in params.stop_token_ids:
+        if token in stops:
             finish = "stop"
+        elif added == room:
+            finish = "length"
+        if finish:
+            del outcome.tokens[added:]
             break
-    added = len(seq.tokens) - before
-    del outcome.tokens[added:]
     state.generated_tokens += added
-    if finish is None and added == room:
-        finish = "length"
-    seq.computed = piece.end - piece.drafts + added - 1
+    seq.computed = piece.start + len(piece.tokens) - piece.drafts + added - 1
     seq.drafts = outcome.drafts
     if piece.drafts:
         keep = -(-seq.computed // state.limits.block_size)
@@ -286,6 +289,8 @@ def _publish(state: State, seq: Sequence) -> None:
 def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.TokenDelta | None:
     """The message for what a slice added; None if nothing of it is news."""
     seq = piece.seq
+    if seq.announced and outcome.tokens and not finish and outcome.logprobs is outcome.prompt_logprobs is None:
+        return m.TokenDelta(id=seq.request, index=seq.index, tokens=outcome.tokens)  # nearly all are so
     prompt_logprobs = None
     if outcome.prompt_logprobs is not None:
         fresh = outcome.prompt_logprobs[max(0, seq.prompt_logprobs_sent - piece.start) :]

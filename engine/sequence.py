@@ -22,7 +22,7 @@ class Sequence:
     """
 
     __slots__ = (
-        "id", "request", "index", "tokens", "prompt_len", "computed", "drafts", "blocks", "hashes", "status",
+        "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "blocks", "hashes", "status",
         "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
         "published", "prompt_logprobs_sent",
     )  # fmt: skip
@@ -44,6 +44,7 @@ class Sequence:
         self.index = index
         self.tokens = list(prompt)
         self.prompt_len = len(prompt)
+        self.end = len(prompt) + params.max_tokens  # tokens it may have at most
         self.computed = 0
         self.drafts: list[int] = []
         self.blocks: list[int] = []

@@ -100,6 +100,7 @@ class Rows:
 
     rows: torch.Tensor  # [N] int64, row of each query in the batch
     owner: torch.Tensor  # [X] int64, query of each tile, 0 <= owner < N
+    row_of_tile: torch.Tensor  # [X] int64, rows[owner]
     counts: list[int]  # tiles of each rank
     pages: list[torch.Tensor]  # of some tiles each: [tiles * kv_heads * pages a tile] int64, page * kv_heads + head
     mask: torch.Tensor  # [X, 1, 1, TILE] float32, added to scores: -inf where the key is not seen, else 0
@@ -122,10 +123,11 @@ def attend_rows(
     group = heads // kv_heads
     height = padded_rows(group)
     number, tiles = plan.rows.numel(), plan.owner.numel()
-    mine = q.new_zeros((number, kv_heads, height, dim), dtype=torch.float32)
-    mine[:, :, :group] = q.index_select(0, plan.rows).view(number, kv_heads, group, dim)
-    mine *= scale
-    spread = mine.index_select(0, plan.owner).view(tiles * kv_heads, height, dim)
+    spread = scratch.get("spread", (tiles * kv_heads, height, dim), torch.float32, q.device)
+    if height > group:
+        spread[:, group:].zero_()
+    each = q.index_select(0, plan.row_of_tile).view(tiles * kv_heads, group, dim)
+    torch.mul(each.float(), scale, out=spread[:, :group])
     scores = scratch.get("scores", (tiles * kv_heads, height, TILE), torch.float32, q.device)
     # Some tiles at a time, all copied to the same place, so that long contexts need no copy of all their keys.
     begin = 0
@@ -135,12 +137,13 @@ def attend_rows(
         torch.bmm(spread[items], k.transpose(1, 2), out=scores[items])
         begin = items.stop
     scores = cap(scores, softcap).view(tiles, kv_heads, height, TILE).add_(plan.mask)
+    later = ranks(plan.counts)[1:]
 
-    peaks = scores.amax(-1).view(tiles, -1)
+    peaks = scores.amax(-1)
     top = peaks[:number].clone()
-    for begin, n in ranks(plan.counts):
+    for begin, n in later:
         torch.maximum(top[:n], peaks[begin : begin + n], out=top[:n])
-    scores.sub_(top.index_select(0, plan.owner).view(tiles, kv_heads, height, 1)).exp_()
+    scores.sub_(top.index_select(0, plan.owner)[..., None]).exp_()
 
     sums = scores.sum(-1)
     parts = scratch.get("parts", (tiles * kv_heads, height, v_dim), torch.float32, q.device)
@@ -152,8 +155,8 @@ def attend_rows(
         torch.bmm(weights[items], v, out=parts[items])
         begin = items.stop
     parts = parts.view(tiles, kv_heads, height, v_dim)
-    total, acc = torch.zeros_like(sums[:number]), torch.zeros_like(parts[:number])
-    for begin, n in ranks(plan.counts):
+    total, acc = sums[:number], parts[:number]  # the first tile of each, and the place of the sum
+    for begin, n in later:
         total[:n] += sums[begin : begin + n]
         acc[:n] += parts[begin : begin + n]
     acc /= total[..., None]

@@ -173,6 +173,7 @@ def _one_call(
     return kernel.Rows(
         rows=rows.contiguous().to(device),
         owner=owner.to(device),
+        row_of_tile=rows[owner].to(device),
         counts=(torch.arange(most)[:, None] < many).sum(1).tolist(),
         pages=[part.flatten() for part in index.to(device).split(together)],
         mask=torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None, None, :].to(device),

@@ -7,8 +7,7 @@ from torch.nn import functional
 
 from ..sequence import Sequence
 from .random import SAMPLE, uniforms
-
-BLOCK = 1024  # weights summed as one
+from .sums import BLOCK
 
 
 def draw(logits: torch.Tensor, seqs: list[Sequence]) -> list[int]:

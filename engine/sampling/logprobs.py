@@ -19,12 +19,18 @@ def token_logprobs(logits: torch.Tensor, tokens: list[int], tops: list[int]) -> 
     ranks = 1 + ((logits > own) | ((logits == own) & (ids < at))).sum(-1)
     chosen = logp.gather(-1, at)[:, 0].tolist()
     most = min(max(tops), logits.shape[-1])
-    best = logp.topk(most) if most else None
+    floors = logits.topk(most).values if most else logits
     found = []
     for i, (token, top) in enumerate(zip(tokens, tops, strict=True)):
         pairs: list[tuple[int, float]] = []
-        if best is not None:
-            pairs = list(zip(best.indices[i, :top].tolist(), best.values[i, :top].tolist(), strict=True))
-            pairs.sort(key=lambda pair: (-pair[1], pair[0]))
+        if top:
+            best = _ranked(logits[i], floors[i, min(top, most) - 1])[:top]
+            pairs = list(zip(best.tolist(), logp[i, best].tolist(), strict=True))
         found.append(TokenLogprob(token, chosen[i], int(ranks[i]), pairs))
     return found
+
+
+def _ranked(row: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+    """row [vocab] -> ids of the logits >= floor, by rank. topk itself takes any of those that tie."""
+    ids = (row >= floor).nonzero()[:, 0]
+    return ids[row[ids].sort(descending=True, stable=True).indices]

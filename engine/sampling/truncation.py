@@ -13,6 +13,7 @@ import torch
 from ..sequence import Sequence
 from .memory import Memory
 from .random import XTC, uniforms
+from .sums import row_sums
 
 NEVER = float("-inf")
 NUCLEUS = 1024  # most likely tokens looked at before the whole vocabulary is sorted
@@ -26,8 +27,8 @@ def top_n_sigma(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> N
     """Keep logits >= max - n * sigma, sigma of all logits that are not -inf (Tang et al. 2024)."""
     there = logits > NEVER
     count = there.sum(-1, keepdim=True)
-    mean = logits.masked_fill(~there, 0).sum(-1, keepdim=True) / count
-    sigma = ((logits - mean).masked_fill(~there, 0).square().sum(-1, keepdim=True) / count).sqrt()
+    mean = (row_sums(logits.masked_fill(~there, 0)) / count).to(logits.dtype)
+    sigma = (row_sums((logits - mean).masked_fill(~there, 0).square()) / count).sqrt().to(logits.dtype)
     floor = logits.amax(-1, keepdim=True) - _column([s.params.top_n_sigma for s in seqs], logits) * sigma
     logits.masked_fill_(logits < floor, NEVER)
 
@@ -53,7 +54,7 @@ def typical_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> Non
     """Keep those whose surprise is nearest to the entropy, until their mass is p (Meister et al. 2022)."""
     logp = torch.log_softmax(logits.double(), -1)
     p = logp.exp()
-    entropy = -(p * logp).nan_to_num(0).sum(-1, keepdim=True)
+    entropy = -row_sums((p * logp).nan_to_num(0))
     distance = (-logp - entropy).abs()
     for row, d, mass, seq in zip(logits, distance, p, seqs, strict=True):
         order = torch.sort(d).indices
@@ -68,7 +69,7 @@ def top_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
     Exact, without a sort of the vocabulary where the NUCLEUS most likely tokens reach the mass: nearly always.
     """
     top = logits.amax(-1, keepdim=True)
-    total = (logits - top).double().exp().sum(-1)
+    total = row_sums((logits - top).double().exp())[:, 0]
     for row, most, mass, seq in zip(logits, top[:, 0], total, seqs, strict=True):
         wanted = seq.params.top_p * mass
         for size in (min(NUCLEUS, row.numel()), row.numel()):
