@@ -6,6 +6,8 @@ as the parent lives: when it closes, the parent is gone and so is this process.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import signal
@@ -20,6 +22,8 @@ from .config import EngineConfig
 from .errors import QuireError
 
 log = logging.getLogger("quire.engine")
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -62,8 +66,25 @@ def serve(config: EngineConfig, channel: EngineChannel) -> None:
         block_size=ready.block_size,
     )
     state = State(limits, ready.num_blocks, config.prefix_caching)
+    settle()
     channel.send([ready])
     Engine(runner, state, channel).run()
+
+
+def settle() -> None:
+    """What is loaded stays: no collection looks at it again, and working memory is kept from step to step.
+
+    glibc gives blocks of a few MB back to the system when they are freed; to get them again costs a fault a page, in
+    every step (measured: 1.6 to 0.2 ms for one RMSNorm of 512 rows). It is told to keep them.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _leave_with_parent() -> None:

@@ -102,9 +102,8 @@ class Decoder:
         self.blocks = [self._layer(weights, f"layers.{i}") for i in range(s.layers)]
         self.norm = weights.tensor("norm.weight", (s.width,))
         if s.tied:
-            # Packed for the product, beside the table for look-ups: on the CPU that is the embedding twice.
             weights.drop("lm_head.weight")
-            self.head = ops.Linear(self.embedding)
+            self.head = ops.Linear(self.embedding, pack=False)
         else:
             self.head = weights.linear(["lm_head"], s.width, [s.vocab])
 

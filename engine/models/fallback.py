@@ -210,10 +210,10 @@ SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, nn.functional.sigmoid}
 class Packed(nn.Module):
     """A linear layer through `kernels.ops.Linear`: packed weights, and rows that do not depend on each other."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, pack: bool):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.product = Linear(linear.weight.data, None if linear.bias is None else linear.bias.data)
+        self.product = Linear(linear.weight.data, None if linear.bias is None else linear.bias.data, pack=pack)
         self.bias = linear.bias
         # For code that asks for its dtype or device; whoever multiplies by it himself meets a wrong shape at once.
         self.register_buffer("weight", linear.weight.data.new_empty((0, linear.in_features)), persistent=False)
@@ -297,10 +297,11 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 def pack_linears(model: nn.Module) -> None:
     """Replace plain float32 linear layers on the CPU, one at a time so that no second copy of the model exists."""
+    table = model.get_input_embeddings().weight
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
-                setattr(module, name, Packed(child))
+                setattr(module, name, Packed(child, pack=child.weight is not table))
 
 
 def sample_tokens(vocab_size: int, count: int, device: torch.device) -> torch.Tensor:

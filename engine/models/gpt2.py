@@ -83,7 +83,7 @@ class Model:
         self.norm = self._norm(weights, "ln_f")
         if s.tied:
             weights.drop("lm_head.weight")
-            self.head = ops.Linear(self.embedding)
+            self.head = ops.Linear(self.embedding, pack=False)
         else:
             self.head = weights.linear(["lm_head"], s.width, [s.vocab])
 

@@ -20,18 +20,20 @@ def threads(request):
 
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
 @pytest.mark.parametrize("bias", [False, True])
-def test_product_equals_float64(inputs, outputs, bias):
+@pytest.mark.parametrize("pack", [False, True])
+def test_product_equals_float64(inputs, outputs, bias, pack):
     torch.manual_seed(0)
     weight, x = torch.randn(outputs, inputs), torch.randn(37, inputs)
     b = torch.randn(outputs) if bias else None
     truth = torch.nn.functional.linear(x.double(), weight.double(), b.double() if bias else None)
-    torch.testing.assert_close(Linear(weight, b)(x).double(), truth, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(Linear(weight, b, pack=pack)(x).double(), truth, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
-def test_a_rows_bits_do_not_depend_on_the_number_of_rows(inputs, outputs):
+def test_a_rows_bits_do_not_depend_on_the_number_of_rows(inputs, outputs, pack):
     torch.manual_seed(1)
-    linear = Linear(torch.randn(outputs, inputs))
+    linear = Linear(torch.randn(outputs, inputs), pack=pack)
     x = torch.randn(333, inputs)
     whole = linear(x)
     for rows in (*range(1, 41), 64, 128):

@@ -113,7 +113,7 @@ def test_xtc_acts_with_its_probability() -> None:
 
 
 def test_xtc_throws_its_own_coin() -> None:
-    """Whether XTC acts says nothing of the number that draws the token: within either case draws follow what is left."""
+    """Whether XTC acts says nothing of the number that draws: where it did not act, draws follow softmax."""
     logits = torch.tensor([0.0, 0.0, 0.0, -1e-3])  # the last alone stays where XTC acts
     options = {"xtc_probability": 0.5, "xtc_threshold": 0.2}
     outcomes, rows = step(Sampler(4), logits.repeat(N, 1), [sequence(name=str(i), seed=i, **options) for i in range(N)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sampling import NEVER, sequence, some_logits, steady, step
+from sampling import NEVER, sequence, some_logits, steady, step, tokens_of
 
 import quire.engine.sampling as sampling
 from quire.engine.messages import TokenLogprob
@@ -103,11 +103,10 @@ def test_the_greedy_token_has_rank_one_and_leads_the_alternatives(row) -> None:
 
 
 def test_asking_for_logprobs_changes_no_token() -> None:
-    logits = some_logits(20, 50, 1)
-    tokens = [
-        [o.tokens for o in step(Sampler(50), logits, [sequence(name=str(i), seed=i, logprobs=top) for i in range(20)])[0]]
-        for top in (None, 3)
-    ]
+    logits, tokens = some_logits(20, 50, 1), []
+    for top in (None, 3):
+        seqs = [sequence(name=str(i), seed=i, logprobs=top) for i in range(20)]
+        tokens.append(tokens_of(logits, seqs))
     assert tokens[0] == tokens[1]
 
 

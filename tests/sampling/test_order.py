@@ -31,7 +31,7 @@ def test_the_manual_says_from_which_option_on_greedy_runs_none() -> None:
 
 
 ON = {  # options that turn on one link each; both values change what a plain row gives
-    "allowed_token_ids": {"allowed_token_ids": (*range(0, 30), 35)},
+    "allowed_token_ids": {"allowed_token_ids": (*range(30), 35)},
     "min_tokens": {"min_tokens": 9, "stop_token_ids": (2, 4)},
     "bad_words": {"bad_words": ((2, 3), (7,))},
     "logit_bias": {"logit_bias": {1: 4.0, 3: 3.0, 5: -3.0}},

@@ -147,9 +147,7 @@ def test_repetition_penalty_divides_what_is_positive_and_multiplies_what_is_nega
 ) -> None:
     logits = some_logits(1, VOCAB, seed)
     seen = {*prompt, *answer}
-    wanted = [
-        x if i not in seen else x / penalty if x > 0 else x * penalty for i, x in enumerate(logits[0].tolist())
-    ]
+    wanted = [x if i not in seen else x / penalty if x > 0 else x * penalty for i, x in enumerate(logits[0].tolist())]
     row = acted(logits, sequence(prompt, answer, repetition_penalty=penalty))[0]
     close(row, wanted)
     assert all(math.isfinite(x) for x in row.tolist())

@@ -1,6 +1,6 @@
 """Recorded traffic through the scheduler, on a clock that is counted and not waited for.
 
-    python tests/sim/replay.py ../shared/data/traces/azure2023_conv.csv
+    python tests/support/replay.py ../shared/data/traces/azure2023_conv.csv
 
 Arrival times, prompt and answer lengths are the trace's; a step is said to take `--step-ms` and `--token-us` for each
 of its tokens. Where the trace names the blocks of its prompts (Mooncake), equal blocks are equal text and the prefix
