@@ -12,6 +12,9 @@ from .attention import LayerSpec
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError
 
+# Share of the free memory that the pool may take where none is set: a GPU serves alone, a CPU's memory is shared.
+UTILIZATION = {"cuda": 0.9, "cpu": 0.5}
+
 
 class KVCache:
     """Per-layer pages: k[i] [num_blocks + 1, kv_heads, BLOCK_SIZE, head_dim], v[i] the same with v_head_dim.
@@ -26,8 +29,10 @@ class KVCache:
         self.scratch = Scratch()
 
         def pages(spec: LayerSpec, dim: int) -> torch.Tensor:
-            # On the CPU zeroed memory costs nothing until it is written, so an idle pool takes no memory.
-            return torch.zeros((num_blocks + 1, spec.kv_heads, BLOCK_SIZE, dim), dtype=dtype, device=device)
+            # Not zeroed: on the CPU a page then takes memory when it is first written, and a start takes no time.
+            found = torch.empty((num_blocks + 1, spec.kv_heads, BLOCK_SIZE, dim), dtype=dtype, device=device)
+            found[num_blocks].zero_()
+            return found
 
         self.k = [pages(spec, spec.head_dim) for spec in layers]
         self.v = [pages(spec, spec.v_head_dim or spec.head_dim) for spec in layers]
@@ -43,12 +48,14 @@ def bytes_per_token(layers: list[LayerSpec], dtype: torch.dtype) -> int:
     return sum(s.kv_heads * (s.head_dim + (s.v_head_dim or s.head_dim)) * dtype.itemsize for s in layers)
 
 
-def pool_blocks(layers: list[LayerSpec], dtype: torch.dtype, config: EngineConfig, free_bytes: int) -> int:
-    """Blocks that fit: `memory_utilization` of the free bytes, at most `kv_cache_memory`.
+def pool_blocks(
+    layers: list[LayerSpec], dtype: torch.dtype, config: EngineConfig, free_bytes: int, device: torch.device
+) -> int:
+    """Blocks that fit: `memory_utilization` of the free bytes (by the device where unset), at most `kv_cache_memory`.
 
     Raises ConfigError where not even one fits.
     """
-    budget = int(free_bytes * config.memory_utilization)
+    budget = int(free_bytes * (config.memory_utilization or UTILIZATION[device.type]))
     if config.kv_cache_memory is not None:
         budget = min(budget, config.kv_cache_memory)
     block = bytes_per_token(layers, dtype) * BLOCK_SIZE

@@ -24,7 +24,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int | None = None  # token budget of one step; None: by the device
     max_waiting: int = 4096  # sequences that may queue
     kv_cache_memory: int | None = None  # bytes; None: measured
-    memory_utilization: float = 0.9  # share of the free memory that the pool may take
+    memory_utilization: float | None = None  # share of the free memory that the pool may take; None: by the device
     prefix_caching: bool = True
     attention: str = "auto"  # a key of attention.BACKENDS
     model_impl: Literal["auto", "quire", "transformers"] = "auto"
@@ -38,5 +38,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ConfigError(field, f"is {value}", "a positive number")
-        if not 0 < self.memory_utilization <= 1:
+        if self.memory_utilization is not None and not 0 < self.memory_utilization <= 1:
             raise ConfigError("memory_utilization", f"is {self.memory_utilization}", "more than 0, at most 1")

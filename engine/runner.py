@@ -60,7 +60,7 @@ class Runner:
         limit = longest_wanted(config, self.model.max_position)
         layers, dtype = self.model.layers, self.model.dtype
         activations = self._warm_up(limit)
-        blocks = pool_blocks(layers, dtype, config, free_memory(self.device) - activations)
+        blocks = pool_blocks(layers, dtype, config, free_memory(self.device) - activations, self.device)
         # More than every sequence at full length can never be in use; a tiny model would make millions of pages.
         blocks = min(blocks, config.max_num_seqs * -(-limit // BLOCK_SIZE))
         if config.max_model_len is not None and blocks * BLOCK_SIZE < limit:

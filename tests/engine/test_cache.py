@@ -15,6 +15,7 @@ from quire.engine.config import BLOCK_SIZE, EngineConfig
 from quire.engine.errors import ConfigError
 
 CPU = torch.device("cpu")
+CPU = torch.device("cpu")
 LAYERS = [
     LayerSpec(heads=8, kv_heads=2, head_dim=64, scale=1.0),
     LayerSpec(heads=8, kv_heads=4, head_dim=32, scale=1.0, v_head_dim=16),
@@ -42,18 +43,28 @@ def test_cache_has_the_bytes_that_were_counted():
 )
 def test_the_pool_never_takes_more_than_its_share_or_its_cap(free, cap, share):
     config = EngineConfig(model="m", kv_cache_memory=cap, memory_utilization=share)
-    blocks = pool_blocks(LAYERS, torch.float32, config, free)
+    blocks = pool_blocks(LAYERS, torch.float32, config, free, CPU)
     block = BLOCK_SIZE * bytes_per_token(LAYERS, torch.float32)
     taken = (blocks + 1) * block
     allowed = min(int(free * share), cap or free)
     assert taken <= allowed < taken + block
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory in use from /proc")
+def test_an_idle_pool_takes_no_memory():
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096  # noqa: E731
+    before = resident()
+    cache = KVCache(LAYERS, (2 << 30) // (BLOCK_SIZE * bytes_per_token(LAYERS, torch.float32)), torch.float32, CPU)
+    assert cache.bytes > 1 << 30
+    assert resident() - before < 64 * MIB
+    assert not any(pages[-1].any() for pages in cache.k + cache.v)
+
+
 def test_a_pool_too_small_for_a_block_names_the_setting_and_the_numbers():
     with pytest.raises(ConfigError, match=r"kv_cache_memory leaves 1000 bytes .* at least two blocks"):
-        pool_blocks(LAYERS, torch.float32, EngineConfig(model="m", kv_cache_memory=1000), 1 << 40)
+        pool_blocks(LAYERS, torch.float32, EngineConfig(model="m", kv_cache_memory=1000), 1 << 40, CPU)
     with pytest.raises(ConfigError, match="memory_utilization"):
-        pool_blocks(LAYERS, torch.float32, EngineConfig(model="m"), -5)
+        pool_blocks(LAYERS, torch.float32, EngineConfig(model="m"), -5, CPU)
 
 
 def machine(root: Path, available: int, cgroup: str = "", files: dict[str, str] | None = None) -> Path:
