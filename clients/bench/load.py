@@ -121,7 +121,7 @@ class Server:
 
     async def _tokens_per_word(self, work: Work) -> float:
         """Two prompts of known words; what the server counts more for the longer one, by its extra words."""
-        sizes = (20, 120)
+        sizes = (10, 50)
         rng = random.Random(work.seed + 1)
         counts = []
         for size in sizes:

@@ -1,0 +1,129 @@
+"""The engine's loop with a runner that fails on command: who fails ends alone, and every request is answered."""
+
+from __future__ import annotations
+
+from quire.engine import messages as m
+from quire.engine.core import Engine
+from quire.engine.plan import Outcome, Plan, StepResult
+from quire.engine.state import Limits, State
+
+
+class Runner:
+    """Says the length of the sequence. Raises for a whole step that holds one of `bad`, `times` times at most."""
+
+    def __init__(self, bad: set[str] = frozenset(), times: int = 10**9):
+        self.bad = set(bad)
+        self.times = times
+        self.plans: list[Plan] = []
+
+    def execute(self, plan: Plan) -> StepResult:
+        self.plans.append(plan)
+        if self.times and any(s.seq.request in self.bad for s in plan.slices):
+            self.times -= 1
+            raise RuntimeError("no such luck")
+        return StepResult([Outcome([s.end] if s.sample else []) for s in plan.slices])
+
+
+class Channel:
+    """What comes in, batch by batch; what went out. Says Shutdown when there is no more."""
+
+    def __init__(self, *batches: list[m.ToEngine]):
+        self.batches = list(batches)
+        self.sent: list[m.FromEngine] = []
+        self.waited: list[bool] = []
+
+    def receive(self, wait: bool) -> list[m.ToEngine]:
+        self.waited.append(wait)
+        if self.batches:
+            return self.batches.pop(0)
+        return [m.Shutdown()] if wait else []
+
+    def send(self, out: list[m.FromEngine]) -> None:
+        self.sent += out
+
+    def tokens(self, request: str) -> list[int]:
+        return [t for x in self.sent if isinstance(x, m.TokenDelta) and x.id == request for t in x.tokens]
+
+    def failures(self) -> dict[str, str]:
+        return {x.id: x.message for x in self.sent if isinstance(x, m.Failed)}
+
+
+def generate(id_: str, prompt: int = 5, answer: int = 4) -> m.Generate:
+    return m.Generate(id=id_, prompt=[1] * prompt, params=m.SamplingParams(max_tokens=answer, seed=0))
+
+
+def run(runner: Runner, *batches: list[m.ToEngine]) -> tuple[Engine, Channel]:
+    channel = Channel(*batches)
+    engine = Engine(runner, State(Limits(64, 8, 32, 16), 40), channel)
+    engine.run()
+    return engine, channel
+
+
+def test_requests_run_to_their_end():
+    engine, channel = run(Runner(), [generate("a"), generate("b", prompt=9)], [generate("c")])
+    assert channel.tokens("a") == [5, 6, 7, 8]
+    assert channel.tokens("b") == [9, 10, 11, 12]
+    assert channel.tokens("c") == [5, 6, 7, 8]
+    assert not engine.state.requests
+    assert engine.stats().generated_tokens == 12
+
+
+def test_it_waits_only_where_there_is_nothing_to_do():
+    _, channel = run(Runner(), [generate("a", answer=3)])
+    assert channel.waited[0]
+    assert channel.waited[-1]
+    assert not any(channel.waited[1:-1])
+
+
+def test_who_fails_ends_alone():
+    runner = Runner(bad={"bad"})
+    engine, channel = run(runner, [generate("a"), generate("bad"), generate("b")])
+    assert channel.tokens("a") == channel.tokens("b") == [5, 6, 7, 8]
+    assert channel.tokens("bad") == []
+    assert "no such luck" in channel.failures()["bad"]
+    assert set(channel.failures()) == {"bad"}
+    assert len(engine.state.pool.free) == 40
+
+
+def test_a_step_that_fails_once_costs_nobody_a_token():
+    _, channel = run(Runner(bad={"a"}, times=1), [generate("a"), generate("b")])
+    assert channel.tokens("a") == channel.tokens("b") == [5, 6, 7, 8]
+    assert not channel.failures()
+
+
+def test_a_request_that_cannot_run_is_answered():
+    _, channel = run(Runner(), [generate("long", prompt=99), generate("a"), m.Abort(id="nobody")])
+    assert "64" in channel.failures()["long"]
+    assert channel.tokens("a") == [5, 6, 7, 8]
+
+
+def test_the_runner_hears_of_an_aborted_sequence_even_when_nothing_runs():
+    runner = Runner()
+    engine, _ = run(runner, [generate("a", answer=50)], [m.Abort(id="a")])
+    assert runner.plans[-1].slices == []
+    assert runner.plans[-1].freed == ["a/0"]
+    assert len(engine.state.pool.free) == 40
+
+
+def test_prompt_logprobs_of_every_chunk_go_out_once():
+    class Reader(Runner):
+        def execute(self, plan: Plan) -> StepResult:
+            result = super().execute(plan)
+            for piece, outcome in zip(plan.slices, result.outcomes, strict=True):
+                if piece.seq.params.prompt_logprobs is not None:
+                    last = min(piece.end, piece.seq.prompt_len - 1)
+                    outcome.prompt_logprobs = [m.TokenLogprob(at + 1, -1.0, 1, []) for at in range(piece.start, last)]
+            return result
+
+    params = m.SamplingParams(max_tokens=3, seed=0, prompt_logprobs=0)
+    asked = m.Generate(id="a", prompt=[1] * 50, params=params)
+    for times, batches in ((0, [[asked]]), (2, [[generate("b", answer=9)], [asked], [generate("c")]])):
+        _, channel = run(Reader(bad={"b"}, times=times), *batches)
+        found = [
+            x.token
+            for d in channel.sent
+            if isinstance(d, m.TokenDelta) and d.id == "a"
+            for x in d.prompt_logprobs or ()
+        ]
+        assert found == list(range(1, 50))
+        assert len(channel.tokens("a")) == 3
