@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal
 
 from . import messages as m
@@ -38,6 +38,7 @@ class EngineClient:
         self.loading: m.Loading | None = None
         self.error: QuireError | None = None  # why the state is "failed"
         self.restarts = 0
+        self.on_waited: Callable[[float], None] = lambda seconds: None  # hears how long each request queued
         self.last_progress = time.monotonic()
         self._engine: EngineProcess | None = None
         self._open: dict[str, asyncio.Queue[list[m.TokenDelta] | QuireError]] = {}
@@ -185,6 +186,8 @@ class EngineClient:
                     deltas[message.id].append(message)
                 case m.StepStats():
                     self.stats = message
+                    for seconds in message.waited:
+                        self.on_waited(seconds)
                 case m.Failed():
                     self._put(message.id, from_code(message.code, message.message))
                 case m.Ready():

@@ -27,6 +27,8 @@ class Engine:
         self.runner = runner
         self.state = state
         self.channel = channel
+        self.arrived: dict[str, float] = {}  # of requests that have not begun
+        self.waited: list[float] = []  # seconds in the queue of those that began since the last stats
         self.steps = 0
         self.schedule_seconds = 0.0
         self.step_seconds = 0.0
@@ -47,10 +49,12 @@ class Engine:
                 case m.Generate():
                     try:
                         scheduler.add(self.state, message)
+                        self.arrived[message.id] = time.perf_counter()
                     except QuireError as error:
                         refused.append(m.Failed(id=message.id, code=error.code or "", message=error.message))
                 case m.Abort(id=request):
                     scheduler.abort(self.state, request)
+                    self.arrived.pop(request, None)
         return refused
 
     def step(self) -> list[m.FromEngine]:
@@ -58,6 +62,9 @@ class Engine:
         began = time.perf_counter()
         plan = scheduler.schedule(self.state)
         planned = time.perf_counter()
+        for seq in plan.admitted:
+            if (at := self.arrived.pop(seq.request, None)) is not None:
+                self.waited.append(planned - at)
         if plan.slices or plan.freed:
             result = self.execute(plan)
             executed = time.perf_counter()
@@ -86,9 +93,11 @@ class Engine:
         return StepResult(outcomes)
 
     def stats(self) -> m.StepStats:
+        waited, self.waited = self.waited, []
         return m.StepStats(
             steps=self.steps,
             schedule_seconds=self.schedule_seconds,
             step_seconds=self.step_seconds,
+            waited=waited,
             **self.state.gauges(),
         )

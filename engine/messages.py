@@ -156,6 +156,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     preemptions: int
     schedule_seconds: float
     step_seconds: float
+    waited: list[float] = []  # seconds in the queue of each request that began in this step
 
 
 FromEngine = Loading | Ready | LoadFailed | TokenDelta | Failed | StepStats

@@ -33,6 +33,7 @@ class Plan:
     """One step: slices in the order they stand in the batch (decodes first), and who left since the last step."""
 
     slices: list[Slice]
+    admitted: list[Sequence] = field(default_factory=list)  # out of the queue, new or preempted before
     preempted: list[Sequence] = field(default_factory=list)
     freed: list[str] = field(default_factory=list)  # ids of sequences that finished or were aborted: drop their state
 

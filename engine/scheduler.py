@@ -73,6 +73,7 @@ def schedule(state: State) -> Plan:
     room, running = state.limits.block_size, Status.RUNNING
     slices: list[Slice] = []
     behind: list[Sequence] = []
+    admitted: list[Sequence] = []
     preempted: list[Sequence] = []
     for seq in state.running[:]:
         start, due = seq.computed, len(seq.tokens)
@@ -102,10 +103,11 @@ def schedule(state: State) -> Plan:
         piece = _chunk(state, seq, budget, scheduled, preempted)
         assert piece is not None, "admitted without a page to run in"
         slices.append(piece)
+        admitted.append(seq)
         budget -= len(piece.tokens)
         promised += _pages_to_come(state, seq)
     left, state.left = state.left, []
-    return Plan(slices, preempted, left)
+    return Plan(slices, admitted, preempted, left)
 
 
 def _grow_for_decode(state: State, seq: Sequence, preempted: list[Sequence]) -> bool:

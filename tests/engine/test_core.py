@@ -66,6 +66,10 @@ def test_requests_run_to_their_end():
     assert channel.tokens("c") == [5, 6, 7, 8]
     assert not engine.state.requests
     assert engine.stats().generated_tokens == 12
+    waited = [seconds for x in channel.sent if isinstance(x, m.StepStats) for seconds in x.waited]
+    assert len(waited) == 3
+    assert all(0 <= seconds < 10 for seconds in waited)
+    assert not engine.arrived
 
 
 def test_it_waits_only_where_there_is_nothing_to_do():
@@ -119,11 +123,7 @@ def test_prompt_logprobs_of_every_chunk_go_out_once():
     asked = m.Generate(id="a", prompt=[1] * 50, params=params)
     for times, batches in ((0, [[asked]]), (2, [[generate("b", answer=9)], [asked], [generate("c")]])):
         _, channel = run(Reader(bad={"b"}, times=times), *batches)
-        found = [
-            x.token
-            for d in channel.sent
-            if isinstance(d, m.TokenDelta) and d.id == "a"
-            for x in d.prompt_logprobs or ()
-        ]
+        deltas = [x for x in channel.sent if isinstance(x, m.TokenDelta) and x.id == "a"]
+        found = [one.token for delta in deltas for one in delta.prompt_logprobs or ()]
         assert found == list(range(1, 50))
         assert len(channel.tokens("a")) == 3

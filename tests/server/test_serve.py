@@ -57,7 +57,7 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70000), ("127.0.0.1", -1), ("no.such.host.invalid", 0)])
 def test_an_address_that_cannot_be_is_named(host, port):
-    with pytest.raises(ConfigError, match="--port|no.such.host.invalid"):
+    with pytest.raises(ConfigError, match=r"--port|no\.such\.host\.invalid"):
         serve.listen(host, port)
 
 

@@ -109,8 +109,8 @@ def replay(arrivals: list[Arrival], state: State, step_ms: float, token_us: floa
         began = time.perf_counter()
         plan = scheduler.schedule(state)
         planned = time.perf_counter()
-        for piece in plan.slices:
-            if (at := born.pop(piece.seq.request, None)) is not None:
+        for seq in plan.admitted:
+            if (at := born.pop(seq.request, None)) is not None:
                 report.queued.append(clock - at)
         clock += (step_ms + plan.num_tokens * token_us / 1e3) / 1e3
         result = StepResult([Outcome(tokens=[1] if piece.sample else []) for piece in plan.slices])
