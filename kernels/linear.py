@@ -1,8 +1,10 @@
 """y = x W^T + b, with W packed once.
 
 On the CPU in float32 the weights are reordered for oneDNN at load. Measured on two AVX2 cores, that is 2 to 3 times
-torch's own linear from 1 to 64 rows, and every row comes out bitwise the same whatever the number of rows, which is
-not so for torch's (other kernels for 1, 2, 3 and 7 rows). Elsewhere it is torch's linear.
+torch's own linear from 1 to 64 rows, and from two rows on every row comes out bitwise the same whatever the number of
+rows, which is not so for torch's (other kernels for 1, 2, 3 and 7 rows). One row alone may go to another kernel (with
+AVX-512 and more than 1,024 inputs it does), so it is given company: two rows take the time of one, since the time is
+that of reading the weights. Elsewhere it is torch's linear.
 """
 
 from __future__ import annotations
@@ -24,30 +26,28 @@ class Linear:
     from 1 to 64 rows, is as fast.
     """
 
-    __slots__ = ("bias", "in_features", "left", "out_features", "packed", "weight")
+    __slots__ = ("_how", "bias", "in_features", "out_features", "weight")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, pack: bool = True):
         self.out_features, self.in_features = weight.shape
         self.bias = bias
-        self.weight: torch.Tensor | None = None
-        self.packed: torch.Tensor | None = None
-        self.left = packs(weight.dtype, weight.device) and not pack
-        if packs(weight.dtype, weight.device) and pack:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        else:
-            self.weight = weight
+        self._how = "torch"
+        if packs(weight.dtype, weight.device):
+            self._how = "packed" if pack else "left"
+        if self._how == "packed":
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self.weight = weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [rows, in] -> [rows, out]."""
-        if self.packed is not None:
-            return product(x.contiguous(), self.packed, self.bias)
-        assert self.weight is not None
-        if self.left:
-            # One row alone would go to another kernel, which rounds otherwise.
-            rows = x.shape[0]
-            y = product(self.weight, x.expand(max(2, rows), -1).contiguous(), None)[:, :rows].t().contiguous()
-            return y if self.bias is None else y.add_(self.bias)
-        return torch.nn.functional.linear(x, self.weight, self.bias)
+        if self._how == "torch":
+            return torch.nn.functional.linear(x, self.weight, self.bias)
+        rows = x.shape[0]
+        x = x.expand(2, -1).contiguous() if rows == 1 else x.contiguous()
+        if self._how == "packed":
+            return product(x, self.weight, self.bias)[:rows]
+        y = product(self.weight, x, None)[:, :rows].t().contiguous()
+        return y if self.bias is None else y.add_(self.bias)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

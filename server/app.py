@@ -15,7 +15,7 @@ from . import admin
 from .auth import KeyGuard
 from .config import ServerConfig
 from .context import Context
-from .errors import on_http_error, on_quire_error, on_unexpected
+from .errors import Unexpected, on_http_error, on_quire_error, on_recursion
 from .limits import BodyLimit
 from .metrics import Metrics
 from .openai import chat, completions, models
@@ -40,10 +40,11 @@ def create_app(config: ServerConfig, engine: EngineClient, tokenizer: Tokenizer,
         app.include_router(router)
     app.add_exception_handler(QuireError, on_quire_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(Exception, on_unexpected)
+    app.add_exception_handler(RecursionError, on_recursion)
     # The last added is the first to see a request: errors of all others carry the CORS headers too.
     app.add_middleware(BodyLimit, limit=config.max_body_bytes)
     app.add_middleware(KeyGuard, keys=config.api_keys)
+    app.add_middleware(Unexpected)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(config.cors_origins),

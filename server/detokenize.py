@@ -25,7 +25,7 @@ class Detokenizer:
         self._held: list[int] = []
 
     def feed(self, ids: Iterable[int]) -> str:
-        return "".join([self._one(token) for token in ids if token not in self._skip])
+        return "".join([self._one(token) for token in ids if token not in self._skip and self._tokenizer.knows(token)])
 
     def flush(self) -> str:
         """What is still held back; unfinished bytes show as U+FFFD. The answer has ended."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from typing import Any
 
 import pydantic
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..engine.errors import Overloaded, QuireError, RequestError
 
 log = logging.getLogger("quire")
 
 LONGEST = 2000  # characters of a message
+_short = reprlib.Repr()
+_short.maxstring = _short.maxlong = _short.maxother = 80
 
 
 def error_body(error: QuireError) -> dict[str, Any]:
@@ -49,10 +53,40 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
-async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """A fault of ours: logged whole, told without its insides."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(QuireError("quire failed on this request; its log says why", code="internal_error"))
+def unexpected() -> QuireError:
+    """A fault of ours, told without its insides."""
+    return QuireError("quire failed on this request; its log says why", code="internal_error")
+
+
+class Unexpected:
+    """ASGI middleware: a fault of ours is logged whole and answered in the shape of all errors. Starlette's own place
+    for this is outside all middleware, where no CORS headers are added."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except ClientDisconnect:  # in mid-body; nobody is left to be told
+            return
+        except Exception:
+            if started:
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            await error_response(unexpected())(scope, receive, send)
+
+
+async def on_recursion(request: Request, error: Exception) -> JSONResponse:
+    """Only a body can be as deep as that."""
+    return error_response(RequestError("the body is nested too deeply", code="invalid_json"))
 
 
 def from_validation(error: pydantic.ValidationError) -> RequestError:
@@ -67,7 +101,5 @@ def from_validation(error: pydantic.ValidationError) -> RequestError:
             where += f"[{step}]"
         elif step not in ("str", "int", "float", "bool") or not where:
             where += f".{step}" if where else str(step)
-    found = repr(first["input"])
-    found = found if len(found) <= 100 else found[:100] + " ..."
-    what = f"it is {found}" if first["type"] != "missing" else "it is missing"
+    what = f"it is {_short.repr(first['input'])}" if first["type"] != "missing" else "it is missing"
     return RequestError(f"{where}: {first['msg']}; {what}", param=where)

@@ -10,8 +10,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ..engine.client import EngineClient
+from ..engine.messages import StepStats
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+BEFORE_THE_FIRST_STEP = StepStats(
+    running=0, waiting=0, blocks_used=0, blocks_total=0, steps=0, prompt_tokens=0, generated_tokens=0,
+    prefix_queries=0, prefix_hits=0, preemptions=0, schedule_seconds=0.0, step_seconds=0.0,
+)  # fmt: skip
 
 
 class _EngineCollector(Collector):
@@ -21,12 +26,10 @@ class _EngineCollector(Collector):
         self.engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        engine, stats = self.engine, self.engine.stats
+        engine, stats = self.engine, self.engine.stats or BEFORE_THE_FIRST_STEP
         yield GaugeMetricFamily("quire:requests_in_flight", "Requests the server has open", engine.pending)
         yield GaugeMetricFamily("quire:engine_ready", "1 while the engine serves", float(engine.state == "ready"))
         yield CounterMetricFamily("quire:engine_restarts", "Times the engine was started again", engine.restarts)
-        if stats is None:
-            return
         used = stats.blocks_used / max(stats.blocks_total, 1)
         for name, text, value in (
             ("num_requests_running", "Sequences that run", stats.running),
@@ -57,6 +60,8 @@ class Metrics:
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"quire:{name}", text, buckets=SECONDS, registry=self.registry)
 
+        queued = histogram("request_queue_time_seconds", "From a request's arrival at the engine to its first step")
+        engine.on_waited = queued.observe
         self.ttft = histogram("time_to_first_token_seconds", "From a request's arrival to its first token")
         self.itl = histogram("inter_token_latency_seconds", "Between tokens of one sequence")
         self.e2e = histogram("e2e_request_latency_seconds", "From a request's arrival to its end")
@@ -75,18 +80,18 @@ class Stopwatch:
         self._metrics = metrics
         self.arrived = time.perf_counter()
         self.first: float | None = None
-        self._last: dict[int, float] = {}
+        self._last: dict[tuple[str, int], float] = {}
 
-    def tokens(self, index: int, count: int) -> None:
-        """`count` tokens of choice `index` are here."""
+    def tokens(self, sequence: tuple[str, int], count: int) -> None:
+        """`count` tokens of one sequence (request, index) are here."""
         now = time.perf_counter()
         if self.first is None:
             self.first = now
             self._metrics.ttft.observe(now - self.arrived)
-        if (last := self._last.get(index)) is not None:
+        if (last := self._last.get(sequence)) is not None:
             for _ in range(count):
                 self._metrics.itl.observe((now - last) / count)
-        self._last[index] = now
+        self._last[sequence] = now
 
     def ended(self, reasons: list[str | None]) -> None:
         self._metrics.e2e.observe(time.perf_counter() - self.arrived)

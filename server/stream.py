@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from ..engine.client import EngineClient
-from ..engine.errors import QuireError
 from ..engine.messages import Generate, TokenDelta, TokenLogprob
 from .detokenize import Detokenizer
 from .metrics import Stopwatch
@@ -42,7 +41,7 @@ class Piece:
     index: int
     text: str = ""
     entries: list[Entry] = field(default_factory=list)
-    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] | None = None  # of all prompt tokens but the first, in a choice's first piece
     finish: str | None = None  # stop | length
     stop_reason: int | str | None = None  # the id or the string, if it was one a person asked for
 
@@ -80,7 +79,7 @@ class Choice:
 
     def feed(self, delta: TokenDelta) -> Piece:
         """What a delta adds. After the end it adds nothing."""
-        piece = Piece(self.index, prompt_logprobs=delta.prompt_logprobs or [])
+        piece = Piece(self.index)
         if self.done:
             return piece
         stopped = delta.finish == "stop"
@@ -135,30 +134,39 @@ async def pieces(
     """Pieces of all n choices as they come; returns when each has ended. Fills `usage`. Raises QuireError.
 
     Leaving early aborts the request; so does the end of the last choice, where the engine would go on after a stop
-    string.
+    string. Logprobs of the prompt come with choice 0, step by step; here all choices wait for them and get them whole.
     """
     choices = [Choice(i, tokenizer, options, tokenizer.eos_ids) for i in range(request.n)]
     usage.prompt_tokens += len(request.prompt)
     left = request.n
+    of_prompt: list[TokenLogprob] = []
+    owed = len(request.prompt) - 1 if request.params.prompt_logprobs is not None else 0
+    untold = set(range(request.n)) if request.params.prompt_logprobs is not None else set()
+    out: list[Piece] = []
     async with contextlib.aclosing(engine.generate(request)) as deltas:
         async for batch in deltas:
-            out: list[Piece] = []
             for delta in batch:
+                of_prompt += delta.prompt_logprobs or []
                 choice = choices[delta.index]
                 if choice.done:
                     continue
                 if delta.index == 0 and delta.cached_tokens is not None:
                     usage.cached_tokens += delta.cached_tokens
                 if delta.tokens:
-                    watch.tokens(delta.index, len(delta.tokens))
+                    watch.tokens((request.id, delta.index), len(delta.tokens))
                 before = choice.tokens
                 piece = choice.feed(delta)
                 usage.completion_tokens += choice.tokens - before
                 left -= piece.finish is not None
-                if piece.text or piece.entries or piece.finish or piece.prompt_logprobs:
+                if piece.text or piece.entries or piece.finish:
                     out.append(piece)
-            if out:
+            if out and len(of_prompt) >= owed:
+                for piece in out:
+                    if piece.index in untold:
+                        untold.discard(piece.index)
+                        piece.prompt_logprobs = of_prompt
                 yield out
+                out = []
             if not left:
                 return
 
@@ -187,7 +195,7 @@ async def merged(sources: list[AsyncGenerator[list[Piece], None]]) -> AsyncGener
         while left:
             news = await queue.get()
             if isinstance(news, Exception):
-                raise news if isinstance(news, QuireError) else QuireError(str(news))
+                raise news
             if news is None:
                 left -= 1
             else:

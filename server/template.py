@@ -60,11 +60,11 @@ def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
         return template.render(**variables)
     except TemplateRefusal as error:
         raise RequestError(f"the model's chat template refuses these messages: {error}", param="messages") from None
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise RequestError(
-            f"the model's chat template cannot render these messages: {type(error).__name__}: {error}", param="messages"
-        ) from None
     except (RecursionError, OverflowError, MemoryError):
         raise RequestError(
             "the model's chat template does not come to an end on these messages", param="messages"
+        ) from None
+    except Exception as error:  # a template is a program: it may fail in any way
+        raise RequestError(
+            f"the model's chat template cannot render these messages: {type(error).__name__}: {error}", param="messages"
         ) from None

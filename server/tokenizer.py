@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..engine.errors import ModelError
 
 _MARKUP = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_ANCHOR = "\U000f5afe"  # a private-use character: stands before text that does not begin the prompt
+_ANCHOR = f"\U000f5afe{secrets.token_hex(16)}"  # what nobody can write: stands before text inside a prompt
 
 
 class Tokenizer:
@@ -32,15 +33,18 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self.vocab_size = max(self._backend.get_vocab_size(), max(added, default=-1) + 1)
         self.special_ids = frozenset(i for i, t in added.items() if t.special)
-        self.control = {t.content: i for i, t in added.items() if t.special or _MARKUP.fullmatch(t.content)}
+        self.control = {t.content: i for i, t in added.items() if t.special or _is_markup(t.content)}
         self.control_ids = frozenset(self.control.values())
         self.special = {t: i for t, i in self.control.items() if i in self.special_ids}
         self._added = {i: t.content for i, t in added.items()}
+        self._strips = {i: (t.lstrip, t.rstrip) for i, t in added.items()}
         self._plain = _without(description, self.control)
         self.bos_id = self.id_of(self.named("bos_token"))
         own_eos = self.id_of(self.named("eos_token"))
         self.eos_ids = tuple(dict.fromkeys((*eos_ids, *(() if own_eos is None else (own_eos,)))))
         kind = json.loads(description)
+        unknown = kind["model"].get("unk_id", self.id_of(kind["model"].get("unk_token")))
+        self._unknown: int | None = unknown  # of text that the vocabulary cannot spell
         shape = json.dumps([kind.get("decoder"), kind.get("pre_tokenizer")])
         self._byte_level = '"ByteLevel"' in shape
         self.byte_fallback = '"ByteFallback"' in shape
@@ -93,21 +97,32 @@ class Tokenizer:
         return self.encode_content(text, first=True)
 
     def encode_content(self, text: str, *, first: bool) -> list[int]:
-        """Ids of text in which nothing is a control token. first: it begins the prompt (some vocabularies then put a
-        space before it)."""
+        """Ids of text in which nothing is a control token, but for the unknown token where the vocabulary has no way to
+        spell a character. first: it begins the prompt (some vocabularies then put a space before it)."""
         if not text:
             return []
         if first:
-            ids = self._plain.encode(text, add_special_tokens=False).ids
-        else:
-            ids = self._plain.encode(_ANCHOR + text, add_special_tokens=False).ids[1:]
-        if self.control_ids.isdisjoint(ids):
-            return ids
-        # The vocabulary itself spells a control token; in two halves it cannot.
-        half = max(1, len(text) // 2)
-        if len(text) == 1:
-            return [i for i in ids if i not in self.control_ids]
-        return self.encode_content(text[:half], first=first) + self.encode_content(text[half:], first=False)
+            return self._plain.encode(text, add_special_tokens=False).ids
+        return self._plain.encode(_ANCHOR + text, add_special_tokens=False).ids[1:]
+
+    def encode_between(self, text: str, controls: list[tuple[int, int]]) -> list[int]:
+        """Ids of text in which the control tokens are those that stand at (begin, end), and no others."""
+        ids: list[int] = []
+        at = 0
+        for begin, end in controls:
+            token = self.control[text[begin:end]]
+            left, right = self._strips[token]
+            between = text[at:begin]
+            ids += self.encode_content(between.rstrip() if left else between, first=at == 0)
+            ids.append(token)
+            at = end
+            if right:
+                at += len(text[end:]) - len(text[end:].lstrip())
+        return ids + self.encode_content(text[at:], first=at == 0)
+
+    def controls_in(self, ids: list[int]) -> list[int]:
+        """The control tokens among ids, but for the unknown token, which any text may need."""
+        return [i for i in ids if i in self.control_ids and i != self._unknown]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -129,33 +144,49 @@ class Tokenizer:
         """One token as text; bytes that are no whole character show as U+FFFD."""
         return self.token_bytes(token).decode(errors="replace")
 
+    def knows(self, token: int) -> bool:
+        """Whether an id has text at all: models have more rows than their vocabulary has tokens."""
+        return self._backend.id_to_token(token) is not None
+
     def is_byte(self, token: int) -> bool:
         """Whether a token is a single byte of a byte-fallback vocabulary."""
         piece = self._backend.id_to_token(token) if self.byte_fallback else None
         return piece is not None and _BYTE.fullmatch(piece) is not None
 
 
+def _is_markup(text: str) -> bool:
+    return _MARKUP.fullmatch(text) is not None and _BYTE.fullmatch(text) is None
+
+
 def _without(description: str, control: dict[str, int]) -> Backend:
-    """The same tokenizer with no control tokens, so that their text is text; and with the anchor."""
+    """The same tokenizer, its control tokens under names that nobody can write, so that their text is text; and with
+    the anchor."""
     parts = json.loads(description)
-    parts["added_tokens"] = [t for t in parts.get("added_tokens") or [] if t["content"] not in control]
+    hidden = {text: f"{token}{_ANCHOR}" for text, token in control.items()}
+    _hide(parts["model"], hidden)
+    parts["added_tokens"] = [
+        {**t, "content": hidden[t["content"]], "special": False, "normalized": False} if t["content"] in hidden else t
+        for t in parts.get("added_tokens") or []
+    ]
     parts["post_processor"] = None
-    backend = Backend.from_str(json.dumps(_contiguous(parts, control)))
+    backend = Backend.from_str(json.dumps(parts))
     backend.add_special_tokens([AddedToken(_ANCHOR, normalized=False, special=True)])
     return backend
 
 
-def _contiguous(parts: dict[str, Any], control: dict[str, int]) -> dict[str, Any]:
-    """Added tokens keep their ids only if none is missing below them: fill the holes with text nobody can write."""
-    vocab = parts["model"].get("vocab")
-    known = set(vocab.values()) if isinstance(vocab, dict) else set(range(len(vocab or ())))
-    kept = {t["id"] for t in parts["added_tokens"]}
-    for token in control.values():
-        if token not in known and token not in kept:
-            filler = {"id": token, "content": f"{_ANCHOR}{token}", "special": False, "normalized": False}
-            parts["added_tokens"].append({**filler, "single_word": False, "lstrip": False, "rstrip": False})
-    parts["added_tokens"].sort(key=lambda t: t["id"])
-    return parts
+def _hide(model: dict[str, Any], hidden: dict[str, str]) -> None:
+    """Rename tokens in the vocabulary of a model, and forget the merges that lead to them or on from them."""
+    vocab = model["vocab"]
+    if isinstance(vocab, list):  # Unigram: [text, score]
+        model["vocab"] = [[hidden.get(text, text), score] for text, score in vocab]
+        return
+    model["vocab"] = {hidden.get(text, text): token for text, token in vocab.items()}
+    if model.get("unk_token") in hidden:
+        model["unk_token"] = hidden[model["unk_token"]]
+    if "merges" in model:
+        prefix = model.get("continuing_subword_prefix") or ""
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [(a, b) for a, b in pairs if hidden.keys().isdisjoint((a, b, a + b.removeprefix(prefix)))]
 
 
 def _byte_level_table() -> dict[str, bytes]:

@@ -103,7 +103,7 @@ class Server:
 
     async def measure(self, work: Work) -> Measure:
         """Run `work` with short answers to warm up, then in earnest. Raises BenchError if a request fails."""
-        prompts = iter(Prompts(work, await self._tokens_per_word(work)))
+        prompts = iter(await self._prompts(work))
         await self._run(replace(work, max_tokens=min(work.max_tokens, WARM_UP_TOKENS)), prompts)
         return await self._run(work, prompts)
 
@@ -118,6 +118,13 @@ class Server:
         began = time.perf_counter()
         await asyncio.gather(*(stream() for _ in range(min(work.concurrency, work.requests))))
         return summarize(work, answers, time.perf_counter() - began)
+
+    async def _prompts(self, work: Work) -> Prompts:
+        """Prompts of the wanted length as this server counts it, by what it says of three trial requests."""
+        prompts = Prompts(work, await self._tokens_per_word(work))
+        trial = await self._ask(next(iter(prompts)), Work(1, 1, max_tokens=2))
+        prompts.own += work.prompt_tokens - trial.prompt_tokens
+        return prompts
 
     async def _tokens_per_word(self, work: Work) -> float:
         """Two prompts of known words; what the server counts more for the longer one, by its extra words."""

@@ -295,7 +295,7 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     )
 
 
-def pack_linears(model: nn.Module) -> None:
+def pack_linears(model: Any) -> None:
     """Replace plain float32 linear layers on the CPU, one at a time so that no second copy of the model exists."""
     table = model.get_input_embeddings().weight
     for module in model.modules():

@@ -30,9 +30,11 @@ async def chat(http: Request) -> Response:
     watch = Stopwatch(ctx.metrics)
     body, raw = await body_of(http, ChatRequest)
     model = ctx.model(body.model)
-    refused.check(raw)
+    refused.check(raw, ChatRequest.model_fields)
     if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+    if body.stream and body.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs: chunks have no place for them; stream: false has", param="prompt_logprobs")
     stops = tuple(stop_strings(body))
     prompt = ctx.renderer.render(
         raw["messages"],
@@ -44,7 +46,7 @@ async def chat(http: Request) -> Response:
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     params = ctx.params.make(
         body, len(prompt.ids), info, max_tokens=limit, logprobs=body.top_logprobs if body.logprobs else None,
-        field="messages",
+        prompt_logprobs=body.prompt_logprobs, field="messages",
     )  # fmt: skip
     id_ = new_id("chatcmpl")
     request = Generate(
@@ -61,7 +63,7 @@ class ChatShape:
     """Chunks and bodies of chat completions."""
 
     def __init__(self, id_: str, model: str, body: ChatRequest, tokenizer: Tokenizer, prompt_ids: list[int]):
-        self.include_usage = body.stream_options.include_usage
+        self.options = body.stream_options
         self._body = body
         self._tokenizer = tokenizer
         self._prompt_ids = prompt_ids
@@ -93,8 +95,8 @@ class ChatShape:
             choices.append(self._extras(choice, mine))
         body = {**self._head, "object": "chat.completion", "choices": choices, "usage": usage.as_json(), **more}
         if self._body.prompt_logprobs is not None:
-            found = [x for p in got[0] for x in p.prompt_logprobs]
-            body["prompt_logprobs"] = prompt_logprobs(self._tokenizer, found)
+            found = got[0][0].prompt_logprobs or []
+            body["prompt_logprobs"] = prompt_logprobs(self._tokenizer, found, self._body.prompt_logprobs)
         if self._body.return_token_ids:
             body["prompt_token_ids"] = self._prompt_ids
         return body
@@ -124,13 +126,13 @@ def finite(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def prompt_logprobs(tokenizer: Tokenizer, found: list[TokenLogprob]) -> list[dict[str, Any] | None]:
-    """One object a prompt token: id -> its and its rivals' logprobs; null for the first token."""
+def prompt_logprobs(tokenizer: Tokenizer, found: list[TokenLogprob], count: int) -> list[dict[str, Any] | None]:
+    """One object a prompt token: id -> its and its `count` best rivals' logprobs; null for the first token."""
 
     def one(at: TokenLogprob) -> dict[str, Any]:
         table = {
             str(token): {"logprob": finite(p), "rank": rank, "decoded_token": tokenizer.token_text(token)}
-            for rank, (token, p) in enumerate(at.top, 1)
+            for rank, (token, p) in enumerate(at.top[:count], 1)
         }
         own = {"logprob": finite(at.logprob), "rank": at.rank, "decoded_token": tokenizer.token_text(at.token)}
         return {str(at.token): own, **{k: v for k, v in table.items() if k != str(at.token)}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,7 +14,7 @@ from ...engine.errors import RequestError
 from ...engine.messages import Generate, TokenLogprob
 from ..context import Context, body_of, context, new_id
 from ..metrics import Stopwatch
-from ..stream import Piece, TextOptions, Usage, merged, pieces
+from ..stream import Entry, Piece, TextOptions, Usage, merged, pieces
 from ..tokenizer import Tokenizer
 from . import refused
 from .chat import finite, prompt_logprobs
@@ -32,18 +33,20 @@ async def completions(http: Request) -> Response:
     watch = Stopwatch(ctx.metrics)
     body, raw = await body_of(http, CompletionRequest)
     model = ctx.model(body.model)
-    refused.check(raw)
+    refused.check(raw, CompletionRequest.model_fields)
     prompts = _prompts(ctx, body, info.vocab_size)
-    if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
-        body.prompt_logprobs = body.logprobs
     stops = tuple(stop_strings(body))
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     options = TextOptions(stops, body.include_stop_str_in_output, body.skip_special_tokens, body.min_tokens)
+    counts = [body.prompt_logprobs, body.logprobs if body.echo else None]
+    of_prompt = max((count for count in counts if count is not None), default=None)
     id_ = new_id("cmpl")
     usage = Usage()
     sources = []
     for i, prompt in enumerate(prompts):
-        params = ctx.params.make(body, len(prompt), info, max_tokens=limit, logprobs=body.logprobs, field="prompt")
+        params = ctx.params.make(
+            body, len(prompt), info, max_tokens=limit, logprobs=body.logprobs, prompt_logprobs=of_prompt, field="prompt"
+        )
         request = Generate(
             id=f"{id_}/{i}", prompt=prompt, params=params, n=body.n, priority=body.priority,
             cache_salt=body.cache_salt,
@@ -88,7 +91,7 @@ class CompletionShape:
     """Chunks and bodies of plain completions."""
 
     def __init__(self, id_: str, model: str, body: CompletionRequest, tokenizer: Tokenizer, prompts: list[list[int]]):
-        self.include_usage = body.stream_options.include_usage
+        self.options = body.stream_options
         self._body = body
         self._tokenizer = tokenizer
         self._prompts = prompts
@@ -116,17 +119,18 @@ class CompletionShape:
         prompt = self._prompts[index // body.n]
         echoed = self._prompt_text(prompt) if body.echo else ""
         entries = [e for p in mine for e in p.entries]
-        choice = {
+        choice: dict[str, Any] = {
             "index": index,
             "text": (echoed if first else "") + "".join(p.text for p in mine),
             "logprobs": None,
             "finish_reason": mine[-1].finish,
         }
-        of_prompt = [x for p in mine for x in p.prompt_logprobs]
+        of_prompt = mine[0].prompt_logprobs
         if body.logprobs is not None:
-            choice["logprobs"] = self._logprobs(entries, len(echoed), prompt if first and body.echo else [], of_prompt)
-        if body.prompt_logprobs is not None and of_prompt:
-            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, of_prompt)
+            echo = zip(prompt, [None, *of_prompt], strict=True) if body.echo and of_prompt is not None else ()
+            choice["logprobs"] = self._logprobs(entries, len(echoed), echo)
+        if body.prompt_logprobs is not None and of_prompt is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, of_prompt, body.prompt_logprobs)
         if body.return_token_ids:
             choice["token_ids"] = [e.token for e in entries]
             if first:
@@ -139,20 +143,21 @@ class CompletionShape:
         return self._tokenizer.decode(prompt, skip_special_tokens=self._body.skip_special_tokens)
 
     def _logprobs(
-        self, entries: list[Any], shift: int, prompt: list[int], of_prompt: list[TokenLogprob]
+        self, entries: list[Entry], shift: int, echo: Iterable[tuple[int, TokenLogprob | None]]
     ) -> dict[str, Any]:
-        """Four arrays of one length; the first token of an echoed prompt has no logprob."""
+        """Four arrays of one length, of the echoed prompt and then of the answer, which begins at character `shift`.
+        The first token of a prompt has no logprob."""
         tokens, own, tops, offsets = [], [], [], []  # type: ignore[var-annotated]
         at = 0
-        for i, token in enumerate(prompt):
+        for token, found in echo:
             text = self._tokenizer.token_text(token)
-            found = of_prompt[i - 1] if 0 < i <= len(of_prompt) else None
             tokens.append(text)
             own.append(finite(found.logprob) if found else None)
             tops.append(self._top(found) if found else None)
             offsets.append(at)
             at = min(at + len(text), shift)
         for entry in entries:
+            assert entry.logprob is not None
             tokens.append(self._tokenizer.token_text(entry.token))
             own.append(finite(entry.logprob.logprob))
             tops.append(self._top(entry.logprob))
@@ -162,6 +167,6 @@ class CompletionShape:
     def _top(self, found: TokenLogprob) -> dict[str, float]:
         """By text; of several tokens of one text the most likely. The sampled token is always there."""
         top: dict[str, float] = {}
-        for token, logprob in [*found.top, (found.token, found.logprob)]:
+        for token, logprob in [*found.top[: self._body.logprobs], (found.token, found.logprob)]:
             top.setdefault(self._tokenizer.token_text(token), finite(logprob))
         return top

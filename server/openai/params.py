@@ -37,8 +37,9 @@ class ParamsMaker:
         self._breakers: dict[str, frozenset[int]] = {}
 
     def make(
-        self, body: Sampling, prompt_len: int, info: Ready, *, max_tokens: int | None, logprobs: int | None, field: str
-    ) -> SamplingParams:
+        self, body: Sampling, prompt_len: int, info: Ready, *, max_tokens: int | None, logprobs: int | None,
+        prompt_logprobs: int | None, field: str,
+    ) -> SamplingParams:  # fmt: skip
         """Raises RequestError naming the field that cannot be. field: what the prompt is called in this request."""
         check_length(prompt_len, max_tokens, info, field)
         known = lambda ids, name: self._known(ids, name, info.vocab_size)  # noqa: E731
@@ -83,7 +84,7 @@ class ParamsMaker:
                 known(body.allowed_token_ids, "allowed_token_ids") if body.allowed_token_ids is not None else None
             ),
             logprobs=logprobs,
-            prompt_logprobs=body.prompt_logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
 
     def _default(self, body: Sampling, name: str) -> float:
@@ -104,7 +105,7 @@ class ParamsMaker:
     def _bias(self, given: dict[str, float], vocab_size: int) -> dict[int, float]:
         found: dict[int, float] = {}
         for text, bias in given.items():
-            if not text.isdecimal() or int(text) >= vocab_size:
+            if not text.isdecimal() or len(text) > 10 or int(text) >= vocab_size:
                 raise RequestError(
                     f"logit_bias has the key {text!r}; expected an id below {vocab_size}", param="logit_bias"
                 )

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TokenId = Annotated[int, Field(ge=0, le=2**31)]
+Count = Annotated[int, Field(ge=0, le=2**31)]
 Chance = Annotated[float, Field(ge=0, le=1)]
 MAX_LOGPROBS = 100
 MAX_CHOICES = 128
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        """Null means "left out" at every level, and 5.0 is a whole number: some languages know no other."""
+        if not isinstance(given, dict):
+            return given
+        whole = {k: int(v) for k, v in given.items() if isinstance(v, float) and v.is_integer()}
+        return {k: v for k, v in {**given, **whole}.items() if v is not None}
 
 
 class StreamOptions(Body):
@@ -31,8 +41,8 @@ class Sampling(Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Count | None = None
+    min_tokens: Count = 0
     stop: str | list[str] = []
     stop_token_ids: list[TokenId] = []
     include_stop_str_in_output: bool = False
@@ -41,17 +51,17 @@ class Sampling(Body):
     seed: int | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Chance | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
     min_p: Chance | None = None
     typical_p: Chance = 1.0
-    top_n_sigma: Annotated[float, Field(le=1000)] = 0.0
+    top_n_sigma: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
     xtc_probability: Chance = 0.0
     xtc_threshold: Chance = 0.1
     dry_multiplier: Annotated[float, Field(ge=0, le=1000)] = 0.0
     dry_base: Annotated[float, Field(ge=1, le=1000)] = 1.75
-    dry_allowed_length: Annotated[int, Field(ge=1)] = 2
-    dry_penalty_last_n: Annotated[int, Field(ge=-1)] = -1
-    dry_sequence_breakers: list[str] = ["\n", ":", '"', "*"]
+    dry_allowed_length: Annotated[int, Field(ge=1, le=2**31)] = 2
+    dry_penalty_last_n: Annotated[int, Field(ge=-1, le=2**31)] = -1
+    dry_sequence_breakers: Annotated[list[str], Field(max_length=64)] = ["\n", ":", '"', "*"]
     mirostat: Literal[0, 1, 2] = 0
     mirostat_tau: Annotated[float, Field(ge=0, le=1000)] = 5.0
     mirostat_eta: Annotated[float, Field(ge=0, le=1000)] = 0.1
@@ -84,13 +94,16 @@ class Message(Body):
     tool_call_id: str | None = None
 
 
+Messages = Annotated[list[Message], Field(min_length=1)]
+
+
 class ChatRequest(Sampling):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    messages: Messages
+    max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 0
     tools: list[dict[str, Any]] = []
-    tool_choice: str | dict[str, Any] = "auto"
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] = "auto"
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = {}
@@ -109,7 +122,7 @@ class CompletionRequest(Sampling):
 class TokenizeRequest(Body):
     model: str = ""
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False

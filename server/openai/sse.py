@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -16,9 +16,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...engine.errors import QuireError
-from ..errors import error_body
+from ..errors import error_body, unexpected
 from ..metrics import Stopwatch
 from ..stream import Piece, Usage
+from .schema import StreamOptions
 
 log = logging.getLogger("quire")
 T = TypeVar("T")
@@ -29,7 +30,7 @@ DONE = b"data: [DONE]\n\n"
 class Shape(Protocol):
     """How one surface words an answer."""
 
-    include_usage: bool
+    options: StreamOptions
 
     def opening(self) -> list[dict[str, Any]]:
         """Chunks before any text."""
@@ -51,17 +52,22 @@ class Gone(Exception):
 
 
 class _Events(EventSourceResponse):
-    """Closes its source at once when the client leaves, so that the request is aborted then and not later."""
+    """Closes its sources at once when the client leaves, so that the request is aborted then and not later."""
 
-    def __init__(self, source: AsyncGenerator[bytes, None]):
-        super().__init__(source, ping=15, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[list[Piece], None],
+                 ended: Callable[[], None]):  # fmt: skip
+        super().__init__(events, ping=15, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._events = events
         self._source = source
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._source.aclose()
+            await self._events.aclose()
+            await self._source.aclose()  # a client may leave before the first event was asked for
+            self._ended()
 
 
 async def answer(
@@ -72,7 +78,9 @@ async def answer(
     try:
         first = await _unless_gone(http, _next(source))
         if stream:
-            return _Events(_events(source, first, shape, choices, usage, watch))
+            reasons: list[str | None] = [None] * choices
+            events = _events(source, first, shape, reasons, usage, watch)
+            return _Events(events, source, lambda: watch.ended(reasons))
         got: list[list[Piece]] = [[] for _ in range(choices)]
         batch = first
         while batch is not None:
@@ -83,8 +91,9 @@ async def answer(
         await source.aclose()
         watch.ended([None] * choices)
         return Response(status_code=499)
-    except BaseException:
+    except BaseException as error:
         await source.aclose()
+        watch.ended(["error" if isinstance(error, Exception) else None] * choices)
         raise
     watch.ended([pieces[-1].finish for pieces in got])
     body = shape.whole(got, usage, {"timings": timings(watch, usage)})
@@ -95,33 +104,33 @@ async def _events(
     source: AsyncGenerator[list[Piece], None],
     first: list[Piece] | None,
     shape: Shape,
-    choices: int,
+    reasons: list[str | None],
     usage: Usage,
     watch: Stopwatch,
 ) -> AsyncGenerator[bytes, None]:
-    """Every stream ends in [DONE], once; an error comes right before it."""
-    reasons: list[str | None] = [None] * choices
+    """Every stream ends in [DONE], once; an error comes right before it. Fills `reasons`: how each choice ended."""
+
+    def news(chunk: dict[str, Any]) -> bytes:
+        return _event({**chunk, "usage": usage.as_json()} if shape.options.continuous_usage_stats else chunk)
+
     try:
-        async with contextlib.aclosing(source):
-            for chunk in shape.opening():
-                yield _event(chunk)
-            batch = first
-            while batch is not None:
-                for piece in batch:
-                    reasons[piece.index] = piece.finish or reasons[piece.index]
-                    ended = all(reasons)
-                    more = {"timings": timings(watch, usage)} if ended and piece.finish else {}
-                    yield _event(shape.chunk([shape.delta(piece)], **more))
-                batch = await _next(source)
-        if shape.include_usage:
+        for chunk in shape.opening():
+            yield news(chunk)
+        batch = first
+        while batch is not None:
+            for piece in batch:
+                reasons[piece.index] = piece.finish or reasons[piece.index]
+                ended = all(reasons)
+                more = {"timings": timings(watch, usage)} if ended and piece.finish else {}
+                yield news(shape.chunk([shape.delta(piece)], **more))
+            batch = await _next(source)
+        if shape.options.include_usage:
             yield _event(shape.chunk([], usage=usage.as_json()))
-    except QuireError as error:
-        yield _event(error_body(error))
-    except Exception:
-        log.exception("a stream failed")
-        yield _event(error_body(QuireError("quire failed on this request; its log says why", code="internal_error")))
-    finally:
-        watch.ended(reasons)
+    except Exception as error:
+        if not isinstance(error, QuireError):
+            log.exception("a stream failed")
+        reasons[:] = [reason or "error" for reason in reasons]
+        yield _event(error_body(error if isinstance(error, QuireError) else unexpected()))
     yield DONE
 
 

@@ -105,7 +105,11 @@ def test_progress_ends_at_the_size_of_the_files(tmp_path):
 REFUSED = {
     "attention sinks": ("GptOss", {"head_dim": 8, "num_local_experts": 2}, "s_aux"),
     "alibi": ("Bloom", {}, "attention of its own"),
-    "a class of its own": ("GPTJ", {"rotary_dim": 4, "n_embd": 32, "n_layer": 2, "n_head": 4}, "attention of its own"),
+    "a class of its own": (
+        "GPTNeo",
+        {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+        "attention of its own",
+    ),
     "mamba beside attention": (
         "FalconH1",
         {

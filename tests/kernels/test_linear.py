@@ -8,7 +8,7 @@ import torch
 from quire.kernels import ops
 from quire.kernels.linear import Linear
 
-SHAPES = [(64, 172), (64, 512), (172, 64), (768, 1280), (896, 300), (2048, 64), (33, 7), (32, 1)]
+SHAPES = [(64, 172), (64, 512), (172, 64), (768, 1280), (896, 300), (2048, 64), (1100, 7), (4864, 96), (33, 7), (32, 1)]
 
 
 @pytest.fixture(autouse=True, params=[1, 2])
@@ -39,6 +39,7 @@ def test_a_rows_bits_do_not_depend_on_the_number_of_rows(inputs, outputs, pack):
     for rows in (*range(1, 41), 64, 128):
         assert torch.equal(linear(x[:rows]), whole[:rows]), f"{rows} rows"
     assert torch.equal(linear(x[100:101]), whole[100:101])
+    assert linear(x[:0]).shape == (0, outputs)
 
 
 @pytest.mark.parametrize("name", ops.ACTIVATIONS)

@@ -67,9 +67,10 @@ class FakeEngine(EngineClient):
 
 
 def logprob(token: int, count: int, vocab_size: int) -> m.TokenLogprob:
-    """A made-up but fixed distribution: the token itself is the second, its successors in the vocabulary follow."""
-    top = [((token + i) % vocab_size, -0.25 * i - 0.5) for i in (1, 0, *range(2, count + 1))][:count]
-    return m.TokenLogprob(token, -0.5, 2, top)
+    """A made-up but fixed distribution: the token itself is the second best, between its successors."""
+    order = [token + 1, token, *(token + i for i in range(2, count + 1))]
+    top = [(one % vocab_size, -0.5 * rank) for rank, one in enumerate(order, 1)]
+    return m.TokenLogprob(token, -1.0, 2, top[:count])
 
 
 def frames(request: m.Generate, answers: list[Answer], vocab_size: int, cut: Random | None = None) -> Iterator[Frame]:

@@ -123,16 +123,35 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(block.removeprefix("data: ")) for block in blocks[:-1]]
 
 
+def error_of(response: httpx.Response, status: int | None = 400) -> dict[str, Any]:
+    """The error of a response, after a look at its shape."""
+    body = response.json()
+    assert list(body) == ["error"], body
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert 0 < len(error["message"]) < 2100
+    assert isinstance(error["type"], str)
+    assert error["param"] is None or isinstance(error["param"], str)
+    if status is not None:
+        assert response.status_code == status, body
+    return error
+
+
 class Caller:
     """One request on the ASGI level, whose client may leave at any time."""
 
-    def __init__(self, app: Any, path: str, body: dict[str, Any]):
+    def __init__(self, app: Any, path: str, body: dict[str, Any], *, method: str = "POST", whole: bool = True):
+        """whole: the body comes to its end."""
         self.sent: list[dict[str, Any]] = []
         self.more = asyncio.Event()  # something was sent
         self._left = asyncio.Event()
+        self._whole = whole
+        self.reads = asyncio.Event()  # while it is not set, nothing more of the answer is taken
+        self.reads.set()
         self._body: bytes | None = json.dumps(body).encode()
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("test", 1),
             "server": ("small", 80), "headers": [(b"content-type", b"application/json")],
         }  # fmt: skip
@@ -141,11 +160,12 @@ class Caller:
     async def _receive(self) -> dict[str, Any]:
         if self._body is not None:
             body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": not self._whole}
         await self._left.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: dict[str, Any]) -> None:
+        await self.reads.wait()
         self.sent.append(message)
         self.more.set()
 

@@ -130,7 +130,7 @@ def wordpiece() -> Vocabulary:
         "a",
     ]
     letters = [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"] + list("bcdefghijklmnopqrstuvwxyz<>|.,")
-    vocab = {w: i for i, w in enumerate(words + letters)}
+    vocab = {w: i for i, w in enumerate(dict.fromkeys(words + letters))}
     backend = Backend(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

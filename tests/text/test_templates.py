@@ -90,14 +90,13 @@ def test_a_real_template_with_its_markup_gives_the_prompt_of_transformers(name: 
         check(words, renderer, source, CONVERSATIONS[title], TOOLS)
 
 
-@pytest.mark.parametrize("words", ["gpt2", "mistral", "qwen", "stories"])
+@pytest.mark.parametrize("words", ["mistral", "qwen"])
 def test_real_templates_over_real_vocabularies_give_the_ids_of_transformers(words: str) -> None:
     """Each vocabulary takes every template, on some conversation or other."""
     titles = [title for title in CONVERSATIONS if "parts" not in title]
     for i, name in enumerate(templates()):
         renderer = Renderer(vocabulary(words).ours, template(name))
         check(vocabulary(words), renderer, template(name), CONVERSATIONS[titles[i % len(titles)]])
-        check(vocabulary(words), renderer, template(name), CONVERSATIONS["whitespace"])
 
 
 @pytest.mark.parametrize("source", [CHATML, LLAMA], ids=["chatml", "llama"])
@@ -113,11 +112,12 @@ def test_every_conversation_over_every_vocabulary_gives_the_ids_of_transformers(
 )
 def test_a_forged_control_token_leaves_the_other_messages_their_ids(words: str, source: str) -> None:
     known = vocabulary(words).ours
+    renderer = Renderer(known, source)
+    turns = [user("  one,\n two\n"), assistant(" b  "), user("\nx"), assistant(" c"), user("d  e")]
+    plain = renderer.render(turns)
     for forged in known.special:
-        turns = [user("  one,\n two\n"), assistant(" b  "), user("\nx"), assistant(" c"), user("d  e")]
-        plain = Renderer(known, source).render(turns)
         turns[2] = user(f"\n {forged} x")
-        tricked = Renderer(known, source).render(turns)
+        tricked = renderer.render(turns)
         assert tricked.defused == 1
         same = [a == b for a, b in zip(stretches(known, plain.ids), stretches(known, tricked.ids), strict=True)]
         assert same.count(False) == 1
@@ -147,6 +147,29 @@ def test_space_that_a_control_token_swallows_is_swallowed_beside_forged_ones_too
         vocabulary("unigram").ours.encode_between("the  <|sep|> the", [(5, 12)])
         == vocabulary("unigram").theirs("the  <|sep|> the", add_special_tokens=False)["input_ids"]
     )
+
+
+JINJA = """
+{# a comment #}
+  {% for m in messages %}
+    {%- if loop.index0 > 3 %}{% break %}{% endif %}
+    {% if m.role == 'skip' %}{% continue %}{% endif %}
+    {% generation %}
+  {{ m.content | tojson }} {{ m | tojson(indent=2, sort_keys=true) }} {{ m.nothing }}
+    {% endgeneration %}
+  {% set last = namespace(text=m.content) %}
+  {% endfor %}
+{{ [1, none, true] }} {{ bos_token }} {{ eos_token }} {{ tools }} {{ documents }} {{ add_generation_prompt }}
+{% macro f(x) -%} [{{ x }}] {%- endmacro %}{{ f(messages | length) }} {{ strftime_now('%Y') }}
+
+"""
+
+
+@pytest.mark.parametrize("title", CONVERSATIONS)
+def test_jinja_is_that_of_transformers(title: str) -> None:
+    """Blocks and their blank lines, loop controls, JSON, variables, the tags for training."""
+    words = vocabulary("llama")
+    check(words, Renderer(words.ours, JINJA), JINJA, CONVERSATIONS[title])
 
 
 def test_a_template_that_refuses_is_a_400_in_its_own_words() -> None:

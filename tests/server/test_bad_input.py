@@ -1,0 +1,337 @@
+"""Whatever comes in, the answer is an answer or a 4xx that names the field; never a 5xx, never another shape."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from small_server import HELLO, MODEL, VOCAB, SmallServer, error_of
+
+from quire.server.openai.refused import REFUSED
+from quire.server.openai.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+BODIES: dict[str, tuple[type, dict[str, Any]]] = {
+    CHAT: (ChatRequest, HELLO),
+    COMPLETIONS: (CompletionRequest, {"model": MODEL, "prompt": "hello"}),
+    "/tokenize": (TokenizeRequest, {"model": MODEL, "prompt": "hello"}),
+    "/detokenize": (DetokenizeRequest, {"model": MODEL, "tokens": [64]}),
+}
+HUGE = 10**30
+
+# What no field of a kind may be. The kind of each field is told by what it accepts, below.
+WRONG: dict[str, list[Any]] = {
+    "flag": [1, 0, "true", "no", [], {}, [True], 0.5],
+    "whole": ["1", "many", True, 1.5, -(10**9), [], [1], {}],
+    "number": ["1", "hot", True, [], [0.5], {}, 10**400, -(10**40)],
+    "string": [1, 0.5, True, [], {}, ["x"]],
+    "strings": [1, True, {}, [1], [["x"]], {"a": "x"}],
+    "ids": [1, "1", {}, ["1"], [-1], [1.5], [True], [HUGE], [[1]]],
+    "object": [1, "x", [], True, ["x"]],
+}
+KINDS: dict[str, str] = {
+    **dict.fromkeys(
+        "stream include_stop_str_in_output ignore_eos skip_special_tokens return_token_ids echo add_special_tokens "
+        "add_generation_prompt continue_final_message return_token_strs".split(), "flag"),
+    **dict.fromkeys(
+        "n max_tokens max_completion_tokens min_tokens top_k dry_allowed_length dry_penalty_last_n "
+        "prompt_logprobs top_logprobs".split(), "whole"),
+    **dict.fromkeys(
+        "temperature top_p min_p typical_p xtc_probability xtc_threshold dry_multiplier dry_base mirostat_tau "
+        "mirostat_eta repetition_penalty presence_penalty frequency_penalty".split(), "number"),
+    "model": "string", "cache_salt": "string",
+    "bad_words": "strings", "dry_sequence_breakers": "strings",
+    "stop_token_ids": "ids", "allowed_token_ids": "ids", "tokens": "ids",
+    "stream_options": "object", "logit_bias": "object", "chat_template_kwargs": "object",
+}  # fmt: skip
+OTHER: dict[str, list[Any]] = {  # fields with a mind of their own
+    "mirostat": ["1", 1.5, [], {}],
+    "priority": ["1", True, 1.5, [], {}],
+    "seed": ["1", True, 1.5, []],
+    "top_n_sigma": ["1", True, [], 10**40],
+    "stop": [1, True, {}, [1], [""], "", [["x"]]],
+    "messages": ["x", 1, [], {}, [1], ["hello"], [[]], [{"content": "x"}], [{"role": "robot", "content": "x"}],
+                 [{"role": 1, "content": "x"}], [{"role": "user", "content": 1}], [{"role": "user", "content": {}}],
+                 [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+                 [{"role": "user", "content": [{"type": "text", "text": 5}]}], [{"role": "user", "content": [5]}],
+                 [{"role": "user", "content": "x", "name": 5}],
+                 [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}],
+                 [{"role": "assistant", "tool_calls": 5}], [{"role": "tool", "content": "x", "tool_call_id": 5}]],
+    "prompt": [1, 0.5, True, {}, [], [[]], [True], [1.5], ["x", 1], [[1], "x"], [[1], []], [-1], [HUGE], [VOCAB + 5],
+               [[VOCAB + 5]], [["x"]], [None]],
+    "tools": [1, "x", {}, [1], ["x"], True],
+    "tool_choice": [1, True, []],
+    "logprobs": ["x", [], {}, 1.5],
+}  # fmt: skip
+RANGES: list[tuple[str, list[Any]]] = [
+    ("n", [0, -1, 129, HUGE]),
+    ("max_tokens", [-1, HUGE]),
+    ("min_tokens", [-1, HUGE]),
+    ("temperature", [-0.1, 101, 1e300]),
+    ("top_p", [-0.1, 1.1, 1e300]),
+    ("top_k", [-2, HUGE]),
+    ("min_p", [-0.1, 1.1]),
+    ("typical_p", [-0.1, 1.1]),
+    ("top_n_sigma", [1001]),
+    ("xtc_probability", [-0.1, 1.1]),
+    ("xtc_threshold", [-0.1, 1.1]),
+    ("dry_multiplier", [-1, 1e6]),
+    ("dry_base", [0.5, 1e6]),
+    ("dry_allowed_length", [0, HUGE]),
+    ("dry_penalty_last_n", [-2, HUGE]),
+    ("dry_sequence_breakers", [["x"] * 1000]),
+    ("mirostat", [3, -1]),
+    ("mirostat_tau", [-1, 1e6]),
+    ("mirostat_eta", [-1, 1e6]),
+    ("repetition_penalty", [0, -1, 1e6]),
+    ("presence_penalty", [-1e6, 1e6]),
+    ("frequency_penalty", [-1e6, 1e6]),
+    ("logit_bias", [{"x": 1}, {"-1": 1}, {"": 1}, {"1.5": 1}, {"9" * 5000: 1}, {str(VOCAB + 5): 1}, {"1": "x"},
+                    {"1": 1e6}, {"1": True}, {"²": 1}]),
+    ("stop_token_ids", [[VOCAB + 5], [HUGE], [-1]]),
+    ("allowed_token_ids", [[], [VOCAB + 5]]),
+    ("bad_words", [[""], [" "]]),
+    ("prompt_logprobs", [-1, 101, HUGE]),
+    ("priority", [HUGE, -HUGE]),
+    ("stream_options", [{"include_usage": "x"}, {"include_usage": 1}, {"continuous_usage_stats": []}]),
+    ("max_completion_tokens", [-1, HUGE]),
+    ("top_logprobs", [-1, 101, HUGE]),
+    ("chat_template_kwargs", [5]),
+    ("logprobs", [101, -1, HUGE]),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = SmallServer()
+    server.says("hello")
+    yield server
+    server.close()
+
+
+def named(error: dict[str, Any], field: str) -> None:
+    assert (error["param"] or "").replace("[", ".").split(".")[0] == field, error
+    assert field in error["message"]
+
+
+def wrong_values(path: str) -> list[tuple[str, Any]]:
+    fields = BODIES[path][0].model_fields
+    found = [(field, value) for field in fields for value in OTHER.get(field) or WRONG[KINDS[field]]]
+    found += [(field, value) for field, values in RANGES if field in fields for value in values]
+    return found
+
+
+def test_every_field_has_its_wrong_values_here():
+    for kind, _ in BODIES.values():
+        assert set(kind.model_fields) <= set(OTHER) | set(KINDS)
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_wrong_value_is_refused_by_the_name_of_its_field(server, path):
+    """Every field of every body, with values of a wrong type, out of range or absurd."""
+    taken = []
+    for field, value in wrong_values(path):
+        more = {"logprobs": True} if field == "top_logprobs" else {}
+        body = json.dumps({**BODIES[path][1], **more, field: value})
+        response = server.request("POST", path, content=body)
+        if response.status_code == 200:
+            taken.append((field, value))
+            continue
+        error = error_of(response, 404 if field == "model" and isinstance(value, str) else 400)
+        if error["code"] not in ("invalid_json", "context_length_exceeded"):  # no JSON number, no place in the context
+            named(error, field)
+    assert taken == []
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_what_is_missing_is_named(server, path):
+    needed = {CHAT: "messages", "/detokenize": "tokens"}.get(path, "prompt")
+    error = error_of(server.post(path, {"model": MODEL}))
+    assert error["param"] == needed
+    assert "missing" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [(p, f) for p in (CHAT, COMPLETIONS) for f in REFUSED if f not in BODIES[p][0].model_fields]
+)
+def test_what_cannot_be_done_is_refused_and_its_neutral_values_are_taken(server, path, field):
+    body = BODIES[path][1]
+    error = error_of(server.post(path, {**body, field: {"type": "asked for"}}))
+    named(error, field)
+    assert error["code"] == "unsupported_parameter"
+    for neutral in REFUSED[field][0]:
+        response = server.post(path, {**body, field: neutral})
+        assert response.status_code == 200, (neutral, response.text)
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [TOOL]}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "auto"}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"tool_choice": "whatever"}, "tool_choice"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": "auto"}, "function_call"),
+        ({"best_of": 3}, "best_of"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(server, fields, param):
+    named(error_of(server.post(CHAT, {**HELLO, **fields})), param)
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    "content",
+    [b"", b" ", b"{", b"[]", b"null", b"5", b'"x"', b"\xff\xfe{}", b'{"model": "\xff"}', b'{"prompt": "\\ud800"}',
+     b'{"temperature": NaN}', b'{"temperature": Infinity}', b'{"temperature": 1e999}', b"{'prompt': 'x'}",
+     b'{"prompt": "x"} more', b"[" * 100_000, b'{"a":' * 100_000, b'{"n": ' + b"9" * 10_000 + b"}",
+     b"model=small&prompt=x", b"\x00", "{\"prompt\": \"x\"}".encode("utf-16")],
+    ids=lambda c: repr(c[:20]),
+)  # fmt: skip
+def test_what_is_no_json_object_is_refused(server, path, content):
+    error = error_of(server.request("POST", path, content=content))
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "text/plain", "application/octet-stream", None])
+def test_json_is_read_under_any_content_type(server, kind):
+    """A body that is JSON is taken as such: many a client forgets the header."""
+    headers = {"content-type": kind} if kind else {}
+    response = server.request("POST", CHAT, content=json.dumps(HELLO), headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("depth", [50, 300, 600, 900])
+@pytest.mark.parametrize(
+    "field", ["temperature", "stop", "messages", "prompt", "tools", "chat_template_kwargs", "other"]
+)
+def test_deep_nesting_is_answered(server, field, depth):
+    deep: Any = "x"
+    for i in range(depth):
+        deep = [deep] if i % 2 else {"a": deep}
+    for path in (CHAT, COMPLETIONS):
+        if field == "messages":
+            deep = [{"role": "user", "content": "x", "more": deep}]
+        if field == "tools":
+            deep = [{"function": deep}]
+        body = {**BODIES[path][1], field: deep, "tool_choice": "none"}
+        assert server.post(path, body).status_code in (200, 400)
+
+
+def test_nulls_anywhere_mean_left_out(server):
+    fields = dict.fromkeys(set(ChatRequest.model_fields) | set(REFUSED) | {"best_of", "user", "metadata"})
+    messages = [
+        {"role": "system", "content": "x", "name": None, "tool_calls": None},
+        {"role": "user", "content": [{"type": "text", "text": "hello", "cache_control": None}], "tool_call_id": None},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": None, "type": None, "index": None,
+            "function": {"name": "f", "arguments": None}}], "refusal": None, "audio": None, "function_call": None},
+        {"role": "tool", "content": None, "tool_call_id": "1"},
+        {"role": "user", "content": "hello"},
+    ]  # fmt: skip
+    options = {"include_usage": None, "continuous_usage_stats": None}
+    answer = server.chat(**{**fields, "messages": messages, "stream_options": options})
+    assert answer["choices"][0]["message"]["content"] == "hello"
+    nulls = dict.fromkeys(set(CompletionRequest.model_fields) | set(REFUSED) | {"best_of"})
+    assert server.complete(**{**nulls, "prompt": "x"})["choices"][0]["text"] == "hello"
+
+
+def test_unknown_fields_are_let_through(server):
+    """What nobody knows cannot have changed an answer that anybody expects."""
+    assert server.chat(user="me", store=False, metadata={"a": "b"}, service_tier="auto", x_y_z=[1, {"a": None}])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"echo": True}, {"add_special_tokens": True}, {"n_predict": 5}, {"max_new_tokens": 5},
+        {"stop_sequences": ["x"]}, {"regex": "a"}, {"ebnf": "a"}, {"reasoning": {"effort": "high"}},
+        {"return_tokens_as_token_ids": True},
+        {"repetition_penalty_range": 5}, {"beam_width": 4}, {"num_beams": 4}, {"prompt": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_fields_that_other_servers_know_are_not_ignored_in_chat(server, fields):
+    named(error_of(server.post(CHAT, {**HELLO, **fields})), next(iter(fields)))
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_an_unknown_model_is_404(server, path):
+    error = error_of(server.post(path, {**BODIES[path][1], "model": "gpt-9"}), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert "gpt-9" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [(CHAT, {"messages": [{"role": "user", "content": "x" * 400}]}, "messages"),
+     (COMPLETIONS, {"prompt": "x" * 400}, "prompt"), (COMPLETIONS, {"prompt": [1] * 400}, "prompt"),
+     (CHAT, {"max_tokens": 10_000}, "messages")],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_too_long_is_refused_in_the_words_that_clients_look_for(server, path, fields, param, stream):
+    error = error_of(server.post(path, {**BODIES[path][1], **fields, "stream": stream}))
+    assert (error["code"], error["type"]) == ("context_length_exceeded", "invalid_request_error")
+    assert error["param"] == param
+    for words in ("This model's maximum context length is 256 tokens", "reduce the length of the messages",
+                  "context_length_exceeded"):  # fmt: skip
+        assert words in error["message"]
+
+
+def test_what_is_told_of_a_value_is_short(server):
+    error = error_of(server.post(CHAT, {**HELLO, "temperature": "x" * 10**6}))
+    assert len(error["message"]) < 300
+    error = error_of(server.post(CHAT, {**HELLO, "model": "x" * 10**6}), 404)
+    assert len(error["message"]) < 2100
+
+
+anything = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.integers(-3, 300), st.text(max_size=5),
+        st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["auto", "none", "user", "text", "a"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["role", "content", "type", "text", "name", "tool_calls", "function", "1"]),
+                        inner, max_size=4),
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_no_json_object_gives_anything_but_an_answer_or_an_error(server, path):
+    kind, body = BODIES[path]
+    fields = sorted({*kind.model_fields, *REFUSED, "best_of", "something"})
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.dictionaries(st.sampled_from(fields), anything, max_size=4), st.booleans())
+    @example({"logit_bias": {"1" * 5000: 1}}, True)
+    def holds(given_fields: dict[str, Any], whole: bool) -> None:
+        response = server.post(path, {**(body if whole else {}), **given_fields})
+        if response.status_code != 200:
+            assert response.status_code in (400, 404)
+            assert error_of(response, None)["code"] != "internal_error"
+
+    holds()
+    assert server.engine.pending == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(content=st.binary(max_size=50))
+def test_no_bytes_give_anything_but_an_error(server, content):
+    error_of(server.request("POST", CHAT, content=content))
