@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from .messages import TokenLogprob
 from .sequence import Sequence
 
 
-@dataclass(slots=True)
-class Slice:
+class Slice(msgspec.Struct, gc=False):  # quicker to make than a dataclass, and there is one a sequence and step
     """The part of a sequence computed in one step: positions [start, start + len(tokens)).
 
     `tokens` are the accepted ones from `start` on, then `drafts` proposed ones. `sample`: the slice reaches the end of

@@ -76,18 +76,19 @@ def schedule(state: State) -> Plan:
     admitted: list[Sequence] = []
     preempted: list[Sequence] = []
     for seq in state.running[:]:
-        start, due = seq.computed, len(seq.tokens)
-        if due - start > 1:
+        start, drafts = seq.computed, seq.drafts
+        due = len(seq.tokens) + len(drafts)
+        if due - start - len(drafts) > 1:
             behind.append(seq)
             continue
-        if budget <= len(seq.drafts) or seq.status is not running:
+        if budget <= len(drafts) or seq.status is not running:
             continue
-        if due + len(seq.drafts) > len(seq.blocks) * room and not _grow_for_decode(state, seq, preempted):
+        if due > len(seq.blocks) * room and not _grow_for_decode(state, seq, preempted):
             continue
         tokens = seq.tokens[start:]
-        if seq.drafts:
-            tokens += seq.drafts
-        slices.append(Slice(seq, start, tokens, len(seq.drafts)))
+        if drafts := seq.drafts:  # read again: to grow may have cost them
+            tokens += drafts
+        slices.append(Slice(seq, start, tokens, len(drafts)))
         budget -= len(tokens)
     scheduled = {id(s.seq) for s in slices} if behind else set()
     for seq in behind:
@@ -227,10 +228,10 @@ def _drop_pages(state: State, seq: Sequence) -> None:
 def commit(state: State, plan: Plan, result: StepResult) -> list[m.TokenDelta | m.Failed]:
     """Take in what the step gave; returns the news, one message a sequence that has any."""
     news: list[m.TokenDelta | m.Failed] = []
-    caching, size, siblings = state.prefix_caching, state.limits.block_size, state.siblings
+    caching, size, siblings, running = state.prefix_caching, state.limits.block_size, state.siblings, Status.RUNNING
     for piece, outcome in zip(plan.slices, result.outcomes, strict=True):
         seq = piece.seq
-        if seq.status is not Status.RUNNING:
+        if seq.status is not running:
             continue  # aborted, or its request failed, while the step ran
         if outcome.error is not None:
             news.append(m.Failed(id=seq.request, code="engine_failed", message=outcome.error))
@@ -257,22 +258,20 @@ def _advance(state: State, piece: Slice) -> m.FinishReason | None:
 
 def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | None:
     """Append accepted drafts and the sampled token; roll back by count what was not accepted."""
-    seq, stops = piece.seq, piece.seq.params.stop_token_ids
+    seq, new = piece.seq, outcome.tokens
     room = seq.end - len(seq.tokens)
-    finish: m.FinishReason | None = None
-    added = 0
-    for token in outcome.tokens:
-        added += 1
-        seq.tokens.append(token)
-        if token in stops:
-            finish = "stop"
-        elif added == room:
-            finish = "length"
-        if finish:
-            del outcome.tokens[added:]
-            break
-    state.generated_tokens += added
-    seq.computed = piece.start + len(piece.tokens) - piece.drafts + added - 1
+    if len(new) > room:
+        del new[room:]
+    finish: m.FinishReason | None = "length" if len(new) == room else None
+    if stops := seq.params.stop_token_ids:
+        for i, token in enumerate(new):
+            if token in stops:
+                del new[i + 1 :]
+                finish = "stop"
+                break
+    seq.tokens += new
+    state.generated_tokens += len(new)
+    seq.computed = len(seq.tokens) - 1
     seq.drafts = outcome.drafts
     if piece.drafts:
         keep = -(-seq.computed // state.limits.block_size)
