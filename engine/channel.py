@@ -39,16 +39,16 @@ class EngineChannel:
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.connect(address)
 
-    def receive(self, wait: bool) -> list[m.ToEngine]:
-        """All messages that have come. `wait`: sleep until there is at least one."""
+    def receive(self, wait: int = 0) -> list[m.ToEngine]:
+        """All messages that have come. wait: milliseconds to sleep until there is one; -1: as long as it takes."""
         found: list[m.ToEngine] = []
-        flags = 0 if wait else zmq.NOBLOCK
+        if wait and not self._socket.poll(wait):
+            return found
         while True:
             try:
-                found += m.decode_to_engine(self._socket.recv(flags))
+                found += m.decode_to_engine(self._socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return found
-            flags = zmq.NOBLOCK
 
     def send(self, out: Iterable[m.FromEngine]) -> None:
         self._socket.send(m.encode(list(out)))

@@ -149,6 +149,7 @@ class EngineClient:
                 self._fail_open(self.error.message)
                 return
             log.error("the engine process %s; starting it again", ended)
+            self.stats = self.loading = None  # those of the dead
             self._become("restarting")
             self._fail_open(f"the engine process {ended} while this request ran; it is being started again")
             self.restarts += 1
@@ -189,7 +190,7 @@ class EngineClient:
                     for seconds in message.waited:
                         self.on_waited(seconds)
                 case m.Failed():
-                    self._put(message.id, from_code(message.code, message.message))
+                    self._put(message.id, from_code(message.code, message.message, message.param))
                 case m.Ready():
                     self.info = message
                     self._become("ready")

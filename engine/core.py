@@ -13,11 +13,14 @@ from . import messages as m
 from . import scheduler
 from .channel import EngineChannel
 from .errors import QuireError
+from .intake import Intake
 from .plan import Outcome, Plan, StepResult
 from .runner import Runner
 from .state import State
 
 log = logging.getLogger("quire.engine")
+
+PAUSE, FOREVER = 1, -1  # milliseconds to wait for messages with nothing to run: while a grammar compiles, and else
 
 
 class Engine:
@@ -25,6 +28,7 @@ class Engine:
 
     def __init__(self, runner: Runner, state: State, channel: EngineChannel):
         self.runner = runner
+        self.intake = Intake(runner.compile, runner.guide, runner.warm)
         self.state = state
         self.channel = channel
         self.arrived: dict[str, float] = {}  # of requests that have not begun
@@ -35,7 +39,7 @@ class Engine:
 
     def run(self) -> None:
         while True:
-            inbox = self.channel.receive(wait=not self.state.has_work())
+            inbox = self.channel.receive(0 if self.state.has_work() else PAUSE if self.intake.waits else FOREVER)
             if any(isinstance(message, m.Shutdown) for message in inbox):
                 return
             out = self.receive(inbox) + self.step()
@@ -47,14 +51,18 @@ class Engine:
         for message in inbox:
             match message:
                 case m.Generate():
-                    try:
-                        scheduler.add(self.state, message)
-                        self.arrived[message.id] = time.perf_counter()
-                    except QuireError as error:
-                        refused.append(m.Failed(id=message.id, code=error.code or "", message=error.message))
+                    self.intake.enter(message)
+                    self.arrived[message.id] = time.perf_counter()
                 case m.Abort(id=request):
+                    self.intake.forget(request)
                     scheduler.abort(self.state, request)
                     self.arrived.pop(request, None)
+        for message, guides in self.intake.leave():
+            try:
+                scheduler.add(self.state, message, guides())
+            except QuireError as error:
+                refused.append(m.Failed(id=message.id, code=error.code or "", message=error.message, param=error.param))
+                self.arrived.pop(message.id, None)
         return refused
 
     def step(self) -> list[m.FromEngine]:

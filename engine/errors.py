@@ -5,6 +5,7 @@ QuireError
  |- ModelError             a model folder or its files  (start-up)
  |- RequestError           400: this request, and only this one, cannot be done
  |   |- ContextLengthExceeded
+ |   |- GrammarRefused     a constraint that will not be enforced
  |   |- ModelNotFound      404
  |   |- Unauthorized       401
  |   |- TooLarge           413
@@ -60,6 +61,16 @@ class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
 
 
+class GrammarRefused(RequestError):
+    """A constraint that will not be enforced. `path` says where in it: a JSON pointer, a line, or an offset."""
+
+    code = "invalid_grammar"
+
+    def __init__(self, message: str, *, path: str = "", param: str | None = None):
+        super().__init__(f"{message} (at {path})" if path else message, param=param)
+        self.path = path
+
+
 class ModelNotFound(RequestError):
     status = 404
     code = "model_not_found"
@@ -99,11 +110,13 @@ class EngineFailed(QuireError):
 
 BY_CODE: dict[str, type[QuireError]] = {
     cls.code: cls
-    for cls in (RequestError, ContextLengthExceeded, EngineUnavailable, EngineFailed, Overloaded)
+    for cls in (RequestError, ContextLengthExceeded, GrammarRefused, EngineUnavailable, EngineFailed, Overloaded)
     if cls.code is not None
 }
 
 
-def from_code(code: str, message: str) -> QuireError:
+def from_code(code: str, message: str, param: str | None = None) -> QuireError:
     """The error a `Failed` message stands for."""
-    return BY_CODE.get(code, EngineFailed)(message)
+    error = BY_CODE.get(code, EngineFailed)(message)
+    error.param = param
+    return error

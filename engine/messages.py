@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from .grammar.spec import GrammarSpec
+
 FinishReason = Literal["stop", "length", "abort"]
 
 
@@ -47,6 +49,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     allowed_token_ids: tuple[int, ...] | None = None
     logprobs: int | None = None  # alternatives per sampled token; 0: the token's own; None: off
     prompt_logprobs: int | None = None  # the same for each prompt token after the first
+    grammar: GrammarSpec | None = None  # what the answer must be; it then ends where the grammar does
+    grammar_after: tuple[int, ...] = ()  # tokens behind which, in the answer, the grammar begins; (): at once
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -121,6 +125,14 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
+class Guided(msgspec.Struct, frozen=True, array_like=True):
+    """What a grammar did to an answer."""
+
+    lowest: float  # share of the model's probability that the mask left, where it left the least
+    mean: float  # over the tokens that were sampled under it
+    forced: int  # tokens that were not sampled, because nothing else could come
+
+
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """News of one sequence: what one step added."""
 
@@ -131,6 +143,7 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defau
     prompt_logprobs: list[TokenLogprob] | None = None  # of the next prompt tokens, from position 1 on; index 0
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; in the sequence's first delta
     finish: FinishReason | None = None  # "stop": the last of tokens is in stop_token_ids
+    guided: Guided | None = None  # beside `finish`, where a grammar bound the answer
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -139,6 +152,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     id: str
     code: str  # a code of engine/errors.py
     message: str
+    param: str | None = None  # the field of the request that caused it
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from .messages import TokenLogprob
+from .messages import Guided, TokenLogprob
 from .sequence import Sequence
 
 
@@ -48,9 +48,11 @@ class Outcome:
     """What came of one slice. `tokens`: accepted drafts, then one sampled token; empty where `sample` was false."""
 
     tokens: list[int] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)  # what must follow them, by the grammar; not computed yet
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob] | None = None  # of the slice's prompt positions + 1
     drafts: list[int] = field(default_factory=list)  # proposed for the next step
+    guided: Guided | None = None  # what the grammar did so far
     error: str | None = None  # this sequence failed; the others go on
 
 

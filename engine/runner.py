@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -17,6 +18,12 @@ from .batch import Batch
 from .cache import KVCache, bytes_per_token, free_memory, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError
+from .grammar import Compiled
+from .grammar import compile as compile_grammar
+from .grammar import warm as warm_grammars
+from .grammar.guide import Guide
+from .grammar.spec import GrammarSpec
+from .grammar.vocabulary import Vocabulary
 from .messages import Ready, SamplingParams, TokenLogprob
 from .models.load import load_model
 from .plan import Outcome, Plan, Slice, StepResult
@@ -55,6 +62,7 @@ class Runner:
             progress=progress,
         )
         self._architecture = _architecture(folder)
+        self._vocabulary = functools.cache(lambda: Vocabulary.load(folder, self.model.vocab_size))
         self.sampler = Sampler(self.model.vocab_size)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
@@ -73,6 +81,18 @@ class Runner:
         self.max_model_len = min(limit, blocks * BLOCK_SIZE)
         self.cache = KVCache(layers, blocks, dtype, self.device)
         self._load_seconds = time.perf_counter() - began
+
+    def compile(self, grammar: GrammarSpec) -> Compiled:
+        """A grammar over this model's vocabulary. Raises GrammarRefused; may be called in any thread."""
+        return compile_grammar(grammar, self._vocabulary())
+
+    def warm(self) -> None:
+        """Make ready what every grammar needs, so that the first one does not wait for it."""
+        warm_grammars(self._vocabulary())
+
+    def guide(self, grammar: Compiled, after: tuple[int, ...]) -> Guide:
+        """A new answer's."""
+        return Guide(grammar.matcher(), self.model.vocab_size, self._vocabulary().eos_ids[0], after)
 
     def ready(self) -> Ready:
         return Ready(
@@ -99,9 +119,12 @@ class Runner:
         hidden = self.model.forward(batch.tokens, batch.positions, attend)
         outcomes = [Outcome() for _ in plan.slices]
         for piece, outcome, row in zip(plan.slices, outcomes, batch.query_start[:-1], strict=True):
-            if piece.seq.params.prompt_logprobs is not None:
+            if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None:
                 self._prompt_logprobs(piece, hidden[row : row + len(piece.tokens)], outcome)
         sampled = [i for i, s in enumerate(plan.slices) if s.sample]
+        for i in sampled:  # masks are filled here, while a GPU runs the model
+            if (guide := plan.slices[i].seq.guide) is not None:
+                guide.look(plan.slices[i].seq)
         if sampled:
             logits = self.model.logits(hidden.index_select(0, batch.sample_rows))
             self._sample(logits, plan.slices, outcomes, sampled)

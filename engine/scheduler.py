@@ -10,6 +10,9 @@ stream wait; then prompts under way; then new ones, most senior first and never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING
+
 from . import messages as m
 from .blocks import chain_hash, root_hash
 from .errors import ContextLengthExceeded, Overloaded, RequestError
@@ -17,9 +20,13 @@ from .plan import Outcome, Plan, Slice, StepResult
 from .sequence import Sequence, Status
 from .state import State, insort, seniority
 
+if TYPE_CHECKING:
+    from .grammar.guide import Guide
 
-def add(state: State, request: m.Generate) -> None:
-    """Queue a request. Raises what the person must know if it can never run or the queue is full."""
+
+def add(state: State, request: m.Generate, guides: Seq[Guide] = ()) -> None:
+    """Queue a request; guides: one for each answer, where a grammar binds them. Raises what the person must know if it
+    can never run or the queue is full."""
     limits, params = state.limits, request.params
     if not request.prompt:
         raise RequestError("the prompt has no tokens; at least one is needed", param="prompt")
@@ -50,6 +57,7 @@ def add(state: State, request: m.Generate) -> None:
                 arrival=state.arrivals,
                 salt=request.cache_salt,
                 leader=group[0] if group else None,
+                guide=guides[index] if guides else None,
             )
         )
     state.requests[request.id] = group[:]
@@ -78,10 +86,11 @@ def schedule(state: State) -> Plan:
     for seq in state.running[:]:
         start, drafts = seq.computed, seq.drafts
         due = len(seq.tokens) + len(drafts)
-        if due - start - len(drafts) > 1:
+        lag = due - start - len(drafts)
+        if (lag > 1 and (lag > room or start < seq.prompt_len)) or due - start > budget:
             behind.append(seq)
             continue
-        if budget <= len(drafts) or seq.status is not running:
+        if seq.status is not running:
             continue
         if due > len(seq.blocks) * room and not _grow_for_decode(state, seq, preempted):
             continue
@@ -257,8 +266,11 @@ def _advance(state: State, piece: Slice) -> m.FinishReason | None:
 
 
 def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | None:
-    """Append accepted drafts and the sampled token; roll back by count what was not accepted."""
+    """Append accepted drafts, the sampled token and what must follow; roll back by count what was not accepted."""
     seq, new = piece.seq, outcome.tokens
+    drawn = len(new)
+    if outcome.forced:
+        new += outcome.forced
     room = seq.end - len(seq.tokens)
     if len(new) > room:
         del new[room:]
@@ -271,7 +283,7 @@ def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | No
                 break
     seq.tokens += new
     state.generated_tokens += len(new)
-    seq.computed = len(seq.tokens) - 1
+    seq.computed = piece.end - piece.drafts + min(drawn, len(new)) - 1
     seq.drafts = outcome.drafts
     if piece.drafts:
         keep = -(-seq.computed // state.limits.block_size)
@@ -308,6 +320,7 @@ def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.T
         prompt_logprobs=prompt_logprobs,
         cached_tokens=seq.cached_tokens if first else None,
         finish=finish,
+        guided=outcome.guided if finish else None,
     )
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from .messages import SamplingParams
+
+if TYPE_CHECKING:
+    from .grammar.guide import Guide
 
 
 class Status(Enum):
@@ -24,7 +28,7 @@ class Sequence:
     __slots__ = (
         "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "blocks", "hashes", "status",
         "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
-        "published", "prompt_logprobs_sent",
+        "published", "prompt_logprobs_sent", "guide",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +42,7 @@ class Sequence:
         arrival: int = 0,
         salt: str = "",
         leader: Sequence | None = None,
+        guide: Guide | None = None,
     ):
         self.id = f"{request}/{index}"
         self.request = request
@@ -60,6 +65,7 @@ class Sequence:
         self.preemptions = 0
         self.announced = False  # its first delta has gone out
         self.published = 0  # pages of `blocks` that others may find
+        self.guide = guide  # where its answer stands in its grammar; the sampler moves it
         self.prompt_logprobs_sent = 0  # prompt positions, from 1 on, whose logprobs have gone out
 
     @property

@@ -10,23 +10,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .. import __version__
-from .context import Context, context
+from .context import READ, Context, context
 
 router = APIRouter()
 
 
-@router.get("/")
+@router.api_route("/", methods=READ)
 async def hello() -> PlainTextResponse:
     return PlainTextResponse(f"quire {__version__}. The API is at /v1; see /v1/models.\n")
 
 
-@router.get("/health")
+@router.api_route("/health", methods=READ)
 async def health() -> dict[str, str]:
     """The server process lives. Whether it can answer is /ready's to say."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.api_route("/ready", methods=READ)
 async def ready(http: Request) -> JSONResponse:
     """200 while requests are answered: the engine serves, and moves forward where work is pending."""
     ctx = context(http)
@@ -51,6 +51,6 @@ def readiness(ctx: Context) -> tuple[str, dict[str, Any]]:
     return "ready", detail
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=READ)
 async def metrics(http: Request) -> Response:
     return Response(context(http).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -15,10 +15,11 @@ from . import admin
 from .auth import KeyGuard
 from .config import ServerConfig
 from .context import Context
+from .dialect import Dialects
 from .errors import Unexpected, on_http_error, on_quire_error, on_recursion
 from .limits import BodyLimit
 from .metrics import Metrics
-from .openai import chat, completions, models
+from .openai import chat, completions, models, parse
 from .openai.params import ParamsMaker, model_defaults
 from .prompt import Renderer
 from .tokenizer import Tokenizer
@@ -33,10 +34,11 @@ def create_app(config: ServerConfig, engine: EngineClient, tokenizer: Tokenizer,
         engine=engine,
         tokenizer=tokenizer,
         renderer=renderer,
+        dialects=Dialects(renderer, tokenizer, config.tool_call_parser, config.reasoning_parser),
         params=ParamsMaker(tokenizer, defaults, config.seed),
         metrics=Metrics(engine),
     )
-    for router in (admin.router, models.router, chat.router, completions.router):
+    for router in (admin.router, models.router, chat.router, completions.router, parse.router):
         app.include_router(router)
     app.add_exception_handler(QuireError, on_quire_error)
     app.add_exception_handler(HTTPException, on_http_error)

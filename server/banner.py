@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 
 from rich.console import Console
@@ -42,11 +44,13 @@ async def follow_load(engine: EngineClient) -> None:
         await engine.wait_change()
 
 
-def ready_block(info: Ready, config: ServerConfig, *, url: str, chat: bool) -> str:
-    """The block printed when the server answers. `chat`: the model has a chat template."""
+def ready_block(info: Ready, config: ServerConfig, *, url: str, chat: bool, template: str = "") -> str:
+    """The block printed when the server answers. `chat`: the model has a chat template; template: what is to be said of
+    it."""
     name = config.served_model_names[0]
-    body = '"messages": [{"role": "user", "content": "Hello"}]' if chat else '"prompt": "Once upon a time"'
-    key = "-H 'Authorization: Bearer $KEY' " if config.api_keys else ""
+    asked = {"messages": [{"role": "user", "content": "Hello"}]} if chat else {"prompt": "Once upon a time"}
+    body = shlex.quote(json.dumps({"model": name, **asked}, ensure_ascii=False))
+    key = '-H "Authorization: Bearer $KEY" ' if config.api_keys else ""
     lines = [
         f"quire is serving {name}",
         f"  url        {url}/v1",
@@ -57,10 +61,12 @@ def ready_block(info: Ready, config: ServerConfig, *, url: str, chat: bool) -> s
         f"  page pool  {info.pool_tokens:,} tokens ({human(info.kv_bytes)}): "
         f"{info.pool_tokens / info.max_model_len:.1f} requests of full length fit",
     ]
+    if chat and template:
+        lines.append(f"  template   {template}")
     if config.host not in ("127.0.0.1", "localhost", "::1") and not config.api_keys:
         lines.append(f"  warning    anyone who can reach {config.host} may use this server: no --api-key is set")
     lines.append(
         f"  try        curl {url}/v1/{'chat/' if chat else ''}completions {key}"
-        f"""-H 'Content-Type: application/json' -d '{{"model": "{name}", {body}}}'"""
+        f"-H 'Content-Type: application/json' -d {body}"
     )
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """`quire`: the command line. The only reader of argv and os.environ.
 
-quire serve MODEL    serve a model folder or hub name
+quire serve [MODEL]  serve a model folder or hub name; without one the embedded model
+quire check-template MODEL   what its chat template does, and whether its answers can be read
 quire bench ...      load generator against a running server (clients/bench)
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from .. import __version__
 from ..engine.errors import QuireError
-from .flags import add_flags
+from .flags import TEMPLATE, add_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,9 +29,17 @@ def parser() -> argparse.ArgumentParser:
         "Each flag has an environment twin: --max-model-len is QUIRE_MAX_MODEL_LEN; the flag wins.",
     )
     serve.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a Hugging Face model folder, or a hub name [QUIRE_MODEL]"
+        "model", metavar="MODEL", nargs="?", help="a Hugging Face model folder, or a hub name [QUIRE_MODEL, pocket]"
     )
     add_flags(serve)
+    look = commands.add_parser(
+        "check-template",
+        help="report on a model's chat template",
+        description="What a model's chat template does with conversations, tools and thoughts, and whether what it "
+        "writes can be read. The exit status is 1 if there is a warning.",
+    )
+    look.add_argument("model", metavar="MODEL", nargs="?", help="a Hugging Face model folder, or a hub name [pocket]")
+    add_flags(look, {"server": TEMPLATE})
     commands.add_parser("bench", help="measure a running server", add_help=False)
     return root
 
@@ -43,13 +52,20 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         runpy.run_module("quire.clients.bench", run_name="__main__", alter_sys=False)
         return 0
     args = parser().parse_args(argv)
-    from .serve import serve
-
+    given, environ = vars(args), os.environ if environ is None else environ
     try:
-        return serve(vars(args), os.environ if environ is None else environ)
+        if args.command == "check-template":
+            from .check_template import check_template
+
+            return check_template(given, environ)
+        from .serve import serve
+
+        return serve(given, environ)
     except QuireError as error:
         print(f"quire: {error.message}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the server handles signals itself
+        return 130
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
-    admin_key: str | None = None
     cors_origins: tuple[str, ...] = ("*",)
     max_body_bytes: int = 32 * 2**20
     max_requests: int = 1024  # in flight
     generation_config: str = "auto"  # auto: sampling defaults from the model's generation_config.json | none
+    tool_call_parser: str = "auto"  # a name of tools.PARSERS; auto: as the chat template shows | none
+    reasoning_parser: str = "auto"  # a name of reasoning.KINDS; auto | none
     seed: int | None = None  # makes requests without a seed repeatable
     stale_seconds: float = 30.0  # with work pending and no sign of progress for so long, /ready says 503

@@ -14,6 +14,7 @@ from ..engine.client import EngineClient
 from ..engine.errors import EngineUnavailable, ModelNotFound, Overloaded
 from ..engine.messages import Ready
 from .config import ServerConfig
+from .dialect import Dialects
 from .errors import from_validation
 from .metrics import Metrics
 from .openai.params import ParamsMaker, json_body
@@ -21,6 +22,7 @@ from .prompt import Renderer
 from .tokenizer import Tokenizer
 
 B = TypeVar("B", bound=pydantic.BaseModel)
+READ = ["GET", "HEAD"]  # methods of a route that only shows something
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class Context:
     engine: EngineClient
     tokenizer: Tokenizer
     renderer: Renderer
+    dialects: Dialects
     params: ParamsMaker
     metrics: Metrics
     started: int = field(default_factory=lambda: int(time.time()))

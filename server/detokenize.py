@@ -17,9 +17,10 @@ UNFINISHED = "\ufffd"
 class Detokenizer:
     """Of one answer. `feed` gives the text that is sure, `flush` the rest."""
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True):
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, shown: frozenset[int] = frozenset()):
+        """shown: special tokens that are not skipped."""
         self._tokenizer = tokenizer
-        self._skip = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skip = tokenizer.special_ids - shown if skip_special_tokens else frozenset()
         self._context: list[int] = []  # tokens whose text has gone out, kept for what depends on them
         self._context_text = ""
         self._held: list[int] = []

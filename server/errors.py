@@ -92,8 +92,8 @@ async def on_recursion(request: Request, error: Exception) -> JSONResponse:
 def from_validation(error: pydantic.ValidationError) -> RequestError:
     """The first thing that is wrong with a body, by the name of its field."""
     problems = error.errors(include_url=False, include_context=False)
-    # In a union each branch complains; the deepest complaint is about the branch that was meant.
-    first = max(problems, key=lambda p: (p["loc"][:1] == problems[0]["loc"][:1], len(p["loc"])))
+    same = [problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]]
+    first = max(same, key=_progress)
     steps = [s for s in first["loc"] if isinstance(s, int) or "[" not in str(s)]
     where = ""
     for step in steps:
@@ -103,3 +103,10 @@ def from_validation(error: pydantic.ValidationError) -> RequestError:
             where += f".{step}" if where else str(step)
     what = f"it is {_short.repr(first['input'])}" if first["type"] != "missing" else "it is missing"
     return RequestError(f"{where}: {first['msg']}; {what}", param=where)
+
+
+def _progress(problem: Any) -> tuple[int, bool, int]:
+    """In a union each branch complains. The branch that was meant came furthest: deeper, past the type, past more
+    items."""
+    *_, last = problem["loc"]
+    return len(problem["loc"]), not problem["type"].endswith("_type"), last if isinstance(last, int) else -1

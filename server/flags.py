@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import ConfigError
+from . import reasoning
+from .tools import PARSERS
 
 
 def size(text: str) -> int:
@@ -32,6 +34,13 @@ def switch(text: str) -> bool:
     if text.strip().lower() not in known:
         raise ValueError(text)
     return known[text.strip().lower()]
+
+
+def key(text: str) -> str:
+    """An API key. An empty one, as of a variable that is not set, would open the server to everyone."""
+    if not text.strip():
+        raise ValueError(text)
+    return text.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +72,16 @@ class Flag:
 SERVER = [
     Flag("--host", str, "127.0.0.1", "address to listen on"),
     Flag("--port", int, 8000, "port to listen on; 0: any free one"),
-    Flag("--api-key", str, (), "key a client must send; may be given more than once", field="api_keys", many=True),
-    Flag("--admin-key", str, None, "key for what changes the server"),
+    Flag("--api-key", key, (), "key a client must send; may be given more than once", field="api_keys", many=True,
+         expected="a key that is not empty"),
     Flag("--served-model-name", str, (), "name(s) clients ask for; default: the folder's name",
          field="served_model_names", many=True),
     Flag("--allowed-origins", str, ("*",), "origins that browsers may call from", field="cors_origins", many=True),
     Flag("--chat-template", str, None, "file with a chat template used instead of the model's own"),
+    Flag("--tool-call-parser", str, "auto", "how calls of tools are written: a name (quire check-template lists them), "
+         "auto (as the chat template shows) or none", choices=("auto", "none", *PARSERS)),
+    Flag("--reasoning-parser", str, "auto", "how thoughts are marked: a name, auto (as the template shows) or none",
+         choices=("auto", *reasoning.NAMES)),
     Flag("--max-body-size", size, 32 * 2**20, "largest request body, bytes", field="max_body_bytes",
          expected="a size such as 32M"),
     Flag("--max-requests", int, 1024, "requests in flight; one more is answered 429"),
@@ -98,9 +111,13 @@ ENGINE = [
 ]  # fmt: skip
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare every flag; defaults stay out of argparse, so that `resolve` can tell "given" from "left out"."""
-    for title, flags in (("server", SERVER), ("engine", ENGINE)):
+TEMPLATE = [flag for flag in SERVER if flag.name in ("--chat-template", "--tool-call-parser", "--reasoning-parser")]
+
+
+def add_flags(parser: argparse.ArgumentParser, groups: Mapping[str, list[Flag]] | None = None) -> None:
+    """Declare flags, all of `quire serve` if none are named; defaults stay out of argparse, so that `resolve` can tell
+    "given" from "left out"."""
+    for title, flags in (groups or {"server": SERVER, "engine": ENGINE}).items():
         group = parser.add_argument_group(title)
         for flag in flags:
             help_ = flag.help + ("" if flag.default in (None, (), True) else f" [{_shown(flag.default)}]")
@@ -126,7 +143,7 @@ def resolve(flags: list[Flag], given: Mapping[str, Any], environ: Mapping[str, s
         if value is None:
             found[flag.target] = flag.default
         elif flag.many:
-            found[flag.target] = tuple(value)
+            found[flag.target] = tuple(_parsed(flag, one, source) for one in value)
         elif isinstance(value, str):
             found[flag.target] = _parsed(flag, value, source)
         else:

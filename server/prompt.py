@@ -33,6 +33,9 @@ from .tokenizer import Tokenizer
 _ROLES_OF_TEMPLATES = {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under the names that templates and clients use
+_FORMS = [  # of messages, in which templates get them: (arguments are objects, what no content becomes)
+    (parsed, empty) for empty in ("absent", "filled", "null") for parsed in (True, False)
+]
 _ASKED: dict[str, Any] = {"role": "user", "content": "question"}
 _CALLED: dict[str, Any] = {
     "role": "assistant",
@@ -85,16 +88,16 @@ class Renderer:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """Ids of a conversation. Raises RequestError where the template refuses it."""
-        name = "tool_use" if tools and "tool_use" in self._templates else "default"
+        name = self._name(bool(tools))
         if name not in self._templates:
             raise RequestError(
                 "this model has no chat template; give one with --chat-template, or use /v1/completions",
                 param="messages",
             )
         request = [messages, tools, dict(template_kwargs or {}), self._sources[name]]
-        sentinel = _unused_character(request)
+        sentinel = unused_character(request)
         if continue_final_message:
-            end = _unused_character([*request, sentinel])
+            end = unused_character([*request, sentinel])
             messages = _with_end(messages, f"{end} ")
         mark = partial(self._every.mark, sentinel=sentinel)
         given = {
@@ -109,13 +112,22 @@ class Renderer:
             text = _cut_at(text, end)
         return self._encoded(text, sentinel)
 
+    def source(self, *, tools: bool) -> str:
+        """The template that requests get, with tools or without; "" where there is none."""
+        return self._sources.get(self._name(tools), "")
+
+    def _name(self, tools: bool) -> str:
+        return "tool_use" if tools and "tool_use" in self._templates else "default"
+
     def _rendered(self, name: str, messages: list[dict[str, Any]], given: dict[str, Any], sentinel: str) -> str:
         """Templates want a tool call's arguments as an object, and no content where there is none. Those that cannot
-        do with that get arguments as text, or empty content."""
+        do with that, or do not show the call, get arguments as text, or other content."""
         tried: list[Any] = []
+        fair: tuple[list[dict[str, Any]], str] | None = None  # the first that renders
         refused: RequestError | None = None
-        for parsed, filled in ((True, False), (True, True), (False, False), (False, True)):
-            shown = [self._message(m, i, name, sentinel, parsed, filled) for i, m in enumerate(messages)]
+        called = _called(messages)
+        for parsed, empty in _FORMS:
+            shown = [self._message(m, i, name, sentinel, parsed, empty) for i, m in enumerate(messages)]
             if shown in tried:
                 continue
             tried.append(shown)
@@ -124,9 +136,14 @@ class Renderer:
             except RequestError as error:
                 refused = refused or error
                 continue
-            return self._covered(name, shown, given, sentinel, text)
-        assert refused is not None
-        raise refused
+            fair = fair or (shown, text)
+            if all(function in text for function in called):
+                fair = (shown, text)
+                break
+        if fair is None:
+            assert refused is not None
+            raise refused
+        return self._covered(name, fair[0], given, sentinel, fair[1])
 
     def _covered(self, name: str, shown: list[dict[str, Any]], given: dict[str, Any], sentinel: str, text: str) -> str:
         """`text` with as many sentinels as the template bears without another outcome."""
@@ -156,13 +173,13 @@ class Renderer:
         return frozenset(role for role in _CONVERSATIONS if taken(shown(role)))
 
     def _message(
-        self, message: dict[str, Any], i: int, name: str, sentinel: str, parsed: bool, filled: bool
+        self, message: dict[str, Any], i: int, name: str, sentinel: str, parsed: bool, empty: str
     ) -> dict[str, Any]:
         """One message as templates expect it, its control tokens marked. What is null is left out. parsed: arguments
-        of tool calls become objects; filled: no content becomes empty content."""
+        of tool calls become objects; empty: what no content becomes, "absent", "filled", or "null" beside calls."""
         message = {key: value for key, value in message.items() if value is not None}
         role = message.get("role")
-        content = message.get("content", "" if filled else None)
+        content = message.get("content", "" if empty == "filled" else None)
         if isinstance(content, list):
             texts = [_text_of(part, f"messages[{i}].content[{j}]") for j, part in enumerate(content)]
             parts = [{"type": "text", "text": text} for text in texts]
@@ -171,6 +188,8 @@ class Renderer:
             message["content"] = content
         if message.get("tool_calls"):
             message["tool_calls"] = [_call(call, parsed) for call in message["tool_calls"]]
+            if empty == "null" and not content:
+                message["content"] = None
         reasoning = next((message[key] for key in _REASONING if key in message), None)
         if reasoning is not None:
             message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
@@ -279,7 +298,7 @@ def _any_inside(places: list[int], begin: int, end: int) -> bool:
     return at < len(places) and places[at] < end
 
 
-def _unused_character(values: list[Any]) -> str:
+def unused_character(values: list[Any]) -> str:
     """A private-use character that occurs nowhere in the request or the template, neither as it is nor escaped."""
     text = json.dumps(values, ensure_ascii=False, default=str)
     used = set(text)
@@ -304,6 +323,12 @@ def _text_of(part: Any, where: str) -> str:
     if not isinstance(text, str):
         raise RequestError(f"{where}.text is {text!r}; expected a string", param=f"{where}.text")
     return text
+
+
+def _called(messages: list[dict[str, Any]]) -> list[str]:
+    """The functions that are called in a conversation."""
+    calls = [call for message in messages for call in message.get("tool_calls") or []]
+    return [str(call["function"].get("name")) for call in calls if isinstance(call.get("function"), dict)]
 
 
 def _call(call: dict[str, Any], parsed: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import pocket
 from ..engine.client import EngineClient
 from ..engine.config import EngineConfig
 from ..engine.errors import ConfigError, ModelError
@@ -24,10 +26,7 @@ def serve(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     server_flags = resolve(SERVER, given, environ)
     engine_flags = resolve(ENGINE, given, environ)
     wanted = given.get("model") or environ.get("QUIRE_MODEL")
-    if not wanted:
-        raise ConfigError("MODEL", "is missing", "a model folder or a hub name: quire serve MODEL")
-    local = Path(wanted).expanduser().exists()
-    folder = find_model(wanted)
+    folder = find_model(wanted) if wanted else embedded()
     template = template_text(server_flags.pop("chat_template"))
     host, port, drain = server_flags["host"], server_flags["port"], server_flags.pop("drain_timeout")
     listener = listen(host, port)
@@ -35,35 +34,59 @@ def serve(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     engine.spawn()  # it imports torch and reads the weights while this process imports and reads its own things
     try:
         from .app import create_app
+        from .check_template import summary
         from .config import ServerConfig
         from .prompt import Renderer
         from .tokenizer import Tokenizer
 
         tokenizer = Tokenizer.load(folder)
-        names = server_flags.pop("served_model_names") or (Path(wanted).resolve().name if local else wanted,)
+        names = server_flags.pop("served_model_names") or (name_of(wanted),)
         config = ServerConfig(**server_flags, served_model_names=names, model_path=str(folder))
-        app = create_app(config, engine, tokenizer, Renderer(tokenizer, template))
+        renderer = Renderer(tokenizer, template)
+        app = create_app(config, engine, tokenizer, renderer)
         chat = bool(template or tokenizer.chat_template)
-        return asyncio.run(_run(app, config, engine, listener, drain, chat))
+        told = summary(renderer, tokenizer, app.state.quire.dialects.for_request(tools=True)) if chat else ""
+        return asyncio.run(_run(app, config, engine, listener, drain, chat, told))
     finally:
         engine.close()
         listener.close()
 
 
+def embedded() -> Path:
+    """The folder of pocket, the model in the package. Raises ModelError where a file of it is damaged."""
+    pocket.verify(pocket.FOLDER)
+    return pocket.FOLDER
+
+
+def name_of(wanted: str | None) -> str:
+    """What clients call a model: a folder by its last part, a hub name as it is."""
+    if not wanted:
+        return "pocket"
+    folder = Path(wanted).expanduser()
+    return folder.resolve().name if folder.exists() else wanted
+
+
 def find_model(wanted: str) -> Path:
     """The folder of a model: itself, or a hub name's download. A folder never touches the network."""
     folder = Path(wanted).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
-        return folder.resolve()
-    if folder.exists():
-        raise ModelError(f"{folder} is a file; expected a model folder (with config.json and *.safetensors)")
+    try:
+        if folder.is_dir():
+            if "config.json" not in os.listdir(folder):
+                raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
+            return folder.resolve()
+        if folder.exists():
+            raise ModelError(f"{folder} is a file; expected a model folder (with config.json and *.safetensors)")
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error.strerror}); expected a model folder") from None
     if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
         raise ModelError(f"{wanted}: no such folder, and not a hub name (owner/model)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    print(f"quire: looking for {wanted} on the hub", file=sys.stderr, flush=True)
     try:
         return Path(snapshot_download(wanted, allow_patterns=MODEL_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -85,7 +108,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _run(app: Any, config: Any, engine: EngineClient, listener: socket.socket, drain: float, chat: bool) -> int:
+async def _run(
+    app: Any, config: Any, engine: EngineClient, listener: socket.socket, drain: float, chat: bool, template: str
+) -> int:
     """Listen at once, announce when the model is there, and leave when told, letting open streams finish."""
     import uvicorn
 
@@ -122,7 +147,8 @@ async def _run(app: Any, config: Any, engine: EngineClient, listener: socket.soc
         print(f"quire: {engine.error.message}", file=sys.stderr)
         status = 1
     elif engine.info is not None and not leaving.is_set():
-        print(ready_block(engine.info, config, url=url_of(listener, config.host), chat=chat), flush=True)
+        url = url_of(listener, config.host)
+        print(ready_block(engine.info, config, url=url, chat=chat, template=template), flush=True)
         await asyncio.wait({asked, serving}, return_when=asyncio.FIRST_COMPLETED)
     app.state.quire.draining = True
     await engine.stop(0 if server.force_exit else drain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 
@@ -12,9 +13,11 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str], include: bool = False):
-        self._stops = sorted({s for s in stops if s}, key=len, reverse=True)
         self._include = include
-        self._longest = max(map(len, self._stops), default=0)
+        self._longest = max(map(len, stops), default=0)
+        self._begun_by: defaultdict[str, list[str]] = defaultdict(list)  # first character -> stop strings
+        for stop in filter(None, stops):
+            self._begun_by[stop[0]].append(stop)
         self._held = ""
         self._matched: str | None = None
 
@@ -22,7 +25,7 @@ class StopMatcher:
         """(text that can go out, the stop string that came or None). After a match nothing more goes out."""
         if self._matched is not None:
             return "", self._matched
-        if not self._stops:
+        if not self._begun_by:
             return text, None
         whole = self._held + text
         if found := self._first(whole):
@@ -40,7 +43,12 @@ class StopMatcher:
 
     def _first(self, text: str) -> tuple[int, str] | None:
         """Where the first match begins, and which it is."""
-        hits = [(text.index(s) + len(s), text.index(s), s) for s in self._stops if s in text]
+        hits = [
+            (begin + len(stop), begin, stop)
+            for character in set(text) & self._begun_by.keys()
+            for stop in self._begun_by[character]
+            if (begin := text.find(stop)) >= 0
+        ]
         if not hits:
             return None
         _, begin, stop = min(hits)
@@ -48,8 +56,8 @@ class StopMatcher:
 
     def _pending(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
-        for size in range(min(self._longest - 1, len(text)), 0, -1):
-            tail = text[len(text) - size :]
-            if any(s.startswith(tail) for s in self._stops):
-                return size
+        for begin in range(max(0, len(text) - self._longest + 1), len(text)):
+            tail = text[begin:]
+            if any(stop.startswith(tail) for stop in self._begun_by.get(tail[0], ())):
+                return len(tail)
         return 0

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..engine.client import EngineClient
-from ..engine.messages import Generate, TokenDelta, TokenLogprob
+from ..engine.errors import GrammarRefused
+from ..engine.messages import Generate, Guided, TokenDelta, TokenLogprob
+from .binding import FREE, Binding
 from .detokenize import Detokenizer
 from .metrics import Stopwatch
+from .reader import Reader
 from .stops import StopMatcher
 from .tokenizer import Tokenizer
+from .tools.events import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,9 @@ class TextOptions:
     include_stop: bool = False
     skip_special_tokens: bool = True
     min_tokens: int = 0  # before these a stop string does not end the answer
+    shown: frozenset[int] = frozenset()  # special tokens that a reader looks for
+    reader: Callable[[], Reader | None] = lambda: None  # of one answer, where its text is more than content
+    binding: Binding = FREE
 
 
 @dataclass(slots=True)
@@ -40,9 +48,11 @@ class Piece:
 
     index: int
     text: str = ""
+    events: list[Event] | None = None  # what the text is; None: content
+    thoughts: int = 0  # tokens of them
     entries: list[Entry] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] | None = None  # of all prompt tokens but the first, in a choice's first piece
-    finish: str | None = None  # stop | length
+    finish: str | None = None  # stop | length | tool_calls
     stop_reason: int | str | None = None  # the id or the string, if it was one a person asked for
 
 
@@ -51,15 +61,28 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    guided: list[Guided] = field(default_factory=list)  # of each choice that a grammar bound
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": self.reasoning_tokens,
+                "forced_tokens": sum(guided.forced for guided in self.guided),
+            },
         }
+
+    def extension(self) -> dict[str, Any]:
+        """What grammars did to the answer, under a name of ours; {} where there were none."""
+        if not self.guided:
+            return {}
+        lowest = min(guided.lowest for guided in self.guided)
+        mean = sum(guided.mean for guided in self.guided) / len(self.guided)
+        return {"quire": {"grammar": {"lowest": lowest, "mean": mean}}}
 
 
 class Choice:
@@ -71,7 +94,8 @@ class Choice:
         self.tokens = 0
         self._options = options
         self._eos_ids = eos_ids
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
+        self._reader = options.reader()
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens, shown=options.shown)
         self._matcher = StopMatcher(options.stops, options.include_stop)
         self._seen = 0  # characters detokenized
         self._sent = 0  # characters that have gone out
@@ -79,7 +103,7 @@ class Choice:
 
     def feed(self, delta: TokenDelta) -> Piece:
         """What a delta adds. After the end it adds nothing."""
-        piece = Piece(self.index)
+        piece = Piece(self.index, events=None if self._reader is None else [])
         if self.done:
             return piece
         stopped = delta.finish == "stop"
@@ -91,36 +115,44 @@ class Choice:
             self._entries.append(Entry(token, self._seen, delta.logprobs[i] if delta.logprobs else None))
             if self._match(self._detokenizer.feed([token]), piece):
                 return piece
+            piece.thoughts += self._reader is not None and self._reader.thinking
         if delta.finish:
             if self._match(self._detokenizer.flush(), piece):
                 return piece
             self._emit(self._matcher.flush(), piece)
             piece.entries += self._entries
             self._entries = []
-            piece.finish = "stop" if stopped else "length"
-            if stopped and delta.tokens[-1] not in self._eos_ids:
-                piece.stop_reason = delta.tokens[-1]
-            self.done = True
+            reason = delta.tokens[-1] if stopped and delta.tokens[-1] not in self._eos_ids else None
+            self._end(piece, "stop" if stopped else "length", reason)
         return piece
 
     def _match(self, text: str, piece: Piece) -> bool:
-        """Let text out as far as no stop string may be in it. True: one is, and the answer has ended."""
+        """Let text out as far as no stop string may be in it. True: the answer has ended, by one or by a call."""
         self._seen += len(text)
+        stop: str | None = None
         if self.tokens <= self._options.min_tokens:
-            self._emit(text, piece)
-            return False
-        sure, stop = self._matcher.feed(text)
+            sure = text
+        else:
+            sure, stop = self._matcher.feed(text)
         self._emit(sure, piece)
-        if stop is None:
+        if stop is None and not (self._reader is not None and self._reader.done):
             return False
-        piece.finish, piece.stop_reason, self.done = "stop", stop, True
+        self._end(piece, "stop", stop)
         return True
 
     def _emit(self, text: str, piece: Piece) -> None:
         piece.text += text
+        if self._reader is not None and piece.events is not None:
+            piece.events += self._reader.feed(text)
         self._sent += len(text)
         while self._entries and self._entries[0].offset < self._sent:
             piece.entries.append(self._entries.pop(0))
+
+    def _end(self, piece: Piece, finish: str, reason: int | str | None) -> None:
+        piece.finish, piece.stop_reason, self.done = finish, reason, True
+        if self._reader is not None and piece.events is not None:
+            piece.events += self._reader.finish()
+            piece.finish = self._reader.ended_as(finish)
 
 
 async def pieces(
@@ -143,11 +175,14 @@ async def pieces(
     owed = len(request.prompt) - 1 if request.params.prompt_logprobs is not None else 0
     untold = set(range(request.n)) if request.params.prompt_logprobs is not None else set()
     out: list[Piece] = []
-    async with contextlib.aclosing(engine.generate(request)) as deltas:
+    async with contextlib.aclosing(_told(engine.generate(request), options.binding)) as deltas:
         async for batch in deltas:
             for delta in batch:
-                of_prompt += delta.prompt_logprobs or []
                 choice = choices[delta.index]
+                if delta.index == 0:  # siblings that compute parts of the prompt anew may tell them again
+                    of_prompt += delta.prompt_logprobs or []
+                if delta.guided is not None:
+                    usage.guided.append(delta.guided)
                 if choice.done:
                     continue
                 if delta.index == 0 and delta.cached_tokens is not None:
@@ -157,8 +192,9 @@ async def pieces(
                 before = choice.tokens
                 piece = choice.feed(delta)
                 usage.completion_tokens += choice.tokens - before
+                usage.reasoning_tokens += piece.thoughts
                 left -= piece.finish is not None
-                if piece.text or piece.entries or piece.finish:
+                if piece.text or piece.events or piece.entries or piece.finish:
                     out.append(piece)
             if out and len(of_prompt) >= owed:
                 for piece in out:
@@ -169,6 +205,18 @@ async def pieces(
                 out = []
             if not left:
                 return
+
+
+async def _told(
+    source: AsyncGenerator[list[TokenDelta], None], binding: Binding
+) -> AsyncGenerator[list[TokenDelta], None]:
+    """The same; what is wrong with a grammar is told in terms of the request."""
+    async with contextlib.aclosing(source) as deltas:
+        try:
+            async for batch in deltas:
+                yield batch
+        except GrammarRefused as error:
+            raise binding.told(error) from None
 
 
 async def merged(sources: list[AsyncGenerator[list[Piece], None]]) -> AsyncGenerator[list[Piece], None]:

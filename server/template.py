@@ -10,7 +10,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 from ..engine.errors import ModelError, RequestError
 
@@ -42,9 +42,7 @@ def _tojson(
 
 def compile_template(source: str) -> jinja2.Template:
     """Raises ModelError where the template is not Jinja."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    environment = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -54,10 +52,20 @@ def compile_template(source: str) -> jinja2.Template:
         raise ModelError(f"the chat template is not valid Jinja: {error.message} (line {error.lineno})") from None
 
 
+def _copied(value: Any) -> Any:
+    """A copy of any JSON value, down to its strings."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
 def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
-    """Raises RequestError with the template's own words where it refuses these messages, or cannot do with them."""
+    """Raises RequestError with the template's own words where it refuses these messages, or cannot do with them.
+
+    Some templates collect things in lists, which the sandbox lets them; so each rendering has values of its own.
+    """
     try:
-        return template.render(**variables)
+        return template.render(**_copied(variables))
     except TemplateRefusal as error:
         raise RequestError(f"the model's chat template refuses these messages: {error}", param="messages") from None
     except (RecursionError, OverflowError, MemoryError):

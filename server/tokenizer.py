@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Backend
 from ..engine.errors import ModelError
 
 _MARKUP = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
+MANY = 1000  # ids
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHOR = f"\U000f5afe{secrets.token_hex(16)}"  # what nobody can write: stands before text inside a prompt
 
@@ -28,7 +29,7 @@ class Tokenizer:
 
     def __init__(self, description: str, settings: dict[str, Any] | None = None, eos_ids: tuple[int, ...] = ()):
         """description: the text of tokenizer.json; settings: tokenizer_config.json; eos_ids: further ends of text."""
-        self._backend = Backend.from_str(description)
+        self._backend = _whole(Backend.from_str(description))
         self.settings = settings or {}
         added = self._backend.get_added_tokens_decoder()
         self.vocab_size = max(self._backend.get_vocab_size(), max(added, default=-1) + 1)
@@ -57,8 +58,8 @@ class Tokenizer:
         if not path.is_file():
             raise ModelError(f"{path}: not found; expected the tokenizer of the model in this file")
         settings = _json(folder / "tokenizer_config.json")
-        if "chat_template" not in settings and (folder / "chat_template.jinja").is_file():
-            settings["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        if templates := _template_files(folder):
+            settings["chat_template"] = templates
         for name, value in _json(folder / "special_tokens_map.json").items():
             settings.setdefault(name, value)
         ends: list[int] = []
@@ -80,11 +81,8 @@ class Tokenizer:
 
     @property
     def templates(self) -> dict[str, str]:
-        """Chat templates by name; an unnamed one is "default"."""
-        found = self.settings.get("chat_template")
-        if isinstance(found, list):
-            return {t["name"]: t["template"] for t in found}
-        return {"default": found} if found else {}
+        """Chat templates by name. Raises ModelError where the settings hold something else."""
+        return _templates(self.settings.get("chat_template"))
 
     @property
     def chat_template(self) -> str | None:
@@ -93,7 +91,7 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True, allow_special: bool = True) -> list[int]:
         """Ids of `text`. allow_special=False: whatever the text spells, no control token comes out."""
         if allow_special:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            return _encoded(self._backend, text, add_special_tokens)
         return self.encode_content(text, first=True)
 
     def encode_content(self, text: str, *, first: bool) -> list[int]:
@@ -102,8 +100,8 @@ class Tokenizer:
         if not text:
             return []
         if first:
-            return self._plain.encode(text, add_special_tokens=False).ids
-        return self._plain.encode(_ANCHOR + text, add_special_tokens=False).ids[1:]
+            return _encoded(self._plain, text, False)
+        return _encoded(self._plain, _ANCHOR + text, False)[1:]
 
     def encode_between(self, text: str, controls: list[tuple[int, int]]) -> list[int]:
         """Ids of text in which the control tokens are those that stand at (begin, end), and no others."""
@@ -125,6 +123,8 @@ class Tokenizer:
         return [i for i in ids if i in self.control_ids and i != self._unknown]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        if len(ids) > MANY:  # a batch lets other threads run meanwhile; a few ids are quicker alone
+            return self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token: int) -> bytes:
@@ -154,6 +154,19 @@ class Tokenizer:
         return piece is not None and _BYTE.fullmatch(piece) is not None
 
 
+def _encoded(backend: Backend, text: str, add_special_tokens: bool) -> list[int]:
+    """As a batch of one: unlike `encode`, that lets other threads run meanwhile."""
+    ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+    return ids
+
+
+def _whole(backend: Backend) -> Backend:
+    """Some files ask for prompts to be cut or filled up to a length, a setting of the model's training."""
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def _is_markup(text: str) -> bool:
     return _MARKUP.fullmatch(text) is not None and _BYTE.fullmatch(text) is None
 
@@ -169,7 +182,7 @@ def _without(description: str, control: dict[str, int]) -> Backend:
         for t in parts.get("added_tokens") or []
     ]
     parts["post_processor"] = None
-    backend = Backend.from_str(json.dumps(parts))
+    backend = _whole(Backend.from_str(json.dumps(parts)))
     backend.add_special_tokens([AddedToken(_ANCHOR, normalized=False, special=True)])
     return backend
 
@@ -196,6 +209,30 @@ def _byte_level_table() -> dict[str, bytes]:
     others = [b for b in range(256) if b not in printable]
     table.update({chr(0x100 + i): bytes([b]) for i, b in enumerate(others)})
     return table
+
+
+def _templates(found: Any) -> dict[str, str]:
+    """Chat templates by name, as the settings hold them; one without a name is "default"."""
+    if isinstance(found, list) and all(isinstance(one, dict) for one in found):
+        found = {one.get("name"): one.get("template") for one in found}
+    named = found if isinstance(found, dict) else {} if found is None else {"default": found}
+    if not all(isinstance(text, str) for pair in named.items() for text in pair):
+        raise ModelError("tokenizer_config.json: chat_template is neither text nor a list of names and templates")
+    return {name: text for name, text in named.items() if text}
+
+
+def _template_files(folder: Path) -> dict[str, str]:
+    """Chat templates in files of their own, which go before that of the settings."""
+    paths = {"default": folder / "chat_template.jinja"}
+    paths |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    found = {}
+    for name, path in paths.items():
+        if path.is_file():
+            try:
+                found[name] = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ModelError(f"{path}: cannot be read as text ({error})") from None
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Link:
 
 
 CHAIN = (  # the order in which options act
+    Link("grammar", lambda p: p.grammar is not None, bans.grammar, greedy=True),
     Link("allowed_token_ids", lambda p: p.allowed_token_ids is not None, bans.allowed_token_ids, greedy=True),
     Link("min_tokens", lambda p: p.min_tokens > 0 and bool(p.stop_token_ids), bans.min_tokens, greedy=True),
     Link("bad_words", lambda p: bool(p.bad_words), bans.bad_words, greedy=True),
@@ -55,7 +56,8 @@ CHAIN = (  # the order in which options act
 )
 
 NOTHING_LEFT = (
-    "no token can be sampled: allowed_token_ids, bad_words, logit_bias and min_tokens together rule out every one"
+    "no token can be sampled: the grammar, allowed_token_ids, bad_words, logit_bias and min_tokens together rule out "
+    "every one"
 )
 
 
@@ -79,6 +81,10 @@ class Sampler:
             found = token_logprobs(own, [max(tokens[i], 0) for i in asking], tops)
             for i, logprob in zip(asking, found, strict=True):
                 outcomes[i].logprobs = [logprob]
+        for seq, outcome in zip(seqs, outcomes, strict=True):
+            if seq.guide is not None and outcome.tokens:
+                outcome.forced = seq.guide.take(seq, outcome.tokens[0])
+                outcome.guided = seq.guide.summary(seq.generated + 1 + len(outcome.forced))
         return outcomes
 
     def prompt_logprobs(self, logits: torch.Tensor, targets: list[int], top: int) -> list[TokenLogprob]:

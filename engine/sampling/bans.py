@@ -1,4 +1,4 @@
-"""What may be sampled at all, and the bias a person gave: allowed_token_ids, min_tokens, bad_words, logit_bias.
+"""What may be sampled at all: grammars, allowed_token_ids, min_tokens, bad_words; and logit_bias, a person's own.
 
 Each function takes logits [n, vocab] of the n sequences that use the option, and changes them in place.
 """
@@ -7,10 +7,27 @@ from __future__ import annotations
 
 import torch
 
+from ...kernels.bitmask import apply_bitmask
 from ..sequence import Sequence
 from .memory import Memory
 
 NEVER = float("-inf")
+
+
+def grammar(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+    """What a sequence's grammar does not allow is out; its guide has looked by now, and is told what was left."""
+    guides = [seq.guide for seq in seqs]
+    rows = [i for i, guide in enumerate(guides) if guide is not None and guide.bound]
+    if not rows:
+        return
+    masks = torch.stack([guide.mask for guide in guides if guide is not None and guide.bound]).to(logits.device)
+    part = logits[rows]
+    before = part.logsumexp(-1)
+    apply_bitmask(part, masks)
+    kept = (part.logsumexp(-1) - before).exp().clamp_(max=1).tolist()
+    logits[rows] = part
+    for i, share in zip(rows, kept, strict=True):
+        seqs[i].guide.kept = share  # type: ignore[union-attr]
 
 
 def allowed_token_ids(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:

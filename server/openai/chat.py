@@ -7,16 +7,17 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from ...engine.errors import RequestError
 from ...engine.messages import Generate, TokenLogprob
 from ..context import body_of, context, new_id
 from ..metrics import Stopwatch
-from ..stream import Entry, Piece, TextOptions, Usage, pieces
+from ..stream import Entry, Piece, Usage, pieces
 from ..tokenizer import Tokenizer
 from . import refused
-from .params import stop_strings
+from .message import deltas, events_of, message
+from .prepare import prepare, shown
 from .schema import ChatRequest
 from .sse import answer
 
@@ -35,27 +36,17 @@ async def chat(http: Request) -> Response:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     if body.stream and body.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs: chunks have no place for them; stream: false has", param="prompt_logprobs")
-    stops = tuple(stop_strings(body))
-    prompt = ctx.renderer.render(
-        raw["messages"],
-        tools=body.tools or None,
-        add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
-        continue_final_message=body.continue_final_message,
-        template_kwargs=body.chat_template_kwargs,
-    )
-    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    params = ctx.params.make(
-        body, len(prompt.ids), info, max_tokens=limit, logprobs=body.top_logprobs if body.logprobs else None,
-        prompt_logprobs=body.prompt_logprobs, field="messages",
-    )  # fmt: skip
+    asked = await prepare(ctx, body, raw, info)
+    if body.dry_run:
+        return JSONResponse(shown(ctx, model, asked))
     id_ = new_id("chatcmpl")
     request = Generate(
-        id=id_, prompt=prompt.ids, params=params, n=body.n, priority=body.priority, cache_salt=body.cache_salt
-    )
-    options = TextOptions(stops, body.include_stop_str_in_output, body.skip_special_tokens, body.min_tokens)
+        id=id_, prompt=asked.prompt.ids, params=asked.params, n=body.n, priority=body.priority,
+        cache_salt=body.cache_salt,
+    )  # fmt: skip
     usage = Usage()
-    shape = ChatShape(id_, model, body, ctx.tokenizer, prompt.ids)
-    source = pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch)
+    shape = ChatShape(id_, model, body, ctx.tokenizer, asked.prompt.ids)
+    source = pieces(ctx.engine, request, ctx.tokenizer, asked.options, usage, watch)
     return await answer(http, source, shape, body.n, usage, watch, body.stream)
 
 
@@ -82,16 +73,21 @@ class ChatShape:
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
 
-    def delta(self, piece: Piece) -> dict[str, Any]:
-        delta: dict[str, Any] = {"content": piece.text} if piece.text or not piece.finish else {}
-        choice = {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": piece.finish}
-        return self._extras(choice, [piece])
+    def deltas(self, piece: Piece) -> list[dict[str, Any]]:
+        """The last one carries what else the piece holds: logprobs, ids, the end."""
+        found = deltas(events_of([piece])) or [{} if piece.finish else {"content": ""}]
+        choices: list[dict[str, Any]] = [
+            {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None} for delta in found
+        ]
+        choices[-1]["finish_reason"] = piece.finish
+        self._extras(choices[-1], [piece])
+        return choices
 
     def whole(self, got: list[list[Piece]], usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
         choices = []
         for index, mine in enumerate(got):
-            message = {"role": "assistant", "content": "".join(p.text for p in mine), "refusal": None}
-            choice = {"index": index, "message": message, "logprobs": None, "finish_reason": mine[-1].finish}
+            choice = {"index": index, "message": message(events_of(mine)), "logprobs": None,
+                      "finish_reason": mine[-1].finish}  # fmt: skip
             choices.append(self._extras(choice, mine))
         body = {**self._head, "object": "chat.completion", "choices": choices, "usage": usage.as_json(), **more}
         if self._body.prompt_logprobs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +13,10 @@ from starlette.responses import Response
 
 from ...engine.errors import RequestError
 from ...engine.messages import Generate, TokenLogprob
+from ..binding import FREE, Binding
 from ..context import Context, body_of, context, new_id
+from ..grammars import constraint
+from ..infill import ends_of, infill
 from ..metrics import Stopwatch
 from ..stream import Entry, Piece, TextOptions, Usage, merged, pieces
 from ..tokenizer import Tokenizer
@@ -34,10 +38,18 @@ async def completions(http: Request) -> Response:
     body, raw = await body_of(http, CompletionRequest)
     model = ctx.model(body.model)
     refused.check(raw, CompletionRequest.model_fields)
-    prompts = _prompts(ctx, body, info.vocab_size)
+    if body.suffix and body.echo:
+        raise RequestError("echo: a prompt with a suffix is not repeated", param="echo", code="unsupported_parameter")
+    wanted = constraint(raw)
+    binding = Binding(wanted.spec, whole=True, origin=wanted.field) if wanted else FREE
     stops = tuple(stop_strings(body))
+    prompts = await asyncio.to_thread(_prompts, ctx, body, info.vocab_size)  # a long text takes seconds
+    ctx.admit()
+    ends = ends_of(ctx.tokenizer.control) if body.suffix else ()
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    options = TextOptions(stops, body.include_stop_str_in_output, body.skip_special_tokens, body.min_tokens)
+    options = TextOptions(
+        stops, body.include_stop_str_in_output, body.skip_special_tokens, body.min_tokens, binding=binding
+    )
     counts = [body.prompt_logprobs, body.logprobs if body.echo else None]
     of_prompt = max((count for count in counts if count is not None), default=None)
     id_ = new_id("cmpl")
@@ -45,8 +57,9 @@ async def completions(http: Request) -> Response:
     sources = []
     for i, prompt in enumerate(prompts):
         params = ctx.params.make(
-            body, len(prompt), info, max_tokens=limit, logprobs=body.logprobs, prompt_logprobs=of_prompt, field="prompt"
-        )
+            body, len(prompt), info, max_tokens=limit, logprobs=body.logprobs, prompt_logprobs=of_prompt,
+            field="prompt", ends=ends, binding=binding,
+        )  # fmt: skip
         request = Generate(
             id=f"{id_}/{i}", prompt=prompt, params=params, n=body.n, priority=body.priority,
             cache_salt=body.cache_salt,
@@ -68,7 +81,8 @@ async def _shifted(source: Any, by: int) -> Any:
 
 
 def _prompts(ctx: Context, body: CompletionRequest, vocab_size: int) -> list[list[int]]:
-    """Each prompt as ids. In text, control tokens are what they say: this is the model's raw input."""
+    """Each prompt as ids. In text, control tokens are what they say: this is the model's raw input. With a suffix,
+    they are text."""
     given: list[Any]
     if isinstance(body.prompt, str) or isinstance(body.prompt[0], int):
         given = [body.prompt]
@@ -77,14 +91,24 @@ def _prompts(ctx: Context, body: CompletionRequest, vocab_size: int) -> list[lis
     found = []
     for i, prompt in enumerate(given):
         where = "prompt" if len(given) == 1 else f"prompt[{i}]"
-        if isinstance(prompt, str):
-            prompt = ctx.tokenizer.encode(prompt, add_special_tokens=body.add_special_tokens)
-            if not prompt and ctx.tokenizer.bos_id is not None:
-                prompt = [ctx.tokenizer.bos_id]
-        elif max(prompt) >= vocab_size:
+        if not isinstance(prompt, str) and max(prompt) >= vocab_size:
             raise RequestError(f"{where} has the id {max(prompt)}; the vocabulary has {vocab_size}", param=where)
-        found.append(prompt)
+        found.append(_ids(ctx.tokenizer, body, prompt))
     return found
+
+
+def _ids(tokenizer: Tokenizer, body: CompletionRequest, prompt: str | list[int]) -> list[int]:
+    if body.suffix:
+        between = infill(tokenizer, prompt, body.suffix, add_special_tokens=body.add_special_tokens)
+        if between is None:
+            raise RequestError(
+                "suffix: this model has no fill-in-the-middle tokens", param="suffix", code="unsupported_parameter"
+            )
+        return between
+    if not isinstance(prompt, str):
+        return prompt
+    ids = tokenizer.encode(prompt, add_special_tokens=body.add_special_tokens)
+    return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 class CompletionShape:
@@ -105,10 +129,10 @@ class CompletionShape:
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {**self._head, "choices": choices, **more}
 
-    def delta(self, piece: Piece) -> dict[str, Any]:
+    def deltas(self, piece: Piece) -> list[dict[str, Any]]:
         first = piece.index not in self._echoed
         self._echoed.add(piece.index)
-        return self._choice(piece.index, [piece], first=first)
+        return [self._choice(piece.index, [piece], first=first)]
 
     def whole(self, got: list[list[Piece]], usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
         choices = [self._choice(i, mine, first=True) for i, mine in enumerate(got)]

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 
 from ...engine.errors import RequestError
-from ..context import Context, body_of, context
+from ..calls import calls
+from ..context import READ, Context, body_of, context
+from ..history import modern
 from .schema import DetokenizeRequest, TokenizeRequest
 
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.api_route("/v1/models", methods=READ)
+@router.api_route("/v1/models/", methods=READ)
 async def models(http: Request) -> dict[str, Any]:
     ctx = context(http)
     return {"object": "list", "data": [_model(ctx, name) for name in ctx.config.served_model_names]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.api_route("/v1/models/{name:path}", methods=READ)
 async def model(http: Request, name: str) -> dict[str, Any]:
     ctx = context(http)
     return _model(ctx, ctx.model(name))
@@ -45,16 +49,19 @@ async def tokenize(http: Request) -> dict[str, Any]:
     ctx = context(http)
     body, raw = await body_of(http, TokenizeRequest)
     ctx.model(body.model)
+    calls(body.tools, "none", True)
     if body.messages is not None:
-        ids = ctx.renderer.render(
-            raw["messages"],
+        rendered = await asyncio.to_thread(
+            ctx.renderer.render,
+            modern(raw["messages"]),
             tools=body.tools or None,
             add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
             continue_final_message=body.continue_final_message,
             template_kwargs=body.chat_template_kwargs,
-        ).ids
+        )
+        ids = rendered.ids
     elif body.prompt is not None:
-        ids = ctx.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+        ids = await asyncio.to_thread(ctx.tokenizer.encode, body.prompt, add_special_tokens=body.add_special_tokens)
     else:
         raise RequestError("prompt: it is missing; expected prompt or messages", param="prompt")
     info = ctx.engine.info
@@ -74,10 +81,11 @@ async def detokenize(http: Request) -> dict[str, Any]:
             raise RequestError(
                 f"tokens[{i}] is {token}; the vocabulary has {ctx.tokenizer.vocab_size} ids", param="tokens"
             )
-    return {"prompt": ctx.tokenizer.decode(body.tokens, skip_special_tokens=False)}
+    text = await asyncio.to_thread(ctx.tokenizer.decode, body.tokens, skip_special_tokens=False)
+    return {"prompt": text}
 
 
-@router.get("/tokenizer_info")
+@router.api_route("/tokenizer_info", methods=READ)
 async def tokenizer_info(http: Request) -> dict[str, Any]:
     tokenizer = context(http).tokenizer
     names = ("bos_token", "eos_token", "pad_token", "unk_token")

@@ -10,9 +10,12 @@ from typing import Any
 
 from ...engine.errors import ContextLengthExceeded, RequestError
 from ...engine.messages import Ready, SamplingParams
+from ..binding import FREE, Binding
 from ..tokenizer import Tokenizer
 from .schema import Sampling
 
+MAX_BIAS = 1000
+MAX_BREAKERS = 64  # kept
 DEFAULTS: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
@@ -34,13 +37,16 @@ class ParamsMaker:
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._seeds = Random(seed) if seed is not None else None
+        self._texts: list[str] = []  # of all tokens, made when a request first asks for breakers
         self._breakers: dict[str, frozenset[int]] = {}
 
     def make(
         self, body: Sampling, prompt_len: int, info: Ready, *, max_tokens: int | None, logprobs: int | None,
-        prompt_logprobs: int | None, field: str,
+        prompt_logprobs: int | None, field: str, ends: tuple[int, ...] = (), binding: Binding = FREE,
     ) -> SamplingParams:  # fmt: skip
-        """Raises RequestError naming the field that cannot be. field: what the prompt is called in this request."""
+        """Raises RequestError naming the field that cannot be. field: what the prompt is called in this request; ends:
+        ids that end the answer beside the model's own ends of text; binding: its grammar, which needs an end of text
+        even where ignore_eos asks for none."""
         check_length(prompt_len, max_tokens, info, field)
         known = lambda ids, name: self._known(ids, name, info.vocab_size)  # noqa: E731
         if max_tokens is None:
@@ -49,9 +55,12 @@ class ParamsMaker:
             raise RequestError(
                 f"min_tokens is {body.min_tokens}, more than max_tokens {max_tokens}", param="min_tokens"
             )
+        if body.min_tokens and binding.whole:
+            raise RequestError(f"min_tokens: {binding.origin} says where the answer ends", param="min_tokens")
         stops = known(body.stop_token_ids, "stop_token_ids")
-        if not body.ignore_eos:
-            stops += tuple(i for i in self._tokenizer.eos_ids if i < info.vocab_size and i not in stops)
+        if not body.ignore_eos or binding.spec is not None:
+            ends = (*self._tokenizer.eos_ids, *ends)
+            stops += tuple(i for i in dict.fromkeys(ends) if i < info.vocab_size and i not in stops)
         if body.allowed_token_ids is not None and not body.allowed_token_ids:
             raise RequestError("allowed_token_ids is empty: no token could be sampled", param="allowed_token_ids")
         return SamplingParams(
@@ -85,6 +94,8 @@ class ParamsMaker:
             ),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            grammar=binding.spec,
+            grammar_after=binding.after,
         )
 
     def _default(self, body: Sampling, name: str) -> float:
@@ -92,7 +103,8 @@ class ParamsMaker:
         return self._defaults[name] if given is None else given
 
     def _seed(self, given: int | None) -> int:
-        if given is not None:
+        """-1 is what front ends send for "any"."""
+        if given is not None and given != -1:
             return given % 2**64
         return self._seeds.getrandbits(64) if self._seeds else secrets.randbits(64)
 
@@ -102,14 +114,19 @@ class ParamsMaker:
                 raise RequestError(f"{field}[{i}] is {token}; the vocabulary has {vocab_size} ids", param=field)
         return tuple(dict.fromkeys(ids))
 
-    def _bias(self, given: dict[str, float], vocab_size: int) -> dict[int, float]:
+    def _bias(self, given: dict[str, Any], vocab_size: int) -> dict[int, float]:
         found: dict[int, float] = {}
         for text, bias in given.items():
             if not text.isdecimal() or len(text) > 10 or int(text) >= vocab_size:
                 raise RequestError(
                     f"logit_bias has the key {text!r}; expected an id below {vocab_size}", param="logit_bias"
                 )
-            found[int(text)] = bias
+            if type(bias) not in (int, float) or abs(bias) > MAX_BIAS:
+                raise RequestError(
+                    f"logit_bias[{text}] is {bias!r:.80}; expected a number from {-MAX_BIAS} to {MAX_BIAS}",
+                    param="logit_bias",
+                )
+            found[int(text)] = float(bias)
         return found
 
     def _words(self, words: list[str]) -> tuple[tuple[int, ...], ...]:
@@ -124,14 +141,15 @@ class ParamsMaker:
 
     def _breaker_ids(self, breakers: list[str]) -> tuple[int, ...]:
         """Every token whose text holds a breaker."""
+        if not self._texts:
+            self._texts = [self._tokenizer.token_text(i) for i in range(self._tokenizer.vocab_size)]
         ids: set[int] = set()
-        for breaker in breakers:
-            if breaker and breaker not in self._breakers:
-                texts = ((i, self._tokenizer.token_text(i)) for i in range(self._tokenizer.vocab_size))
-                if len(self._breakers) > 64:
+        for breaker in filter(None, breakers):
+            if breaker not in self._breakers:
+                if len(self._breakers) > MAX_BREAKERS:
                     self._breakers.clear()
-                self._breakers[breaker] = frozenset(i for i, text in texts if breaker in text)
-            ids |= self._breakers.get(breaker, frozenset())
+                self._breakers[breaker] = frozenset(i for i, text in enumerate(self._texts) if breaker in text)
+            ids |= self._breakers[breaker]
         return tuple(sorted(ids))
 
 

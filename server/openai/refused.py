@@ -5,50 +5,62 @@ Field -> (values that ask for nothing, why any other is refused). A field that i
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from ...engine.errors import RequestError
 
-_GRAMMAR = "constrained output is not available in this version"
-_TOOLS = "function calling is not available in this version"
 _OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "response_format": ((None, {"type": "text"}), _GRAMMAR),
-    **dict.fromkeys(
-        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar",
-         "guided_decoding_backend", "guided_whitespace_pattern", "json_schema", "structural_tag"),
-        ((None,), _GRAMMAR),
-    ),
-    **dict.fromkeys(("regex", "ebnf"), (_OFF, _GRAMMAR)),
-    "functions": (_OFF, _TOOLS),
-    "function_call": ((None, "none"), _TOOLS),
-    "parallel_tool_calls": ((None, True, False), _TOOLS),
+    "guided_decoding_backend": ((None, "auto"), "what serves a kind of grammar is the server's choice"),
+    "grammar_string": (_OFF, "name it grammar"),
+    "regex_pattern": (_OFF, "name it regex"),
+    "functions": (_OFF, "name them tools"),
+    "function_call": ((None, "none"), "name it tool_choice"),
+    "tools": (_OFF, "only /v1/chat/completions calls tools"),
+    "tool_choice": ((None, "none", "auto"), "only /v1/chat/completions calls tools"),
+    "parallel_tool_calls": ((None, True, False), "only /v1/chat/completions calls tools"),
+    "dry_run": (_OFF, "only /v1/chat/completions shows what it would do"),
     "modalities": ((None, ["text"]), "only text comes out of these models"),
     "audio": (_OFF, "only text comes out of these models"),
     "prediction": (_OFF, "predicted outputs are not available in this version"),
     "web_search_options": (_OFF, "there is no web search here"),
-    "reasoning_effort": ((None, "none"), "reasoning is not controlled in this version; use chat_template_kwargs"),
-    "reasoning": (_OFF, "reasoning is not controlled in this version; use chat_template_kwargs"),
+    "reasoning_effort": ((None, "none"), "only /v1/chat/completions has a template that could heed it"),
+    "reasoning": (_OFF, "name it reasoning_effort"),
     "enable_thinking": ((None,), "name it in chat_template_kwargs"),
-    "include_reasoning": ((None, True), "reasoning is part of the text in this version"),
-    "thinking_token_budget": (_OFF, "reasoning is not controlled in this version"),
+    "include_reasoning": ((None, True), "here thoughts are part of the text"),
+    **dict.fromkeys(("thinking_token_budget", "thinking_budget", "reasoning_budget", "max_reasoning_tokens"),
+                    (_OFF, "thoughts have no budget of their own; max_tokens counts them")),
     **dict.fromkeys(("use_beam_search", "beam_width"), (_OFF, "there is no beam search here")),
     "num_beams": ((None, 1), "there is no beam search here"),
     "do_sample": ((None, True), "temperature 0 is what does not sample"),
     "length_penalty": ((None, 1, 0), "there is no beam search here"),
     "early_stopping": ((None, False), "there is no beam search here"),
-    "suffix": ((None, ""), "this model has no fill-in-the-middle tokens"),
+    "suffix": ((None, ""), "only /v1/completions fills the middle"),
     "truncate_prompt_tokens": ((None,), "a prompt is never cut; shorten it"),
-    "tfs_z": ((None, 1), "tail-free sampling is not known here"),
+    **dict.fromkeys(("tfs_z", "tfs"), ((None, 1), "tail-free sampling is not known here")),
+    "no_repeat_ngram_size": (_OFF, "there is no such ban here; dry_multiplier is close"),
+    "encoder_repetition_penalty": ((None, 1), "only repetition_penalty is known here"),
+    "penalty_alpha": (_OFF, "contrastive search is not known here"),
+    "skew": (_OFF, "skewed sampling is not known here"),
+    **dict.fromkeys(("dynamic_temperature", "dynatemp"), (_OFF, "dynamic temperature is not known here")),
+    **dict.fromkeys(("sampler_priority", "sampler_order", "samplers"), (_OFF, "the order of samplers is fixed")),
+    **dict.fromkeys(("banned_strings", "banned_tokens", "custom_token_bans"), (_OFF, "name them in bad_words")),
+    "verbosity": ((None, "medium"), "these models know no such setting"),
+    "n_probs": (_OFF, "name it logprobs"),
     "smoothing_factor": (_OFF, "quadratic sampling is not known here"),
     "dynatemp_range": (_OFF, "dynamic temperature is not known here"),
     "epsilon_cutoff": (_OFF, "epsilon sampling is not known here"),
     "eta_cutoff": (_OFF, "eta sampling is not known here"),
     "top_a": (_OFF, "top-a sampling is not known here"),
-    "repeat_penalty": ((None, 1), "name it repetition_penalty"),
-    **dict.fromkeys(("repeat_last_n", "repetition_penalty_range"), ((None, -1, 0), "penalties look at all tokens")),
+    **dict.fromkeys(("repeat_penalty", "rep_pen"), ((None, 1), "name it repetition_penalty")),
+    **dict.fromkeys(
+        ("repeat_last_n", "repetition_penalty_range", "rep_pen_range"),
+        ((None, -1, 0), "penalties look at all tokens"),
+    ),
     "negative_prompt": (_OFF, "guidance is not known here"),
     "guidance_scale": ((None, 1), "guidance is not known here"),
     "adapters": (_OFF, "adapters are not available in this version"),
@@ -68,37 +80,43 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 }  # fmt: skip
 
 
-# What other servers call a field of ours. Clients that send both are understood, where both say the same.
+# What other servers call a field of ours. Clients that send both are understood, where both say the same, and so are
+# those that send what it is without being asked for.
 NAMES: dict[str, str] = {
     "max_new_tokens": "max_tokens",
     "n_predict": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "min_length": "min_tokens",
     "stop_sequences": "stop",
+    "stopping_strings": "stop",
+    "ban_eos_token": "ignore_eos",
     "typical": "typical_p",
+    "nsigma": "top_n_sigma",
+    "mirostat_mode": "mirostat",
+    "rep_pen": "repetition_penalty",
+    "repeat_penalty": "repetition_penalty",
+    "sampler_seed": "seed",
 }
 
 
-def check(body: Mapping[str, Any], known: Container[str]) -> None:
+def check(body: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> None:
     """Raise RequestError for the first field that asks for something that would have to be ignored.
 
     known: the fields that this kind of request has.
     """
     for field, value in body.items():
-        if field in known:
+        name = NAMES.get(field)
+        if field in known or (name and value == body.get(name, known[name].default)):
             continue
-        if field in REFUSED:
-            neutral, why = REFUSED[field]
-            if not any(value == n and isinstance(value, type(n)) for n in neutral):
+        if field in REFUSED or name:
+            neutral, why = REFUSED.get(field, ((), f"name it {name}"))
+            if not any(_same(value, n) for n in neutral):
                 raise RequestError(f"{field}: {why}", param=field, code="unsupported_parameter")
-        elif field in NAMES and value not in (None, body.get(NAMES[field])):
-            raise RequestError(f"{field}: name it {NAMES[field]}", param=field, code="unsupported_parameter")
     n = body.get("n") or 1
     if body.get("best_of") not in (None, n):
         raise RequestError("best_of: only as many answers as n are made", param="best_of", code="unsupported_parameter")
-    choice = body.get("tool_choice", "auto")
-    if body.get("tools") and choice != "none":
-        raise RequestError(
-            f"tools: {_TOOLS}; tool_choice: \"none\" shows the tools to the model without letting it call them",
-            param="tools", code="unsupported_parameter",
-        )  # fmt: skip
-    if choice not in ("none", "auto"):
-        raise RequestError("tool_choice: there are no tools", param="tool_choice")
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """1.0 is 1, but true is not."""
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)

@@ -5,15 +5,20 @@ Fields nobody knows are let through; fields that are known elsewhere and would c
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+T = TypeVar("T")
+Items = Annotated[
+    list[T], Field(fail_fast=True)
+]  # one bad item is told; a million of them must not become a million errors
 TokenId = Annotated[int, Field(ge=0, le=2**31)]
 Count = Annotated[int, Field(ge=0, le=2**31)]
 Chance = Annotated[float, Field(ge=0, le=1)]
 MAX_LOGPROBS = 100
 MAX_CHOICES = 128
+MAX_STRINGS = 1024  # stop strings, or bad words: each is looked for at every token
 
 
 class Body(BaseModel):
@@ -43,8 +48,8 @@ class Sampling(Body):
     stream_options: StreamOptions = StreamOptions()
     max_tokens: Count | None = None
     min_tokens: Count = 0
-    stop: str | list[str] = []
-    stop_token_ids: list[TokenId] = []
+    stop: str | Annotated[Items[str], Field(max_length=MAX_STRINGS)] = []
+    stop_token_ids: Items[TokenId] = []
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     skip_special_tokens: bool = True
@@ -61,16 +66,16 @@ class Sampling(Body):
     dry_base: Annotated[float, Field(ge=1, le=1000)] = 1.75
     dry_allowed_length: Annotated[int, Field(ge=1, le=2**31)] = 2
     dry_penalty_last_n: Annotated[int, Field(ge=-1, le=2**31)] = -1
-    dry_sequence_breakers: Annotated[list[str], Field(max_length=64)] = ["\n", ":", '"', "*"]
+    dry_sequence_breakers: Annotated[Items[str], Field(max_length=64)] = ["\n", ":", '"', "*"]
     mirostat: Literal[0, 1, 2] = 0
     mirostat_tau: Annotated[float, Field(ge=0, le=1000)] = 5.0
     mirostat_eta: Annotated[float, Field(ge=0, le=1000)] = 0.1
     repetition_penalty: Annotated[float, Field(gt=0, le=1000)] | None = None
     presence_penalty: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
-    logit_bias: dict[str, Annotated[float, Field(ge=-1000, le=1000)]] = {}
-    bad_words: list[str] = []
-    allowed_token_ids: list[TokenId] | None = None
+    logit_bias: dict[str, Any] = {}  # id -> bias
+    bad_words: Annotated[Items[str], Field(max_length=MAX_STRINGS)] = []
+    allowed_token_ids: Items[TokenId] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     return_token_ids: bool = False
     priority: Annotated[int, Field(ge=-(2**31), le=2**31)] = 0
@@ -88,13 +93,14 @@ class ToolCall(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[str | dict[str, Any]] | None = None
+    content: str | Items[str | dict[str, Any]] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
+    function_call: ToolFunction | None = None  # what came before tool_calls
     tool_call_id: str | None = None
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+Messages = Annotated[Items[Message], Field(min_length=1)]
 
 
 class ChatRequest(Sampling):
@@ -102,18 +108,33 @@ class ChatRequest(Sampling):
     max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 0
-    tools: list[dict[str, Any]] = []
+    tools: Items[dict[str, Any]] = []
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    include_reasoning: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = {}
+    dry_run: bool = False  # show what would be done
 
 
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+class ParseRequest(Body):
+    model: str = ""
+    text: str
+    messages: Messages | None = None  # those that the text answers; None: any question
+    tools: Items[dict[str, Any]] = []
+    chat_template_kwargs: dict[str, Any] = {}
+    skip_special_tokens: bool = True
+    include_reasoning: bool = True
+
+
+Ids = Annotated[Items[TokenId], Field(min_length=1)]
 
 
 class CompletionRequest(Sampling):
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    prompt: str | Ids | Annotated[Items[str], Field(min_length=1)] | Annotated[Items[Ids], Field(min_length=1)]
+    suffix: str = ""
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     add_special_tokens: bool = True
@@ -127,10 +148,10 @@ class TokenizeRequest(Body):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = {}
-    tools: list[dict[str, Any]] = []
+    tools: Items[dict[str, Any]] = []
     return_token_strs: bool = False
 
 
 class DetokenizeRequest(Body):
     model: str = ""
-    tokens: list[TokenId]
+    tokens: Items[TokenId]

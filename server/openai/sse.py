@@ -38,8 +38,8 @@ class Shape(Protocol):
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]: ...
 
-    def delta(self, piece: Piece) -> dict[str, Any]:
-        """A choice of a chunk."""
+    def deltas(self, piece: Piece) -> list[dict[str, Any]]:
+        """Choices of chunks, one each."""
         ...
 
     def whole(self, got: list[list[Piece]], usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ async def answer(
         watch.ended(["error" if isinstance(error, Exception) else None] * choices)
         raise
     watch.ended([pieces[-1].finish for pieces in got])
-    body = shape.whole(got, usage, {"timings": timings(watch, usage)})
+    body = shape.whole(got, usage, {"timings": timings(watch, usage), **usage.extension()})
     return Response(to_json(body), media_type="application/json")
 
 
@@ -120,9 +120,12 @@ async def _events(
         while batch is not None:
             for piece in batch:
                 reasons[piece.index] = piece.finish or reasons[piece.index]
-                ended = all(reasons)
-                more = {"timings": timings(watch, usage)} if ended and piece.finish else {}
-                yield news(shape.chunk([shape.delta(piece)], **more))
+                *deltas, last = shape.deltas(piece)
+                for delta in deltas:
+                    yield news(shape.chunk([delta]))
+                ended = piece.finish and all(reasons)
+                more = {"timings": timings(watch, usage), **usage.extension()} if ended else {}
+                yield news(shape.chunk([last], **more))
             batch = await _next(source)
         if shape.options.include_usage:
             yield _event(shape.chunk([], usage=usage.as_json()))

@@ -19,11 +19,12 @@ START_SECONDS = 120
 
 
 class RunningServer:
-    """`quire serve MODEL FLAGS`: `url` once it is ready, `output` all it said."""
+    """`quire serve [MODEL] FLAGS`: `url` once it is ready, `output` all it said."""
 
-    def __init__(self, model: Path | str, *flags: str, env: dict[str, str] | None = None):
+    def __init__(self, model: Path | str | None, *flags: str, env: dict[str, str] | None = None):
+        named = [] if model is None else [str(model)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "quire.server.cli", "serve", str(model), "--port", "0", *flags],
+            [sys.executable, "-m", "quire.server.cli", "serve", *named, "--port", "0", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -22,8 +22,9 @@ BAD_COMPLETIONS = [
     ({"prompt": []}, "prompt"),
     ({}, "prompt"),
     ({"prompt": "x", "seed": "soon"}, "seed"),
-    ({"prompt": "x", "response_format": {"type": "json_object"}}, "response_format"),
-    ({"prompt": "x", "guided_json": {}}, "guided_json"),
+    ({"prompt": "x", "response_format": {"type": "yaml"}}, "response_format"),
+    ({"prompt": "x", "guided_json": {"type": "strange"}}, "guided_json"),
+    ({"prompt": "x", "guided_regex": "(a"}, "guided_regex"),
     ({"prompt": "x", "suffix": "y"}, "suffix"),
 ]
 

@@ -70,6 +70,14 @@ def test_logprobs_name_the_greedy_token_first(client, golden):
     assert golden["text"].startswith("".join(got.tokens).strip())
 
 
+def test_scores_of_a_prompt_are_the_same_for_one_and_for_several_choices(client):
+    ask = dict(model="stories", prompt="Once upon a time", max_tokens=8, temperature=0, echo=True, logprobs=0)
+    (alone,) = client.completions.create(**ask).choices
+    for choice in client.completions.create(**ask, n=3, stop=["no such text"]).choices:
+        assert choice.text == alone.text
+        assert choice.logprobs == alone.logprobs
+
+
 def test_a_seed_gives_the_same_answer_twice_and_another_seed_another(client):
     ask = dict(model="stories", prompt="Once upon a time", max_tokens=40, temperature=1.0)
     first, again, other = (client.completions.create(**ask, seed=s).choices[0].text for s in (5, 5, 6))

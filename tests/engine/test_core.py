@@ -16,6 +16,10 @@ class Runner:
         self.times = times
         self.plans: list[Plan] = []
 
+    compile = guide = None  # nobody asks for a grammar here
+
+    def warm(self) -> None: ...
+
     def execute(self, plan: Plan) -> StepResult:
         self.plans.append(plan)
         if self.times and any(s.seq.request in self.bad for s in plan.slices):
@@ -32,8 +36,8 @@ class Channel:
         self.sent: list[m.FromEngine] = []
         self.waited: list[bool] = []
 
-    def receive(self, wait: bool) -> list[m.ToEngine]:
-        self.waited.append(wait)
+    def receive(self, wait: int) -> list[m.ToEngine]:
+        self.waited.append(bool(wait))
         if self.batches:
             return self.batches.pop(0)
         return [m.Shutdown()] if wait else []

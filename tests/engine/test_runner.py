@@ -103,6 +103,13 @@ def test_prompt_logprobs_are_those_of_the_whole_prompt_however_it_is_cut(stories
     assert found == whole.prompt_logprobs
 
 
+def test_prompt_logprobs_are_the_first_siblings_alone(stories_runner, golden):
+    prompt = golden["prompt_ids"] + golden["completion_ids"][:9]
+    seq = sequence(prompt, 0, prompt_logprobs=2)
+    seq.leader = sequence(prompt, 1, prompt_logprobs=2)
+    assert stories_runner.execute(Plan([Slice(seq, 0, prompt)])).outcomes[0].prompt_logprobs is None
+
+
 def test_generated_tokens_have_no_prompt_logprobs(stories_runner):
     seq = sequence([1, 403], 0, prompt_logprobs=0)
     seq.tokens += [407, 261]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from guides import Allowing, guided
 from sampling import NEVER, acted, kept, sequence, some_logits
 
 import quire.engine.sampling as sampling
+from quire.engine.grammar.spec import GrammarSpec
 from quire.engine.messages import SamplingParams
 from quire.engine.sampling import CHAIN
 from quire.engine.sampling.memory import Memory
@@ -31,6 +33,7 @@ def test_the_manual_says_from_which_option_on_greedy_runs_none() -> None:
 
 
 ON = {  # options that turn on one link each; both values change what a plain row gives
+    "grammar": {"grammar": GrammarSpec(kind="json_object")},
     "allowed_token_ids": {"allowed_token_ids": (*range(30), 35)},
     "min_tokens": {"min_tokens": 9, "stop_token_ids": (2, 4)},
     "bad_words": {"bad_words": ((2, 3), (7,))},
@@ -51,7 +54,8 @@ ON = {  # options that turn on one link each; both values change what a plain ro
 
 def row_with(*names: str):
     options = {key: value for name in names for key, value in ON[name].items()}
-    return sequence(TEXT[:3], TEXT[3:], **options)
+    seq = sequence(TEXT[:3], TEXT[3:], **options)
+    return guided(seq, Allowing([*range(2, 28), 36]), VOCAB) if "grammar" in names else seq
 
 
 @pytest.mark.parametrize("name", ON)
@@ -72,6 +76,7 @@ def test_every_link_is_tried_here_and_none_is_on_by_default() -> None:
 # Pairs of options whose order matters, first the one that acts first. Those left out commute: bans with each other,
 # penalties that subtract with each other, and top_n_sigma with temperature (sigma scales as the logits do).
 MATTERS = [
+    ("grammar", "top_k"),
     ("allowed_token_ids", "top_p"),
     ("min_tokens", "top_k"),
     ("bad_words", "top_k"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_engine import Answer, frames
+from fake_engine import Answer, frames, logprob
 from small_server import BOS, END, HELLO, MODEL, SPARE_ROWS, VOCAB, SmallServer, events
 
 from quire.engine import messages as m
@@ -105,9 +105,13 @@ def test_breakers_are_all_tokens_with_such_text(server):
     assert texts == {" wor", "b", "ab", "ba", "abab", "<|bos|>"}
 
 
-@pytest.mark.parametrize(("given", "expected"), [(5, 5), (-1, 2**64 - 1), (2**64 + 3, 3), (10**25, 10**25 % 2**64)])
+@pytest.mark.parametrize(("given", "expected"), [(5, 5), (-2, 2**64 - 2), (2**64 + 3, 3), (10**25, 10**25 % 2**64)])
 def test_any_whole_number_is_a_seed(server, given, expected):
     assert sent(server, seed=given).params.seed == expected
+
+
+def test_seed_minus_one_is_any_seed_as_front_ends_mean_it(server):
+    assert len({sent(server, seed=-1).params.seed for _ in range(3)}) == 3
 
 
 def test_a_seeded_server_draws_the_same_seeds_again():
@@ -287,6 +291,20 @@ def test_echo_and_prompt_logprobs_each_get_the_count_they_asked_for(server):
     assert server.engine.requests[-1].params.prompt_logprobs == 3
     assert len(choice["prompt_logprobs"][1]) == 3  # its own is among the three best
     assert len(choice["logprobs"]["top_logprobs"][1]) == 2  # its own and the one best
+
+
+def test_siblings_that_tell_the_prompt_again_add_nothing_to_it(server):
+    def script(request: m.Generate):
+        told = [logprob(token, 0, VOCAB) for token in request.prompt[1:]]
+        mine = [logprob(64, 0, VOCAB)]
+        yield [
+            m.TokenDelta(id=request.id, index=i, tokens=[64], logprobs=mine, prompt_logprobs=told, finish="length")
+            for i in (0, 1)
+        ]
+
+    server.engine.script = script
+    found = server.complete(prompt="hello w", n=2, echo=True, logprobs=0)["choices"]
+    assert [choice["logprobs"]["tokens"] for choice in found] == [["hello", " w", "a"]] * 2
 
 
 def test_a_prompt_of_one_token_has_one_empty_place(server):

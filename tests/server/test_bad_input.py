@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_server import HELLO, MODEL, VOCAB, SmallServer, error_of
 
-from quire.server.openai.refused import REFUSED
-from quire.server.openai.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from quire.server.openai.refused import NAMES, REFUSED
+from quire.server.openai.schema import ChatRequest, CompletionRequest, DetokenizeRequest, ParseRequest, TokenizeRequest
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BODIES: dict[str, tuple[type, dict[str, Any]]] = {
@@ -19,6 +19,7 @@ BODIES: dict[str, tuple[type, dict[str, Any]]] = {
     COMPLETIONS: (CompletionRequest, {"model": MODEL, "prompt": "hello"}),
     "/tokenize": (TokenizeRequest, {"model": MODEL, "prompt": "hello"}),
     "/detokenize": (DetokenizeRequest, {"model": MODEL, "tokens": [64]}),
+    "/parse": (ParseRequest, {"model": MODEL, "text": "hello"}),
 }
 HUGE = 10**30
 
@@ -35,7 +36,8 @@ WRONG: dict[str, list[Any]] = {
 KINDS: dict[str, str] = {
     **dict.fromkeys(
         "stream include_stop_str_in_output ignore_eos skip_special_tokens return_token_ids echo add_special_tokens "
-        "add_generation_prompt continue_final_message return_token_strs".split(), "flag"),
+        "add_generation_prompt continue_final_message return_token_strs parallel_tool_calls include_reasoning "
+        "dry_run".split(), "flag"),
     **dict.fromkeys(
         "n max_tokens max_completion_tokens min_tokens top_k dry_allowed_length dry_penalty_last_n "
         "prompt_logprobs top_logprobs".split(), "whole"),
@@ -62,8 +64,17 @@ OTHER: dict[str, list[Any]] = {  # fields with a mind of their own
                  [{"role": "assistant", "tool_calls": 5}], [{"role": "tool", "content": "x", "tool_call_id": 5}]],
     "prompt": [1, 0.5, True, {}, [], [[]], [True], [1.5], ["x", 1], [[1], "x"], [[1], []], [-1], [HUGE], [VOCAB + 5],
                [[VOCAB + 5]], [["x"]], [None]],
-    "tools": [1, "x", {}, [1], ["x"], True],
-    "tool_choice": [1, True, []],
+    "suffix": [1, 0.5, True, [], {}, ["x"]],  # any text is refused too: this vocabulary has no tokens for it
+    "tools": [1, "x", {}, [1], ["x"], True, [{}], [{"type": "function"}], [{"function": {}}],
+              [{"function": {"name": 5}}], [{"function": {"name": ""}}], [{"function": {"name": "a b"}}],
+              [{"type": "custom", "custom": {"name": "f"}}],
+              [{"function": {"name": "f", "parameters": 5}}], [{"function": {"name": "f", "strict": 1}}],
+              [{"function": {"name": "f", "parameters": {"type": "string"}}}], [{"function": {"name": "f"}}] * 2,
+              [{"function": {"name": "f", "description": 5}}]],
+    "tool_choice": [1, True, [], {}, {"type": "function"}, {"type": "allowed_tools"}, {"function": {"name": "f"}},
+                    {"function": 5}, {"function": {"name": ["f"]}}],
+    "reasoning_effort": [1, True, [], "much"],
+    "text": [1, True, [], {}, ["x"]],
     "logprobs": ["x", [], {}, 1.5],
 }  # fmt: skip
 RANGES: list[tuple[str, list[Any]]] = [
@@ -90,10 +101,12 @@ RANGES: list[tuple[str, list[Any]]] = [
     ("presence_penalty", [-1e6, 1e6]),
     ("frequency_penalty", [-1e6, 1e6]),
     ("logit_bias", [{"x": 1}, {"-1": 1}, {"": 1}, {"1.5": 1}, {"9" * 5000: 1}, {str(VOCAB + 5): 1}, {"1": "x"},
-                    {"1": 1e6}, {"1": True}, {"²": 1}]),
+                    {"1": 1e6}, {"1": True}, {"²": 1}, {"1": [1]}, {"1": {}}, {"1": None}, {"1": HUGE}]),
     ("stop_token_ids", [[VOCAB + 5], [HUGE], [-1]]),
     ("allowed_token_ids", [[], [VOCAB + 5]]),
-    ("bad_words", [[""], [" "]]),
+    ("bad_words", [[""], [" "], ["x"] * 1025]),
+    ("stop", [["x"] * 1025]),
+    ("suffix", ["x"]),
     ("prompt_logprobs", [-1, 101, HUGE]),
     ("priority", [HUGE, -HUGE]),
     ("stream_options", [{"include_usage": "x"}, {"include_usage": 1}, {"continuous_usage_stats": []}]),
@@ -148,7 +161,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(server, path):
 
 @pytest.mark.parametrize("path", BODIES)
 def test_what_is_missing_is_named(server, path):
-    needed = {CHAT: "messages", "/detokenize": "tokens"}.get(path, "prompt")
+    needed = {CHAT: "messages", "/detokenize": "tokens", "/parse": "text"}.get(path, "prompt")
     error = error_of(server.post(path, {"model": MODEL}))
     assert error["param"] == needed
     assert "missing" in error["message"]
@@ -180,6 +193,15 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tool_choice": "whatever"}, "tool_choice"),
+        ({"parallel_tool_calls": False, "tools": [TOOL]}, "tools"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}], "function_call": {"name": "f"}}
+                ]
+            },
+            "messages",
+        ),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": "auto"}, "function_call"),
         ({"best_of": 3}, "best_of"),
@@ -250,6 +272,43 @@ def test_nulls_anywhere_mean_left_out(server):
     assert server.complete(**{**nulls, "prompt": "x"})["choices"][0]["text"] == "hello"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        ([64, 65, "x"], "prompt[2]"), (["a", "b", 5], "prompt[2]"), ([[64], [65], []], "prompt[2]"),
+        ([[64], [65, "x"]], "prompt[1][1]"), ([[64], "x"], "prompt[1]"), ([64] * 300_000 + [-1], "prompt[300000]"),
+    ],
+    ids=["ids", "texts", "lists", "in a list", "text among lists", "many"],
+)  # fmt: skip
+def test_the_item_that_is_wrong_is_named_and_no_other(server, prompt, param):
+    assert error_of(server.post(COMPLETIONS, {"prompt": prompt}))["param"] == param
+
+
+def test_a_list_that_is_too_long_is_told_to_be(server):
+    assert "at most 1024" in error_of(server.post(COMPLETIONS, {"prompt": "x", "stop": ["x"] * 1025}))["message"]
+
+
+@pytest.mark.parametrize("field", ["repeat_penalty", "num_beams", "tfs_z", "guidance_scale", "typical"])
+def test_one_with_a_point_asks_for_nothing_either(server, field):
+    assert server.chat(**{field: 1.0})
+
+
+def test_true_is_not_one(server):
+    named(error_of(server.post(CHAT, {**HELLO, "num_beams": True})), "num_beams")
+
+
+@pytest.mark.parametrize("field", NAMES)
+def test_a_field_under_another_name_is_taken_beside_ours_or_refused(server, field):
+    ours = NAMES[field]
+    value: Any = {"stop": ["x"], "ignore_eos": True, "typical_p": 0.5, "repetition_penalty": 1.5}.get(ours, 2)
+    assert server.chat(**{field: value, ours: value})
+    error = error_of(server.post(CHAT, {**HELLO, field: value}))
+    named(error, field)
+    assert ours in error["message"]
+    if (default := ChatRequest.model_fields[ours].default) is not None:
+        assert server.chat(**{field: default})
+
+
 def test_unknown_fields_are_let_through(server):
     """What nobody knows cannot have changed an answer that anybody expects."""
     assert server.chat(user="me", store=False, metadata={"a": "b"}, service_tier="auto", x_y_z=[1, {"a": None}])
@@ -259,7 +318,8 @@ def test_unknown_fields_are_let_through(server):
     "fields",
     [
         {"echo": True}, {"add_special_tokens": True}, {"n_predict": 5}, {"max_new_tokens": 5},
-        {"stop_sequences": ["x"]}, {"regex": "a"}, {"ebnf": "a"}, {"reasoning": {"effort": "high"}},
+        {"stop_sequences": ["x"]}, {"regex_pattern": "a"}, {"grammar_string": "a"}, {"reasoning": {"effort": "high"}},
+        {"thinking_token_budget": 5}, {"reasoning_effort": "high"},
         {"return_tokens_as_token_ids": True},
         {"repetition_penalty_range": 5}, {"beam_width": 4}, {"num_beams": 4}, {"prompt": "x"},
     ],

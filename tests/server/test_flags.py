@@ -58,6 +58,12 @@ def test_a_bad_value_is_named_with_its_flag_and_with_its_variable(name, value):
         resolved([], {variable: value})
 
 
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_key_does_not_open_the_server(text):
+    with pytest.raises(ConfigError, match="--api-key"):
+        resolved([f"--api-key={text}"], {})
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_num_seqs", 0), ("max_num_batched_tokens", 1), ("memory_utilization", 1.5), ("threads", 0)],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from small_server import HELLO, MODEL, Caller, SmallServer, error_of
@@ -196,6 +198,44 @@ def test_a_full_queue_is_429_before_anything_is_read(server, stream):
     assert server.chat()["choices"][0]["message"]["content"] == "hello"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(CHAT, HELLO), (COMPLETIONS, {"prompt": "hello"}), ("/tokenize", HELLO), ("/tokenize", {"prompt": "hello"})],
+)
+def test_a_prompt_that_takes_long_to_read_holds_up_nobody(server, monkeypatch, path, body):
+    go = threading.Event()
+    encode = server.tokenizer.encode
+
+    def slow(*args: Any, **more: Any) -> list[int]:
+        assert go.wait(10)
+        return encode(*args, **more)
+
+    monkeypatch.setattr(server.tokenizer, "encode", slow)
+
+    async def scene() -> list[int]:
+        long = Caller(server.app, path, body)
+        await asyncio.sleep(0.01)
+        look = Caller(server.app, "/health", {}, method="GET")
+        await asyncio.wait_for(look.task, 10)
+        go.set()
+        await asyncio.wait_for(long.task, 10)
+        return [look.sent[0]["status"], long.sent[0]["status"]]
+
+    assert server.run(scene()) == [200, 200]
+
+
+def test_a_server_that_drains_while_a_prompt_is_read_refuses_it(server, monkeypatch):
+    render = server.context.renderer.render
+
+    def last(*args: Any, **more: Any) -> Any:
+        server.context.draining = True
+        return render(*args, **more)
+
+    monkeypatch.setattr(server.context.renderer, "render", last)
+    assert error_of(server.post(CHAT, HELLO), 503)["code"] == "engine_unavailable"
+    assert server.engine.requests == []
+
+
 # ---------------------------------------------------------------- the engine
 
 
@@ -280,4 +320,4 @@ def test_a_wrong_method_is_405_in_the_shape_of_all_errors(server, method, path):
     response = server.request(method, path)
     error = error_of(response, 405)
     assert method in error["message"]
-    assert response.headers["allow"] in ("GET", "POST")
+    assert set(response.headers["allow"].split(", ")) in ({"GET", "HEAD"}, {"POST"})

@@ -36,6 +36,17 @@ def test_a_model_is_found_by_its_name_with_slashes(server):
         assert error_of(server.get(f"/v1/models/{name}"), 404)["code"] == "model_not_found"
 
 
+def test_a_slash_behind_the_list_is_the_list(server):
+    assert server.get("/v1/models/").json() == server.get("/v1/models").json()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/ready", "/metrics", "/v1/models", "/v1/models/team/small", "/tokenizer_info"]
+)
+def test_what_can_be_looked_at_can_be_asked_for_by_head(server, path):
+    assert server.request("HEAD", path).status_code == 200
+
+
 @pytest.mark.parametrize("name", [MODEL, "team/small", "", None])
 def test_each_served_name_answers_under_itself_and_no_name_under_the_first(server, name):
     assert server.chat(model=name)["model"] == (name or MODEL)

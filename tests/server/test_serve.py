@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
+from small_server import TEMPLATE, small_vocabulary
 
 from quire.engine.errors import ConfigError, ModelError
+from quire.engine.messages import Ready
 from quire.server import serve
+from quire.server.banner import ready_block
+from quire.server.cli import main
+from quire.server.config import ServerConfig
+
+INFO = Ready(
+    architecture="X", dtype="float32", device="cpu", vocab_size=8, max_model_len=512, block_size=16, num_blocks=64,
+    kv_bytes=1024, weight_bytes=1024, load_seconds=1.0,
+)  # fmt: skip
 
 
 def test_a_folder_never_touches_the_network(tmp_path, monkeypatch):
@@ -33,6 +46,29 @@ def test_a_folder_or_file_that_is_no_model_is_named(tmp_path):
         serve.find_model(str(tmp_path / "weights.gguf"))
 
 
+@pytest.mark.parametrize("failing", ["stat", "listdir"])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, failing):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(serve.os, failing, refused)
+    with pytest.raises(ModelError, match=rf"{tmp_path.name}: cannot be read \(Permission denied\)"):
+        serve.find_model(str(tmp_path))
+
+
+def test_a_name_too_long_for_a_folder_is_an_error_of_one_line(capsys):
+    assert main(["serve", "a" * 5000], {}) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_starting_is_no_traceback(monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "find_model", interrupted)
+    assert main(["serve", "model"], {}) == 130
+
+
 def test_a_hub_name_is_fetched_without_pickles(tmp_path, monkeypatch):
     asked = {}
 
@@ -44,6 +80,13 @@ def test_a_hub_name_is_fetched_without_pickles(tmp_path, monkeypatch):
     assert serve.find_model("owner/model") == tmp_path
     assert asked["name"] == "owner/model"
     assert not any(pattern.endswith((".bin", ".pt", ".pth", ".pkl", ".py", "*")) for pattern in asked["patterns"])
+
+
+def test_looking_on_the_hub_is_a_plain_line_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    serve.find_model("owner/model")
+    assert capsys.readouterr().err == "quire: looking for owner/model on the hub\n"
+    assert huggingface_hub.utils.are_progress_bars_disabled()
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
@@ -72,3 +115,55 @@ def test_the_url_can_be_pasted(host, shown):
         pytest.skip(f"this machine has no {host}")
     with listener:
         assert serve.url_of(listener, host) == f"http://{shown}:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("name", ["plain", 'it\'s "quoted"', "owner/ü"])
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_curl_of_the_start_block_can_be_pasted(name, chat):
+    config = ServerConfig(served_model_names=(name,), api_keys=("sesame",))
+    block = ready_block(INFO, config, url="http://127.0.0.1:8000", chat=chat)
+    line = block.splitlines()[-1].removeprefix("  try        ")
+    done = subprocess.run(
+        ["sh", "-c", line.replace("curl", "printf '%s\\n'", 1)], capture_output=True, text=True, env={"KEY": "sesame"}
+    )
+    url, _, key, _, kind, _, body = done.stdout.splitlines()
+    assert url == f"http://127.0.0.1:8000/v1/{'chat/' if chat else ''}completions"
+    assert (key, kind) == ("Authorization: Bearer sesame", "Content-Type: application/json")
+    assert json.loads(body)["model"] == name
+    assert "1,024 tokens (1.0 KiB): 2.0 requests of full length fit" in block
+
+
+def test_a_wider_address_without_a_key_is_warned_of():
+
+    def warned(**config: Any) -> bool:
+        block = ready_block(INFO, ServerConfig(served_model_names=("x",), **config), url="http://x", chat=True)
+        return "warning" in block
+
+    assert warned(host="0.0.0.0")
+    assert not warned(host="0.0.0.0", api_keys=("sesame",))
+    assert not warned(host="127.0.0.1")
+
+
+def test_a_template_is_reported_on_without_an_engine(tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(small_vocabulary())
+    assert main(["check-template", str(folder)], {}) == 1
+    assert "no chat template" in capsys.readouterr().err
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    assert main(["check-template", str(folder)], {}) == 1
+    assert "calls are read as none, thoughts as none\nok " in (shown := capsys.readouterr().out)
+    assert "warn  tools " in shown
+    assert "hermes" in shown
+    assert main(["check-template", str(folder), "--tool-call-parser", "none", "--reasoning-parser", "think"], {}) == 1
+    assert "thoughts as think" in capsys.readouterr().out
+    assert main(["check-template", str(folder), "--tool-call-parser", "nothing"], {}) == 1
+    assert "--tool-call-parser is 'nothing'" in capsys.readouterr().err
+    assert main(["check-template", str(tmp_path)], {}) == 1
+
+
+def test_what_is_said_of_the_template_stands_in_the_start_block():
+    config = ServerConfig(served_model_names=("x",))
+    assert "template   calls" in ready_block(INFO, config, url="http://x", chat=True, template="calls are read as x")
+    assert "template " not in ready_block(INFO, config, url="http://x", chat=False, template="calls")

@@ -192,7 +192,7 @@ def test_usage_counts_every_token_up_to_the_end_and_none_after_it(server, case):
         "completion_tokens": sum(len(answer.tokens) for answer in case.answers),
         "total_tokens": prompt + sum(len(answer.tokens) for answer in case.answers),
         "prompt_tokens_details": {"cached_tokens": prompt // 16 * 16},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "forced_tokens": 0},
     }
 
 

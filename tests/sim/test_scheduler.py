@@ -33,6 +33,7 @@ class World:
     state: State
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     drafting: bool = False
+    forcing: bool = False  # several tokens at once follow the sampled one, as a grammar has it
     pages: dict[int, int] = field(default_factory=dict)  # slot -> the token whose key is there
     streams: dict[tuple[str, int], list[int]] = field(default_factory=dict)
     finished: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -65,7 +66,11 @@ class World:
                 if tokens[-1] != draft:
                     break
                 read = [*read, draft]
-            outcomes.append(Outcome(tokens=tokens, drafts=self.propose(seq.tokens + tokens, seq.seed)))
+            forced: list[int] = []
+            for _ in range(self.rng.choice((0, 0, 1, 5, 12)) if self.forcing else 0):
+                forced.append(next_token(seq.tokens + tokens + forced, seq.seed))
+            drafts = self.propose(seq.tokens + tokens + forced, seq.seed)
+            outcomes.append(Outcome(tokens=tokens, forced=forced, drafts=drafts))
         return StepResult(outcomes)
 
     def propose(self, tokens: list[int], seed: int) -> list[int]:
@@ -164,6 +169,10 @@ ROOMS = {
     "drafts": {"drafting": True},
     "drafts in a tiny pool": {"drafting": True, "pages": 14},
     "drafts in tiny chunks": {"drafting": True, "budget": 16},
+    "forced": {"forcing": True},
+    "forced in a tiny pool": {"forcing": True, "pages": 14},
+    "forced in tiny chunks": {"forcing": True, "budget": 16},
+    "forced, with drafts": {"forcing": True, "drafting": True, "pages": 20, "budget": 32},
     "many at once": {"seqs": 64, "budget": 512},
 }
 
@@ -187,12 +196,15 @@ def test_streams_are_the_same_in_every_room(room, seed):
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), pages=st.integers(14, 60), budget=st.integers(16, 90), seqs=st.integers(1, 12),
-    drafting=st.booleans(), cache=st.booleans(),
+    drafting=st.booleans(), forcing=st.booleans(), cache=st.booleans(),
 )  # fmt: skip
-def test_any_room_and_any_aborts_keep_the_invariants_and_the_streams(seed, pages, budget, seqs, drafting, cache):
+def test_any_room_and_any_aborts_keep_the_invariants_and_the_streams(
+    seed, pages, budget, seqs, drafting, forcing, cache
+):
     rng = random.Random(seed)
     requests = crowd(seed, 25)
-    place = world(pages, seqs=seqs, budget=budget, cache=cache, drafting=drafting, rng=random.Random(seed))
+    modes = {"drafting": drafting, "forcing": forcing, "cache": cache}
+    place = world(pages, seqs=seqs, budget=budget, rng=random.Random(seed), **modes)
     aborted = set()
     left = list(requests)
     while left or place.state.has_work():
@@ -214,9 +226,9 @@ def test_any_room_and_any_aborts_keep_the_invariants_and_the_streams(seed, pages
 
 
 def test_thousands_of_steps_in_a_small_pool():
-    place = run(world(40, seqs=16, budget=48, drafting=True), crowd(99, 900), random.Random(5))
+    place = run(world(40, seqs=16, budget=48, drafting=True, forcing=True), crowd(99, 1500), random.Random(5))
     assert place.steps > 2000
-    assert len(place.finished) == sum(r.n for r in crowd(99, 900))
+    assert len(place.finished) == sum(r.n for r in crowd(99, 1500))
 
 
 def test_a_long_prompt_never_makes_a_stream_wait():

@@ -25,6 +25,7 @@ class Answer:
 
     tokens: tuple[int, ...]
     stop: bool = False
+    guided: m.Guided | None = None
 
 
 class FakeEngine(EngineClient):
@@ -104,6 +105,7 @@ def frames(request: m.Generate, answers: list[Answer], vocab_size: int, cut: Ran
                     logprobs=_logprobs(tokens, params.logprobs, vocab_size),
                     cached_tokens=len(request.prompt) // 16 * 16 if index in fresh else None,
                     finish=("stop" if answer.stop else "length") if ended else None,
+                    guided=answer.guided if ended else None,
                 )
             )  # fmt: skip
             fresh.discard(index)

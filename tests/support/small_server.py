@@ -32,23 +32,29 @@ MODEL = "small"
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 
 
-def small_tokenizer() -> Tokenizer:
-    """Byte-level BPE: all bytes, a few merges, four special tokens; ids of the bytes are the alphabet's order."""
+def small_vocabulary(markup: tuple[str, ...] = ()) -> str:
+    """tokenizer.json: byte-level BPE of all bytes, a few merges, four special tokens; ids of the bytes are the
+    alphabet's order. markup: further special tokens, behind those."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {piece: i for i, piece in enumerate([*alphabet, *(a + b for a, b in MERGES)])}
     backend = Backend(models.BPE(vocab=vocab, merges=MERGES))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(SPECIAL))
-    return Tokenizer(backend.to_str(), {"bos_token": "<|bos|>", "eos_token": "<|end|>", "chat_template": TEMPLATE})
+    backend.add_special_tokens([*SPECIAL, *markup])
+    return str(backend.to_str())
+
+
+def small_tokenizer(template: str = TEMPLATE, markup: tuple[str, ...] = ()) -> Tokenizer:
+    settings = {"bos_token": "<|bos|>", "eos_token": "<|end|>", "chat_template": template}
+    return Tokenizer(small_vocabulary(markup), settings)
 
 
 class SmallServer:
     """App, engine and event loop of a test module."""
 
-    def __init__(self, max_model_len: int = 256, **config: Any):
-        self.tokenizer = small_tokenizer()
-        self.engine = FakeEngine(VOCAB + SPARE_ROWS, max_model_len=max_model_len)
+    def __init__(self, max_model_len: int = 256, template: str = TEMPLATE, markup: tuple[str, ...] = (), **config: Any):
+        self.tokenizer = small_tokenizer(template, markup)
+        self.engine = FakeEngine(VOCAB + len(markup) + SPARE_ROWS, max_model_len=max_model_len)
         self.app = create_app(
             ServerConfig(served_model_names=(MODEL, "team/small"), **config),
             self.engine, self.tokenizer, Renderer(self.tokenizer),

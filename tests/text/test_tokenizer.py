@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
 from vocabularies import EVERY, SHARED, TEXT, vocabulary
 
 from quire.engine.errors import ModelError
@@ -136,12 +139,53 @@ def test_a_template_in_a_file_of_its_own_is_found(tmp_path: Path) -> None:
     assert Tokenizer.load(folder).chat_template == "in a file"
 
 
+def test_templates_in_files_go_before_that_of_the_settings(tmp_path: Path) -> None:
+    """As transformers reads a folder."""
+    folder = model_folder(tmp_path, tokenizer_config={"chat_template": "in the settings"})
+    (folder / "chat_template.jinja").write_text("in a file", encoding="utf-8")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("with tools", encoding="utf-8")
+    assert Tokenizer.load(folder).templates == {"default": "in a file", "tool_use": "with tools"}
+
+
+def test_a_template_that_is_no_text_is_told_by_its_file(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "bytes")
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja"):
+        Tokenizer.load(folder)
+    for i, found in enumerate([5, [5], [{"name": "default"}], [{"template": "x"}], {"default": 5}, True]):
+        words = Tokenizer.load(model_folder(tmp_path / str(i), tokenizer_config={"chat_template": found}))
+        with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
+            _ = words.templates
+
+
 def test_a_folder_without_a_tokenizer_or_with_a_broken_file_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json: not found"):
         Tokenizer.load(tmp_path)
     for name, text in [("tokenizer", "{"), ("tokenizer", '{"model": {}}'), ("tokenizer_config", "["), ("config", "[]")]:
         with pytest.raises(ModelError, match=rf"{name}\.json: "):
             Tokenizer.load(model_folder(tmp_path / f"{name}{len(text)}", **{name: text}))
+
+
+def test_no_prompt_is_cut_or_filled_up_whatever_the_file_says() -> None:
+    plain = vocabulary("llama")
+    backend = Backend.from_str(plain.description)
+    backend.enable_truncation(4)
+    backend.enable_padding(length=64)
+    words = Tokenizer(backend.to_str(), plain.roles)
+    for text in ("in", "the inn in the inn"):
+        assert words.encode(text) == plain.ours.encode(text)
+        assert words.encode_content(text, first=True) == plain.ours.encode_content(text, first=True)
+
+
+def test_other_threads_run_while_a_long_text_is_read_and_written() -> None:
+    words = vocabulary("byte-level").ours
+    text = "the inn " * 200_000
+    for work in (lambda: words.encode(text), partial(words.decode, words.encode(text))):
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert thread.is_alive()  # else starting it would have taken as long as its work
+        thread.join()
 
 
 VECTORS = {"gpt2": "gpt-2", "qwen": "qwen2"}

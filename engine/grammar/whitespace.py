@@ -1,0 +1,34 @@
+"""What may stand between the tokens of JSON."""
+
+from __future__ import annotations
+
+from . import regexes
+from .errors import GrammarRefused
+from .spec import WHITESPACE
+
+_BLANK = {0x20, 0x0A, 0x0D, 0x09}
+
+
+def checked(pattern: str | None) -> str | None:
+    """The expression for llguidance; None: nothing may stand there. It is matched at most once at each place, and need
+    not be. Raises GrammarRefused if it matches more than white space."""
+    if pattern == "":
+        return None
+    if pattern is None:
+        return WHITESPACE
+    regex = regexes.parse(pattern, whole=True, path="whitespace_pattern")
+    if not set(_characters(regex)) <= _BLANK:
+        raise GrammarRefused(
+            "whitespace_pattern: only space, tab, line feed and carriage return", path="whitespace_pattern"
+        )
+    return f"(?:{regexes.write(regex)})"
+
+
+def _characters(regex: regexes.Regex) -> list[int]:
+    if isinstance(regex, regexes.Chars):
+        return [c for a, b in regex.ranges for c in range(a, min(b, a + 64) + 1)]
+    if isinstance(regex, regexes.Concat):
+        return [c for part in regex.parts for c in _characters(part)]
+    if isinstance(regex, regexes.Either):
+        return [c for option in regex.options for c in _characters(option)]
+    return _characters(regex.body)

@@ -1,0 +1,109 @@
+"""The sizes that pocket comes in, and how each is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+VOCAB = 8192
+MAX_POSITION = 1024  # tokens of the longest document that is trained on
+THETA, EPS = 10000.0, 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Llama with tied embeddings."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    vocab: int = VOCAB
+
+    @property
+    def parameters(self) -> int:
+        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
+        layer = attention + 3 * self.width * self.inner + 2 * self.width
+        return self.vocab * self.width + self.layers * layer + self.width
+
+    def config(self) -> dict[str, Any]:
+        """config.json, as transformers writes it for Llama."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.width,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab,
+            "max_position_embeddings": MAX_POSITION,
+            "hidden_act": "silu",
+            "rms_norm_eps": EPS,
+            "rope_theta": THETA,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": True,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One run. It ends after `minutes` of training, or after `steps`; the learning rate follows whichever is set, so
+    that a slow machine ends with a settled model too."""
+
+    tokens: int  # of a step: whole documents up to so many
+    matrix_lr: float  # Muon
+    lr: float  # AdamW: embeddings, norms
+    minutes: float | None = None
+    steps: int | None = None
+    prelude: int = 0  # first steps, which take many recitals too (see recital.py)
+    warmup: float = 0.02  # share of the run in which the rate rises
+    decay: float = 0.5  # share of the run, at its end, in which it falls to 0
+    clip: float = 1.0
+    weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("a training run has either minutes or steps")
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    base: Shape
+    draft: Shape
+    corpus_tokens: int  # what is made ahead; training goes round if it is short
+    base_training: Training
+    draft_training: Training
+    adapter_training: Training  # of an easy style (see adapters.py)
+    adapter_targets: tuple[str, ...]  # all that keeps an adapter within 300 KB
+
+
+PRESETS: dict[str, Preset] = {
+    "cpu": Preset(
+        base=Shape(width=256, layers=6, heads=8, kv_heads=4, head_dim=32, inner=640),
+        draft=Shape(width=64, layers=2, heads=4, kv_heads=1, head_dim=16, inner=160),
+        corpus_tokens=48_000_000,
+        base_training=Training(tokens=8192, matrix_lr=0.02, lr=4e-3, minutes=80, prelude=1000),
+        draft_training=Training(tokens=4096, matrix_lr=0.02, lr=6e-3, minutes=15),
+        adapter_training=Training(tokens=2048, matrix_lr=0.0, lr=4e-3, minutes=3),
+        adapter_targets=("q_proj", "v_proj", "up_proj", "down_proj"),
+    ),
+    "gpu": Preset(
+        base=Shape(width=384, layers=6, heads=6, kv_heads=2, head_dim=64, inner=1024),
+        draft=Shape(width=96, layers=2, heads=3, kv_heads=1, head_dim=32, inner=256),
+        corpus_tokens=300_000_000,
+        base_training=Training(tokens=65536, matrix_lr=0.02, lr=3e-3, steps=9000, prelude=300),
+        draft_training=Training(tokens=65536, matrix_lr=0.02, lr=4e-3, steps=3000),
+        adapter_training=Training(tokens=16384, matrix_lr=0.0, lr=2e-3, steps=600),
+        adapter_targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+    ),
+}  # fmt: skip
+
+
+def longer(preset: Preset, minutes: float) -> Preset:
+    """The same with another bound on the base's training."""
+    return replace(preset, base_training=replace(preset.base_training, minutes=minutes, steps=None))

@@ -1,0 +1,134 @@
+"""JSON extraction: a schema is shown, a text is given, and the answer is JSON only."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+from ..samples import Sample
+from . import chat, words
+from .records import RESERVED, TRAINED, Field
+
+_SYSTEM = (
+    "Answer with JSON that fits this schema: {}",
+    "Reply only with JSON. Schema: {}",
+    "Extract the data as JSON.\nSchema: {}",
+    "You turn text into JSON. The schema is: {}",
+)
+_USER = (
+    "Extract the data as JSON.\nSchema: {}\n\nText: {}",
+    "{1}\n\nAnswer with JSON that fits this schema: {0}",
+    "Use this schema: {}\nText: {}",
+    "Turn this text into JSON with the schema {}\n\n{}",
+    "Schema: {}\n\n{}",
+)
+_KEYS = (
+    "Give me {} as JSON.\n\n{}",
+    "{1}\n\nAnswer in JSON with the keys {0}.",
+    "Make JSON with {} from this text: {}",
+)
+
+
+def make(rng: Random, held_out: bool) -> Sample:
+    """A record, or now and then a list of pairs."""
+    if rng.random() < 0.12:
+        text, value, schema = _pairs(rng, held_out)
+    else:
+        text, value, schema = _record(rng, held_out)
+    shown = json.dumps(schema)
+    roll = rng.random()
+    if roll < 0.4:
+        messages = [chat.system(rng.choice(_SYSTEM).format(shown)), chat.user(text)]
+    elif roll < 0.85:
+        messages = [*chat.opening(rng, share=0.2), chat.user(rng.choice(_USER).format(shown, text))]
+    else:
+        messages = [*chat.opening(rng, share=0.2), chat.user(rng.choice(_KEYS).format(words.listed(list(value)), text))]
+    messages.append(chat.assistant(json.dumps(value)))
+    return Sample("extract", messages, facts={"json": value, "schema": schema})
+
+
+def _record(rng: Random, held_out: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(text, value, schema). The text may say more than the schema asks for; what it does not say is left out."""
+    record = rng.choice(RESERVED if held_out else TRAINED)
+    fields = rng.sample(record.fields, rng.randint(1, min(4, len(record.fields))))
+    asked = [record.first, *fields]
+    if rng.random() < 0.25:
+        asked.append(_invented(rng))
+    names = _field_names(rng, asked)
+    values = {name: _value(rng, field) for name, field in zip(names, asked, strict=True)}
+    extra = [f for f in record.fields if f not in fields and rng.random() < 0.15]
+    missing = names[1] if len(names) > 2 and rng.random() < 0.1 else None
+    subject = record.subject or rng.choice(("He", "She"))
+    body = [_say(rng, f, values[n], subject) for n, f in zip(names[1:], asked[1:], strict=True) if n != missing]
+    body += [_say(rng, f, _value(rng, f), subject) for f in extra]
+    rng.shuffle(body)
+    text = " ".join([rng.choice(record.opens).format(v=values[names[0]]), *body])
+    order = rng.sample(names, len(names))
+    properties = {name: _schema(asked[names.index(name)]) for name in order}
+    schema = {"type": "object", "properties": properties, "required": [n for n in order if n != missing]}
+    return text, {name: values[name] for name in order if name != missing}, schema
+
+
+def _field_names(rng: Random, fields: list[Field]) -> list[str]:
+    """One name each, all different."""
+    names: list[str] = []
+    for field in fields:
+        free = [name for name in field.names if name not in names]
+        names.append(rng.choice(free or [f"{field.names[-1]}_2"]))
+    return names
+
+
+def _invented(rng: Random) -> Field:
+    """A field of a name that means nothing, so that the name must be found in the text."""
+    name = words.invented(rng)
+    if rng.random() < 0.5:
+        return Field((name,), "integer", (f"The {name} is {{v}}.",), lambda r: r.randint(1, 999))
+    return Field((name,), "string", (f"The {name} is {{v}}.",), words.code)
+
+
+def _value(rng: Random, field: Field) -> Any:
+    if field.options:
+        return rng.choice(field.options)
+    return bool(rng.randint(0, 1)) if field.type == "boolean" else field.make(rng)
+
+
+def _say(rng: Random, field: Field, value: Any, subject: str) -> str:
+    if isinstance(value, bool):
+        return field.says[0 if value else 1].format(s=subject)
+    said = words.listed(value) if isinstance(value, list) else value
+    return rng.choice(field.says).format(s=subject, v=said)
+
+
+def _schema(field: Field) -> dict[str, Any]:
+    if field.type == "array":
+        return {"type": "array", "items": {"type": "string"}}
+    return {"type": field.type, "enum": list(field.options)} if field.options else {"type": field.type}
+
+
+def _pairs(rng: Random, held_out: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Two to four like things, each a small object in an array."""
+    outer, name, number, say = rng.choice(_HELD_LISTS if held_out else _LISTS)
+    who = list(dict.fromkeys(words.first_name(rng) for _ in range(rng.randint(2, 4))))
+    rows = [{name: one, number: rng.randint(1, 99)} for one in who]
+    said = words.listed([say.format(row[name], row[number]) for row in rows])
+    item = {
+        "type": "object",
+        "properties": {name: {"type": "string"}, number: {"type": "integer"}},
+        "required": [name, number],
+    }
+    schema = {"type": "object", "properties": {outer: {"type": "array", "items": item}}, "required": [outer]}
+    return said + ".", {outer: rows}, schema
+
+
+_LISTS = (
+    ("people", "name", "age", "{} is {} years old"),
+    ("members", "name", "age", "{} is {}"),
+    ("orders", "customer", "quantity", "{} wants {} apples"),
+    ("results", "person", "score", "{} has {} points"),
+    ("payments", "who", "amount", "{} paid {} dollars"),
+)
+_HELD_LISTS = (
+    ("runners", "runner", "laps", "{} ran {} laps"),
+    ("voters", "voter", "votes", "{} has {} votes"),
+)

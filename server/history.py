@@ -1,0 +1,27 @@
+"""Turns of a conversation as templates know them, from what clients may still send. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..engine.errors import RequestError
+
+
+def modern(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same conversation with each function_call, and the turn of role "function" that answers it, as a call of a
+    tool and its result. Raises RequestError where a turn has calls of both kinds."""
+    out: list[dict[str, Any]] = []
+    called: dict[str, str] = {}  # function -> id of its last call
+    for i, message in enumerate(messages):
+        call = message.get("function_call")
+        if call is not None:
+            if message.get("tool_calls"):
+                where = f"messages[{i}].function_call"
+                raise RequestError(f"{where}: it stands beside tool_calls; only one can", param=where)
+            id_ = called[call["name"]] = f"call{i:05d}"  # nine characters, as some templates want
+            rest = {key: value for key, value in message.items() if key != "function_call"}
+            message = {**rest, "tool_calls": [{"id": id_, "type": "function", "function": call}]}
+        elif message.get("role") == "function" and message.get("name") in called:
+            message = {**message, "role": "tool", "tool_call_id": called[message["name"]]}
+        out.append(message)
+    return out

@@ -1,0 +1,153 @@
+"""Random weights under real grammars, through the whole engine: whatever is drawn, the answer is what was asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jsonschema
+import pytest
+import torch
+
+from quire.clients.bench.make_model import make_model
+from quire.engine import messages as m
+from quire.engine import scheduler
+from quire.engine.config import EngineConfig
+from quire.engine.grammar.spec import GrammarSpec
+from quire.engine.runner import Runner
+from quire.engine.state import Limits, State
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 130},
+        "kind": {"enum": ["cat", "dog", "bird of paradise"]},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 5}, "maxItems": 3},
+    },
+    "required": ["name", "age", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model("tiny", folder)
+    return Runner(EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+
+
+class Place:
+    """The engine without its process: requests in, answers as text out."""
+
+    def __init__(self, runner: Runner, *, pages: int = 200, budget: int = 64):
+        self.runner = runner
+        self.state = State(Limits(512, 32, budget, 999), min(pages, runner.cache.num_blocks))
+        self.answers: dict[tuple[str, int], list[int]] = {}
+        self.ends: dict[tuple[str, int], m.TokenDelta] = {}
+
+    def add(self, name: str, spec: GrammarSpec | None, budget: int, *, seed: int = 0, n: int = 1, **more) -> None:
+        eos = self.runner._vocabulary().eos_ids
+        params = m.SamplingParams(max_tokens=budget, seed=seed, stop_token_ids=eos, grammar=spec, **more)
+        request = m.Generate(id=name, prompt=[3 + seed % 50, 5, 8], params=params, n=n)
+        compiled = self.runner.compile(spec) if spec else None
+        guides = [self.runner.guide(compiled, params.grammar_after) for _ in range(n)] if compiled else []
+        scheduler.add(self.state, request, guides)
+
+    def run(self) -> Place:
+        while self.state.has_work():
+            plan = scheduler.schedule(self.state)
+            for news in scheduler.commit(self.state, plan, self.runner.execute(plan)):
+                assert isinstance(news, m.TokenDelta), news
+                key = (news.id, news.index)
+                self.answers.setdefault(key, []).extend(news.tokens)
+                if news.finish:
+                    self.ends[key] = news
+            self.state.check()
+        return self
+
+    def text(self, name: str, index: int = 0) -> str:
+        eos = set(self.runner._vocabulary().eos_ids)
+        tokens = [t for t in self.answers[name, index] if t not in eos]
+        return self.runner._vocabulary().spell(tokens).decode()
+
+
+def schema(of: dict) -> GrammarSpec:
+    return GrammarSpec(kind="json_schema", text=json.dumps(of))
+
+
+def test_every_answer_fits_its_schema_at_every_budget_from_the_shortest_on(runner):
+    spec = schema(PERSON)
+    shortest = runner.compile(spec).shortest
+    place = Place(runner)
+    budgets = [*range(shortest, shortest + 12), shortest + 30, shortest + 100]
+    for budget in budgets:
+        for seed in range(3):
+            place.add(f"{budget}-{seed}", spec, budget, seed=seed)
+    place.run()
+    for budget in budgets:
+        for seed in range(3):
+            jsonschema.validate(json.loads(place.text(f"{budget}-{seed}")), PERSON)
+            assert len(place.answers[f"{budget}-{seed}", 0]) <= budget
+
+
+def test_forced_tokens_are_taken_and_told(runner):
+    place = Place(runner)
+    place.add("a", schema(PERSON), 120)
+    place.run()
+    end = place.ends["a", 0]
+    assert end.guided.forced > 3
+    assert 0 < end.guided.lowest <= end.guided.mean <= 1
+
+
+@pytest.mark.parametrize("room", [{"pages": 12}, {"budget": 16}, {"pages": 12, "budget": 16}])
+def test_answers_are_the_same_in_small_pools_and_chunks(runner, room):
+    def fill(place: Place) -> Place:
+        for seed in range(6):
+            place.add(f"s{seed}", schema(PERSON), 90, seed=seed, n=2)
+            place.add(f"free{seed}", None, 20, seed=seed)
+        return place.run()
+
+    roomy, small = fill(Place(runner)), fill(Place(runner, **room))
+    assert small.answers == roomy.answers
+    if "pages" in room:
+        assert small.state.preemptions > 0
+
+
+def test_logprobs_and_mirostat_change_no_rule(runner):
+    place = Place(runner)
+    place.add("logprobs", schema(PERSON), 100, logprobs=2)
+    place.add("mirostat", schema(PERSON), 100, mirostat=2)
+    place.add("greedy", schema(PERSON), 100, temperature=0.0)
+    place.add("penalty", schema(PERSON), 100, frequency_penalty=2.0, repetition_penalty=1.5)
+    place.run()
+    for name in ("logprobs", "mirostat", "greedy", "penalty"):
+        jsonschema.validate(json.loads(place.text(name)), PERSON)
+
+
+def test_regex_and_choice_and_lark(runner):
+    place = Place(runner)
+    for seed in range(5):
+        place.add(f"regex{seed}", GrammarSpec(kind="regex", text=r"[a-c]{2,4}-\d{3}"), 30, seed=seed)
+        place.add(f"choice{seed}", GrammarSpec(kind="choice", text='["yes", "no", "perhaps"]'), 30, seed=seed)
+        place.add(f"lark{seed}", GrammarSpec(kind="lark", text='start: "a" ("b" | "c")+ "d"'), 30, seed=seed)
+    place.run()
+    for seed in range(5):
+        assert re.fullmatch(r"[a-c]{2,4}-\d{3}", place.text(f"regex{seed}"))
+        assert place.text(f"choice{seed}") in ("yes", "no", "perhaps")
+        assert re.fullmatch(r"a[bc]+d", place.text(f"lark{seed}"))
+
+
+def test_a_grammar_behind_a_trigger_leaves_the_thought_free(runner):
+    place = Place(runner)
+    (trigger,) = runner._vocabulary().encode("e")
+    spec = GrammarSpec(kind="regex", text="[0-9]{4}")
+    for seed in range(4):
+        place.add(f"late{seed}", spec, 200, grammar_after=(trigger,), seed=seed, logit_bias={trigger: 4.0})
+    place.run()
+    for seed in range(4):
+        answer = place.answers[f"late{seed}", 0]
+        begin = answer.index(trigger) + 1
+        assert re.fullmatch(r"[0-9]{4}", runner._vocabulary().spell(answer[begin:-1]).decode())
+        assert place.ends[f"late{seed}", 0].finish == "stop"

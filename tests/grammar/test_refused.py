@@ -1,0 +1,188 @@
+"""What is not enforced is refused, by keyword and place; what is hostile is refused, or done, soon."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from grammars import compiled, vocabulary
+
+from quire.engine.grammar.errors import GrammarRefused
+from quire.engine.grammar.keywords import ANNOTATIONS, ENFORCED, REFUSED
+
+pytestmark = pytest.mark.usefixtures("shared")
+WORDS = "stories-512"
+
+
+def refusal(schema: Any) -> GrammarRefused:
+    with pytest.raises(GrammarRefused) as caught:
+        compiled(WORDS, "json_schema", schema if isinstance(schema, str) else json.dumps(schema))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "keyword", [k for k in REFUSED if k != "uniqueItems"] + ["uniqueItems", "made-up", "required "]
+)
+def test_a_keyword_that_is_not_enforced_is_refused_with_its_pointer(keyword: str) -> None:
+    error = refusal({"type": "object", "properties": {"a/b": {"type": "string", keyword: True}}})
+    assert error.status == 400
+    assert error.code == "invalid_grammar"
+    assert error.path == f"#/properties/a~1b/{keyword}"
+    assert keyword in error.message
+
+
+def test_no_keyword_stands_in_two_tables() -> None:
+    assert not (
+        ENFORCED.keys() & REFUSED.keys() | ENFORCED.keys() & ANNOTATIONS.keys() | REFUSED.keys() & ANNOTATIONS.keys()
+    )
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"type": "string", "format": "made-up"}, "#/format"),
+        ({"type": "string", "pattern": "(?=a)"}, "#/pattern"),
+        ({"type": "string", "pattern": "\\bword"}, "#/pattern"),
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "#/oneOf"),
+        ({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, "#/oneOf"),
+        ({"$ref": "http://example.com/x.json"}, "#/$ref"),
+        ({"$ref": "#/$defs/none"}, "#/$defs/none"),
+        (
+            {
+                "$schema": "http://json-schema.org/draft-07/schema#",
+                "$ref": "#/definitions/a",
+                "type": "object",
+                "definitions": {"a": {}},
+            },
+            "#/$ref",
+        ),
+        (
+            {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "object"}]}}, "$ref": "#/$defs/a"},
+            "#/$defs/a/allOf/1",
+        ),
+        ({"properties": {"a": {"$id": "x"}}}, "#/properties/a/$id"),
+        ({"type": "number", "multipleOf": 0}, "#/multipleOf"),
+        ({"type": "integer", "minimum": 10**18}, "#/minimum"),
+        ({"type": "string", "minLength": -1}, "#/minLength"),
+        ({"type": "array", "maxItems": 10**7}, "#/maxItems"),
+        ({"type": "list"}, "#/type"),
+        ({"enum": ["\u0001"]}, "#/enum/0"),
+        ({"properties": {"a\u0000": {}}}, "#/properties/a\u0000"),
+        ({"anyOf": []}, "#/anyOf"),
+        ({"properties": {"a": {"minProperties": 1, "properties": {"b": {}, "c": {}}}}}, "#/properties/a/minProperties"),
+        ({"maxProperties": 1, "properties": {"b": {}, "c": {}}}, "#/maxProperties"),
+        ({"patternProperties": {"^a": {}, "b$": {"type": "null"}}}, "#/patternProperties"),
+        ({"multipleOf": 12345678901}, "#/multipleOf"),
+        ({"required": "a"}, "#/required"),
+        ([], "#"),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_with_its_place(schema: Any, path: str) -> None:
+    assert refusal(schema).path == path
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "minLength": 3, "maxLength": 2},
+        {"type": "integer", "minimum": 3, "maximum": 2},
+        {"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 6},
+        {"allOf": [{"type": "string"}, {"type": "integer"}]},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"$ref": "#"},
+        {"enum": [1], "type": "string"},
+        {"type": "array", "minItems": 2, "maxItems": 1},
+        False,
+    ],
+)
+def test_a_schema_that_nothing_satisfies_is_refused(schema: Any) -> None:
+    assert "no document" in refusal(schema).message
+
+
+def test_one_option_that_nothing_satisfies_does_not_lead_astray() -> None:
+    endless = {"type": "object", "properties": {"a": {"$ref": "#/$defs/e"}}, "required": ["a"]}
+    grammar = compiled(
+        WORDS, "json_schema", json.dumps({"$defs": {"e": endless}, "anyOf": [{"$ref": "#/$defs/e"}, {"type": "null"}]})
+    )
+    assert vocabulary(WORDS).spell(grammar.matcher().forced()) == b"null"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1,]", "nul", '{"type": NaN}', '{"type": "string", "type": "null"}', "[" * 100_000, '"\\ud800"']
+)
+def test_text_that_is_no_schema_is_refused(text: str) -> None:
+    refusal(text)
+
+
+def nested(depth: int, **more: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema, **more}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        nested(100),
+        nested(3, minItems=5000),
+        {"enum": [f"value {i} of very many" for i in range(20_000)]},
+        {"type": "array", "minItems": 5000},
+        {"allOf": [{"anyOf": [{"required": [f"{j}{i}"]} for i in range(10)]} for j in range(6)]},
+        {
+            "$defs": {
+                **{f"d{i}": nested(1, prefixItems=[{"$ref": f"#/$defs/d{i + 1}"}] * 9, minItems=9) for i in range(20)},
+                "d20": {},
+            },
+            "$ref": "#/$defs/d0",
+        },
+        {"type": "object", "properties": {f"property {i}": {} for i in range(5000)}},
+    ],
+)
+def test_a_schema_that_would_take_too_much_is_refused(schema: Any) -> None:
+    refusal(schema)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("regex", "(a{1,1000}){1,1000}"),
+        ("regex", "(a|b)*a(a|b){30}"),
+        ("regex", "(a+)+$"),
+        ("regex", ".{0,3000}"),
+        ("choice", json.dumps([f"choice {i}" for i in range(5000)])),
+        ("json_schema", '{"type": "string", "pattern": "^(a{1,1000}){1,1000}$"}'),
+        ("json_schema", '{"type": "string", "minLength": 5000}'),
+        ("gbnf", 'root ::= root root | "a" | ""'),
+    ],
+)
+def test_what_is_large_but_finite_is_served_all_the_same(kind: str, text: str) -> None:
+    assert compiled(WORDS, kind, text).shortest is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("regex", "(" * 5000 + "a" + ")" * 5000),
+        ("regex", "[^\\x00-\\U0010ffff]"),
+        ("regex", "a{1,99999}"),
+        ("regex", "(a)\\1"),
+        ("choice", "[]"),
+        ("choice", '["a", 1]'),
+        ("choice", '{"a": 1}'),
+        ("lark", 'start: /[a-z]+/ "ing"'),
+        ("lark", "start: <[3]>"),
+        ("lark", 'start: %json {"not": {}}'),
+        ("lark", "start[temperature=2]: /a/"),
+        ("lark", "begin: /a/"),
+        ("gbnf", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000),
+        ("gbnf", "\n".join(["root ::= r0", *(f"r{i} ::= r{i + 1} r{i + 1}" for i in range(40)), 'r40 ::= "a"'])),
+        ("gbnf", 'root ::= root "a"'),
+        ("structural_tag", "{}"),
+    ],
+)
+def test_other_grammars_that_cannot_be_followed_are_refused(kind: str, text: str) -> None:
+    with pytest.raises(GrammarRefused):
+        compiled(WORDS, kind, text)

@@ -1,0 +1,165 @@
+"""The recipe from end to end with a nano preset: it resumes, refuses, and leaves models that others can load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import paged
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from quire.engine.errors import ConfigError, ModelError
+from quire.engine.models.load import load_model
+from quire.pocket import verify
+from quire.pocket.recipe import adapters, cli, lora, train
+from quire.pocket.recipe.batches import Batches
+from quire.pocket.recipe.net import Llama
+from quire.pocket.recipe.steps import Run
+from quire.pocket.recipe.styles import STYLES
+from quire.pocket.recipe.train import Job, fit
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(nano_run: Run) -> Run:
+    """A run that is finished."""
+    cli.perform(nano_run, list(cli.STEPS), force=False)
+    return nano_run
+
+
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_cut_short(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(train, "low_precision_is_faster", lambda job, device: False)  # as the clock may say either time
+
+    def job(name: str, **more) -> Job:
+        torch.manual_seed(3)
+        net, training = Llama(run.preset.base), run.preset.base_training
+        return Job(name, net, training, Batches(run.documents(), training.tokens, 3), tmp_path / f"{name}.pt", **more)
+
+    whole, cut = job("whole"), job("cut", stop_after=2)
+    fit(whole, CPU)
+    fit(cut, CPU)
+    assert not torch.equal(whole.net.model.embed_tokens.weight, cut.net.model.embed_tokens.weight)
+    again = job("cut")
+    again.net.load_state_dict(Llama(run.preset.base).state_dict())  # none of it is used
+    steps = [point.step for point in fit(again, CPU)]
+    for name, weight in whole.net.state_dict().items():
+        assert torch.equal(weight, again.net.state_dict()[name]), name
+    assert steps[-1] == run.preset.base_training.steps
+
+
+def test_training_lowers_the_loss(run, tmp_path):
+    training = replace(run.preset.base_training, steps=40)
+    torch.manual_seed(0)
+    job = Job("short", Llama(run.preset.base), training, Batches(run.documents(), 512, 0), tmp_path / "short.pt")
+    history = fit(job, CPU)
+    assert history[-1].loss < 0.95 * history[0].loss
+
+
+def test_what_is_done_is_not_done_again(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.out.rglob("*")}
+    cli.perform(run, list(cli.STEPS), force=False)
+    assert capsys.readouterr().err.count("done before") == len(cli.STEPS)
+    assert {path: path.stat().st_mtime_ns for path in run.out.rglob("*")} == before
+
+
+def test_a_finished_model_is_not_overwritten_without_force(run, tmp_path):
+    other = replace(run, work=tmp_path / "work")
+    with pytest.raises(ConfigError, match="holds a finished model; expected an empty folder, or --force"):
+        cli.perform(other, list(cli.STEPS), force=False)
+    assert not other.work.exists()
+
+
+def test_the_work_folder_of_another_run_is_not_taken_for_ones_own(run):
+    with pytest.raises(ConfigError, match="holds the corpus of run 'nano 0'; expected that of 'nano 5', or --force"):
+        cli.perform(replace(run, seed=5), ["corpus"], force=False)
+
+
+def test_the_command_names_what_is_wrong(tmp_path, capsys):
+    command = ["--preset", "cpu", "--work", str(tmp_path), "--out", str(tmp_path), "--shared", str(tmp_path / "none")]
+    assert cli.main([*command, "--only", "train"]) == 1
+    assert "recipe: " in capsys.readouterr().err
+
+
+def test_the_exported_model_gives_the_same_logits_in_transformers_and_in_quire(run):
+    folder = run.out / "model"
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(folder)("Tell me a story about a small fox, please.").input_ids
+    net = Llama(run.preset.base)
+    net.load_state_dict(load_file(folder / "model.safetensors"))
+    wanted = net.logits(net(torch.tensor(ids), ((1, len(ids)),)))
+    ours = paged.run(load_model(folder, dtype="float32", device=CPU), [ids], [[(0, len(ids))]])[0]
+    assert torch.allclose(theirs(torch.tensor([ids])).logits[0], wanted, atol=1e-4)
+    assert torch.allclose(ours, wanted, atol=1e-4)
+
+
+def test_a_draft_model_shares_the_tokenizer(run):
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        assert (run.out / "draft" / file).read_bytes() == (run.out / "model" / file).read_bytes()
+
+
+def test_verify_names_a_damaged_or_missing_file_with_its_hash(run, tmp_path):
+    for part in ("model", "draft", *(f"adapters/{name}" for name in STYLES)):
+        verify(run.out / part)
+    folder = Path(shutil.copytree(run.out / "model", tmp_path / "model"))
+    weights = folder / "model.safetensors"
+    whole = json.loads((folder / "manifest.json").read_text())["sha256"]["model.safetensors"]
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(ModelError, match=rf"model.safetensors: is damaged: sha256 is [0-9a-f]{{64}}; expected {whole}"):
+        verify(folder)
+    weights.unlink()
+    with pytest.raises(ModelError, match=rf"model.safetensors: not found; expected a file with sha256 {whole}"):
+        verify(folder)
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"manifest.json: is damaged; expected an object with sha256"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_an_adapter_loads_in_peft_and_does_what_it_was_trained_to_do(run, name):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    base = AutoModelForCausalLM.from_pretrained(run.out / "model", dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, run.out / "adapters" / name).eval()
+    net = Llama(run.preset.base)
+    net.load_state_dict(load_file(run.out / "model" / "model.safetensors"))
+    plain = net.logits(net(torch.arange(40), ((1, 40),)))
+    lora.add(net, run.preset.adapter_targets)
+    found = {k.removeprefix("base_model.model."): v for k, v in _tensors(run, name).items()}
+    assert not net.load_state_dict(found, strict=False).unexpected_keys
+    wanted = net.logits(net(torch.arange(40), ((1, 40),)))
+    assert torch.allclose(theirs(torch.arange(40)[None]).logits[0], wanted, atol=1e-4)
+    assert not torch.allclose(plain, wanted, atol=1e-3)
+
+
+def _tensors(run: Run, name: str) -> dict[str, torch.Tensor]:
+    return load_file(run.out / "adapters" / name / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_adapters_of_every_preset_are_small_enough(name, tmp_path):
+    preset = cli.PRESETS[name]
+    net = Llama(preset.base)
+    lora.add(net, preset.adapter_targets)
+    adapters.save(net, preset.adapter_targets, tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size <= 300_000
+
+
+def test_the_card_tells_sizes_licences_and_figures(run):
+    card = (run.out / "model" / "README.md").read_text()
+    found = json.loads((run.out / "model" / "evaluation.json").read_text())
+    assert set(found) == {"perplexity", "tools", "extract", "copy", "draft model"}
+    for part in (
+        "public domain",
+        "CC BY 4.0",
+        "## What it cannot do",
+        f"{run.preset.base.parameters:,}",
+        "| base | 6 |",
+    ):
+        assert part in card
+    assert (run.out / "model" / "loss.svg").read_text().startswith("<svg")
