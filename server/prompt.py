@@ -125,7 +125,6 @@ class Renderer:
         tried: list[Any] = []
         fair: tuple[list[dict[str, Any]], str] | None = None  # the first that renders
         refused: RequestError | None = None
-        called = _called(messages)
         for parsed, empty in _FORMS:
             shown = [self._message(m, i, name, sentinel, parsed, empty) for i, m in enumerate(messages)]
             if shown in tried:
@@ -137,7 +136,7 @@ class Renderer:
                 refused = refused or error
                 continue
             fair = fair or (shown, text)
-            if all(function in text for function in called):
+            if all(name in text or json.dumps(name)[1:-1] in text for name in _called(shown)):
                 fair = (shown, text)
                 break
         if fair is None:

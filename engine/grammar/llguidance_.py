@@ -164,6 +164,7 @@ class Compiled:
         self._token.compute_bitmask()  # what is too large shows at the first mask
         if self._token.is_error():
             raise GrammarRefused(probe.first_line(self._token.get_error()))
+        self.controls = spec.controls
         self.looks_ahead = read.bounds is not None or bool(spec.controls)
         self.shortest: int | None = None
         if not spec.controls:  # a grammar that names control tokens has no form over bytes
@@ -268,10 +269,11 @@ class Matcher:
         if self._ended or self._token.is_stopped():
             return []
         if self._compiled.looks_ahead:
-            text = self._token.compute_ff_bytes()
-            found: list[int] = self._token.compute_ff_tokens() if text else []
+            # Asked for bytes where a control token must come, llguidance would end in an error.
+            text = None if self._compiled.controls else self._token.compute_ff_bytes()
+            found: list[int] = self._token.compute_ff_tokens() if text != b"" else []
             found = list(itertools.takewhile(lambda t: self._vocabulary.pieces[t], found))
-            return found if text.startswith(self._vocabulary.spell(found)) else []
+            return found if text is None or text.startswith(self._vocabulary.spell(found)) else []
         text, ends = self._only_way()
         return canonical(self._vocabulary, self._state.taken, text, ends) if text else []
 

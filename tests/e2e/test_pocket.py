@@ -77,10 +77,10 @@ def test_it_calls_a_tool_and_answers_from_the_result(client):
     (call,) = first.message.tool_calls
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments) == {"city": "Paris"}
-    result = {"role": "tool", "tool_call_id": call.id, "content": json.dumps({"weather": "sunny", "temperature": 21})}
+    result = {"role": "tool", "tool_call_id": call.id, "content": json.dumps({"temperature": 21})}
     last = ask(client, question, first.message.model_dump(exclude_none=True), result, tools=[WEATHER])
     assert last.finish_reason == "stop"
-    assert "21" in last.message.content or "sunny" in last.message.content
+    assert "21" in last.message.content
 
 
 def test_it_fills_a_schema(client):

@@ -88,7 +88,7 @@ def drawn(name: str, binding: Binding, pick: random.Random, budget: int = 400, l
         if token in known.eos_ids:
             break
         out.append(token)
-        if forced := [] if binding.spec.controls else matcher.forced():
+        if forced := matcher.forced():
             assert matcher.accept(forced) == len(forced)
             out += [t for t in forced if t not in known.eos_ids]
     text = b"".join(known.controls[t].encode() if t in known.controls else known.pieces[t] for t in out)
