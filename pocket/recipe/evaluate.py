@@ -1,13 +1,14 @@
 """What the model can do, on samples that were never trained on: a table, and evaluation.json beside the model.
 
-All answers are greedy and come from quire's own engine. MODES is how they are constrained: by nothing.
+All answers are greedy and come from quire's own engine; those with tools or a schema once free and once bound by the
+grammar that the server would bind them by.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
+from ...engine.grammar.spec import GrammarSpec
 from . import speculation
 from .batches import Batch
 from .generate import Generator
@@ -29,7 +31,6 @@ from .steps import Run
 
 SAMPLES = {"perplexity": 200, "tools": 400, "extract": 300, "copy": 300, "draft": 60}
 MAX_TOKENS = 200
-MODES: dict[str, str] = {"without grammar": "free"}
 Score = dict[str, float]
 
 
@@ -43,10 +44,12 @@ class Exam:
     def samples(self, kind: str, count: int) -> list[Sample]:
         return held_out(self.run.shared, kind, count)
 
-    def answers(self, samples: list[Sample]) -> tuple[list[list[int]], list[list[int]]]:
+    def answers(
+        self, samples: list[Sample], grammars: Sequence[GrammarSpec | None] = ()
+    ) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts up to the first answer of each sample, and the model's own answers."""
         prompts = [self.rendering.prompt(question(sample)) for sample in samples]
-        return prompts, self.generator.answers(prompts, MAX_TOKENS)
+        return prompts, self.generator.answers(prompts, MAX_TOKENS, grammars)
 
 
 def evaluate(run: Run) -> None:
@@ -93,11 +96,12 @@ def _perplexity(exam: Exam, kind: str) -> float:
 def tools(exam: Exam) -> dict[str, Score]:
     """Prompts with tools whose names and schemas training never had."""
     samples = exam.samples("tools", SAMPLES["tools"])
-    return {mode: _tools(exam, samples) for mode in MODES}
+    grammars = [exam.rendering.call_grammar(question(sample)) for sample in samples]
+    return {"without grammar": _tools(exam, samples, ()), "with grammar": _tools(exam, samples, grammars)}
 
 
-def _tools(exam: Exam, samples: list[Sample]) -> Score:
-    _, answers = exam.answers(samples)
+def _tools(exam: Exam, samples: list[Sample], grammars: Sequence[GrammarSpec | None]) -> Score:
+    _, answers = exam.answers(samples, grammars)
     verdicts, calling = [], []
     for sample, answer in zip(samples, answers, strict=True):
         wanted = (sample.facts or {})["calls"]
@@ -117,11 +121,13 @@ def _tools(exam: Exam, samples: list[Sample]) -> Score:
 def extract(exam: Exam) -> dict[str, Score]:
     """Text to JSON, with schemas that training never had."""
     samples = exam.samples("extract", SAMPLES["extract"])
-    return {mode: _extract(exam, samples) for mode in MODES}
+    schemas = [json.dumps({**(s.facts or {})["schema"], "additionalProperties": False}) for s in samples]
+    grammars = [GrammarSpec(kind="json_schema", text=schema) for schema in schemas]
+    return {"without grammar": _extract(exam, samples, ()), "with grammar": _extract(exam, samples, grammars)}
 
 
-def _extract(exam: Exam, samples: list[Sample]) -> Score:
-    _, answers = exam.answers(samples)
+def _extract(exam: Exam, samples: list[Sample], grammars: Sequence[GrammarSpec | None]) -> Score:
+    _, answers = exam.answers(samples, grammars)
     decode = exam.rendering.tokenizer.decode
     right = [is_json(decode(a), (s.facts or {})["json"]) for s, a in zip(samples, answers, strict=True)]
     return {"prompts": len(right), "exactly right": _share(right)}

@@ -8,6 +8,8 @@ from pathlib import Path
 from ...engine import messages as m
 from ...engine import scheduler
 from ...engine.config import EngineConfig
+from ...engine.errors import RequestError
+from ...engine.grammar.spec import GrammarSpec
 from ...engine.runner import Runner
 from ...engine.state import Limits, State
 
@@ -29,13 +31,23 @@ class Generator:
         self._blocks = ready.num_blocks
         self._stops = tuple(stops)
 
-    def answers(self, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
-        """Ids of each answer, without the one that ended it. Raises RuntimeError where the engine fails on one."""
+    def answers(
+        self, prompts: list[list[int]], max_tokens: int, grammars: Sequence[GrammarSpec | None] = ()
+    ) -> list[list[int]]:
+        """Ids of each answer, without the one that ended it. grammars: what binds each of them. A grammar that is
+        refused leaves its answer empty. Raises RuntimeError where the engine fails on one."""
         state = State(self._limits, self._blocks, prefix_caching=True)
         for n, prompt in enumerate(prompts):
+            grammar = grammars[n] if grammars else None
             room = min(max_tokens, self._limits.max_model_len - len(prompt))
-            params = m.SamplingParams(max_tokens=room, seed=0, temperature=0.0, stop_token_ids=self._stops)
-            scheduler.add(state, m.Generate(id=str(n), prompt=prompt, params=params))
+            params = m.SamplingParams(
+                max_tokens=room, seed=0, temperature=0.0, stop_token_ids=self._stops, grammar=grammar
+            )
+            try:
+                guides = [self._runner.guide(self._runner.compile(grammar), ())] if grammar is not None else []
+            except RequestError:
+                continue
+            scheduler.add(state, m.Generate(id=str(n), prompt=prompt, params=params), guides)
         found: list[list[int]] = [[] for _ in prompts]
         while state.has_work():
             plan = scheduler.schedule(state)

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ...engine.grammar.spec import GrammarSpec
+from ...server.binding import bind
+from ...server.calls import calls
+from ...server.dialect import Dialect
 from ...server.prompt import Renderer
 from ...server.tokenizer import Tokenizer
 from .samples import Sample
@@ -18,6 +22,7 @@ class Rendering:
         """folder: holds the tokenizer and the chat template."""
         self.tokenizer = Tokenizer.load(folder)
         self._renderer = Renderer(self.tokenizer)
+        self.dialect = Dialect.of(self._renderer.source(tools=True), self.tokenizer, "auto", "auto")
         self._start, self._end, self._stop = (
             self.tokenizer.control[name] for name in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
         )
@@ -33,6 +38,11 @@ class Rendering:
         assert sample.messages is not None
         prompt = self._renderer.render(sample.messages, tools=sample.tools, add_generation_prompt=False)
         return np.array(prompt.ids, np.uint16), self.spoken(prompt.ids)
+
+    def call_grammar(self, sample: Sample) -> GrammarSpec | None:
+        """What the server binds an answer with these tools by, where calls are free to come."""
+        text = self._renderer.render(sample.messages or [], tools=sample.tools).text
+        return bind(None, calls(sample.tools or [], "auto", True), self.dialect, text).spec
 
     def prompt(self, sample: Sample) -> list[int]:
         """Ids of the messages given, with the start of the answer behind them."""
