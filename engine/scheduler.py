@@ -268,7 +268,7 @@ def _advance(state: State, piece: Slice) -> m.FinishReason | None:
 def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | None:
     """Append accepted drafts, the sampled token and what must follow; roll back by count what was not accepted."""
     seq, new = piece.seq, outcome.tokens
-    drawn = len(new)
+    seq.computed = piece.start + len(piece.tokens) - piece.drafts + len(new) - 1  # of what was computed, this is kept
     if outcome.forced:
         new += outcome.forced
     room = seq.end - len(seq.tokens)
@@ -283,7 +283,8 @@ def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | No
                 break
     seq.tokens += new
     state.generated_tokens += len(new)
-    seq.computed = piece.end - piece.drafts + min(drawn, len(new)) - 1
+    if finish:
+        seq.computed = min(seq.computed, len(seq.tokens) - 1)  # the answer may end before the last draft
     seq.drafts = outcome.drafts
     if piece.drafts:
         keep = -(-seq.computed // state.limits.block_size)
