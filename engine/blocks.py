@@ -20,9 +20,9 @@ def chain_hash(previous: bytes, tokens: Seq[int]) -> bytes:
     return blake2b(previous + array("q", tokens).tobytes(), digest_size=16).digest()
 
 
-def root_hash(salt: str) -> bytes:
-    """Where a chain begins: requests of different salt share nothing."""
-    return blake2b(salt.encode(), digest_size=16).digest()
+def root_hash(salt: str, adapter: str = "") -> bytes:
+    """Where a chain begins: requests of different salt, or with different adapters (by key), share nothing."""
+    return blake2b(f"{adapter}\0{salt}".encode(), digest_size=16).digest()
 
 
 class BlockPool:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
-from typing import Literal
+from typing import Any, Literal, overload
 
 from . import messages as m
 from .config import EngineConfig
@@ -39,9 +39,12 @@ class EngineClient:
         self.error: QuireError | None = None  # why the state is "failed"
         self.restarts = 0
         self.on_waited: Callable[[float], None] = lambda seconds: None  # hears how long each request queued
+        self.on_ready: Callable[[], None] = lambda: None  # called before a new engine can be sent any request
+        self.on_adapters: Callable[[list[m.AdapterInfo]], None] = lambda known: None  # all that the engine knows
         self.last_progress = time.monotonic()
         self._engine: EngineProcess | None = None
         self._open: dict[str, asyncio.Queue[list[m.TokenDelta] | QuireError]] = {}
+        self._calls: dict[str, asyncio.Future[Any]] = {}
         self._changed = asyncio.Event()  # state or loading changed
         self._task: asyncio.Task[None] | None = None
 
@@ -130,6 +133,21 @@ class EngineClient:
             if left and self._engine is not None and self.state == "ready":
                 self._engine.send([m.Abort(request.id)])
 
+    @overload
+    def call(self, message: m.LoadAdapter) -> asyncio.Future[m.AdapterLoaded]: ...
+    @overload
+    def call(self, message: m.UnloadAdapter) -> asyncio.Future[m.AdapterGone]: ...
+    def call(self, message: m.LoadAdapter | m.UnloadAdapter) -> asyncio.Future[Any]:
+        """The reply. The message has been sent on return. Raises QuireError at once where there is no engine, and from
+        the future where the engine refuses it, fails or dies."""
+        if self.state != "ready" or self._engine is None:
+            raise EngineUnavailable(f"the engine is {self.state}; try again shortly")
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[message.id] = reply
+        reply.add_done_callback(lambda _: self._calls.pop(message.id, None))
+        self._engine.send([message])
+        return reply
+
     # ------------------------------------------------------------ the process behind it
 
     async def _supervise(self) -> None:
@@ -190,10 +208,17 @@ class EngineClient:
                     for seconds in message.waited:
                         self.on_waited(seconds)
                 case m.Failed():
-                    self._put(message.id, from_code(message.code, message.message, message.param))
+                    error = from_code(message.code, message.message, message.param)
+                    self._put(message.id, error)
+                    self._reply(message.id, error)
+                case m.AdapterLoaded() | m.AdapterGone():
+                    self._reply(message.id, message)
+                case m.Adapters():
+                    self.on_adapters(message.known)
                 case m.Ready():
                     self.info = message
                     self._become("ready")
+                    self.on_ready()
                 case m.Loading():
                     self.loading = message
                     self._changed.set()
@@ -206,9 +231,20 @@ class EngineClient:
         if queue := self._open.get(request):
             queue.put_nowait(news)
 
+    def _reply(self, call: str, news: m.AdapterLoaded | m.AdapterGone | QuireError) -> None:
+        reply = self._calls.get(call)
+        if reply is None or reply.done():
+            return
+        if isinstance(news, QuireError):
+            reply.set_exception(news)
+        else:
+            reply.set_result(news)
+
     def _fail_open(self, why: str) -> None:
         for queue in self._open.values():
             queue.put_nowait(EngineFailed(why))
+        for call in list(self._calls):
+            self._reply(call, EngineFailed(why))
 
     def _become(self, state: EngineState) -> None:
         self.state = state

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from .errors import ConfigError
+from .grammar import ABLE, KINDS
 
 BLOCK_SIZE = 16  # tokens a page holds
 
@@ -29,14 +30,24 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     attention: str = "auto"  # a key of attention.BACKENDS
     model_impl: Literal["auto", "quire", "transformers"] = "auto"
     threads: int | None = None  # CPU threads; None: the physical cores
+    grammar_engines: dict[str, str] = {}  # kind of grammar -> engine that serves it, before grammar.KINDS
+    max_loras: int = 64  # adapters in one step
+    max_lora_rank: int = 256
+    lora_memory: int = 2 * 2**30  # bytes of adapters kept in memory that nobody uses
 
     def __post_init__(self) -> None:
-        for field, low in (("max_num_seqs", 1), ("max_num_batched_tokens", BLOCK_SIZE), ("max_waiting", 1)):
+        counts = ("max_num_seqs", "max_waiting", "max_loras", "max_lora_rank")
+        for field, low in (*((field, 1) for field in counts), ("max_num_batched_tokens", BLOCK_SIZE)):
             if (value := getattr(self, field)) is not None and value < low:
                 raise ConfigError(field, f"is {value}", f"at least {low}")
         for field in ("max_model_len", "kv_cache_memory", "threads"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ConfigError(field, f"is {value}", "a positive number")
+        for kind, engine in self.grammar_engines.items():
+            if kind not in KINDS:
+                raise ConfigError("grammar_engines", f"names the kind {kind!r}", f"one of {', '.join(KINDS)}")
+            if engine not in (able := [name for name, kinds in ABLE.items() if kind in kinds]):
+                raise ConfigError("grammar_engines", f"gives {kind} to {engine!r}", " or ".join(able))
         if self.memory_utilization is not None and not 0 < self.memory_utilization <= 1:
             raise ConfigError("memory_utilization", f"is {self.memory_utilization}", "more than 0, at most 1")

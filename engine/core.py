@@ -20,7 +20,7 @@ from .state import State
 
 log = logging.getLogger("quire.engine")
 
-PAUSE, FOREVER = 1, -1  # milliseconds to wait for messages with nothing to run: while a grammar compiles, and else
+PAUSE, FOREVER = 1, -1  # ms to wait for messages with nothing to run: while something is made beside the loop, and else
 
 
 class Engine:
@@ -28,7 +28,8 @@ class Engine:
 
     def __init__(self, runner: Runner, state: State, channel: EngineChannel):
         self.runner = runner
-        self.intake = Intake(runner.compile, runner.guide, runner.warm)
+        self.library = runner.library
+        self.intake = Intake(runner.compile, runner.guide, runner.warm, self.library.want)
         self.state = state
         self.channel = channel
         self.arrived: dict[str, float] = {}  # of requests that have not begun
@@ -39,14 +40,15 @@ class Engine:
 
     def run(self) -> None:
         while True:
-            inbox = self.channel.receive(0 if self.state.has_work() else PAUSE if self.intake.waits else FOREVER)
+            beside = self.intake.waits or self.library.waits
+            inbox = self.channel.receive(0 if self.state.has_work() else PAUSE if beside else FOREVER)
             if any(isinstance(message, m.Shutdown) for message in inbox):
                 return
             out = self.receive(inbox) + self.step()
             self.channel.send([*out, self.stats()])
 
     def receive(self, inbox: list[m.ToEngine]) -> list[m.FromEngine]:
-        """Take requests in and forget aborted ones. A request that cannot run is answered, not dropped."""
+        """Take in what was asked. A request that cannot run is answered, not dropped."""
         refused: list[m.FromEngine] = []
         for message in inbox:
             match message:
@@ -57,13 +59,15 @@ class Engine:
                     self.intake.forget(request)
                     scheduler.abort(self.state, request)
                     self.arrived.pop(request, None)
-        for message, guides in self.intake.leave():
+                case m.LoadAdapter() | m.UnloadAdapter():
+                    self.library.tell(message)
+        for message, made in self.intake.leave():
             try:
-                scheduler.add(self.state, message, guides())
+                scheduler.add(self.state, message, *made())
             except QuireError as error:
                 refused.append(m.Failed(id=message.id, code=error.code or "", message=error.message, param=error.param))
                 self.arrived.pop(message.id, None)
-        return refused
+        return refused + self.library.news(self.runner.slots)
 
     def step(self) -> list[m.FromEngine]:
         """One step of everything that runs. Also called with nothing to run, so that the runner hears who left."""

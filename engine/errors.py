@@ -8,6 +8,7 @@ QuireError
  |   |- GrammarRefused     a constraint that will not be enforced
  |   |- ModelNotFound      404
  |   |- Unauthorized       401
+ |   |- Forbidden          403
  |   |- TooLarge           413
  |- Overloaded             429
  |- EngineUnavailable      503: starting, restarting, draining
@@ -81,6 +82,13 @@ class Unauthorized(RequestError):
     code = "invalid_api_key"
 
 
+class Forbidden(RequestError):
+    """Who asks is known, and may not."""
+
+    status = 403
+    code = "forbidden"
+
+
 class TooLarge(RequestError):
     status = 413
     code = "request_too_large"
@@ -110,7 +118,15 @@ class EngineFailed(QuireError):
 
 BY_CODE: dict[str, type[QuireError]] = {
     cls.code: cls
-    for cls in (RequestError, ContextLengthExceeded, GrammarRefused, EngineUnavailable, EngineFailed, Overloaded)
+    for cls in (
+        RequestError,
+        ContextLengthExceeded,
+        GrammarRefused,
+        ModelNotFound,
+        EngineUnavailable,
+        EngineFailed,
+        Overloaded,
+    )
     if cls.code is not None
 }
 

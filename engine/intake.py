@@ -1,4 +1,5 @@
-"""Requests on their way to the scheduler: a grammar is compiled beside the loop; nobody waits for another's.
+"""Requests on their way to the scheduler: grammars are compiled and adapters read beside the loop; nobody waits for
+another's.
 
 A compilation that takes too long is given up, and so is one whose client left; its thread comes to its end by the
 limits of `grammar.spec.Limits`.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from .errors import GrammarRefused, QuireError, RequestError
 from .grammar import Compiled
 from .grammar.guide import Guide
 from .grammar.spec import GrammarSpec
+from .lora.adapter import Adapter
 
 THREADS = 2
 SECONDS = 10.0  # a grammar may take to compile
@@ -27,25 +29,36 @@ KEPT = 256  # compiled grammars
 @dataclass(slots=True)
 class _Waiting:
     request: m.Generate
-    compiled: Future[Compiled] | None  # None: nothing to compile
+    compiled: Future[Compiled | None] | None  # None: nothing to compile
+    adapter: Future[Adapter] | None  # None: the base alone
     since: float
+
+    def ready(self, now: float) -> bool:
+        compiled = self.compiled is None or self.compiled.done() or now - self.since > SECONDS
+        return compiled and (self.adapter is None or self.adapter.done())
+
+
+Made = Callable[[], tuple[list[Guide], Adapter | None]]
 
 
 class Intake:
-    """In the order of arrival, but for those whose grammar is not ready."""
+    """In the order of arrival, but for those whose grammar or adapter is not ready."""
 
     def __init__(
         self,
-        compile: Callable[[GrammarSpec], Compiled],
-        guide: Callable[[Compiled, tuple[int, ...]], Guide],
+        compile: Callable[[GrammarSpec | None], Compiled | None],
+        guide: Callable[[Compiled | None, tuple[int, ...], m.ThoughtBudget | None], Guide],
         warm: Callable[[], None] = lambda: None,
+        adapt: Callable[[Iterable[m.Use], m.Merge], Future[Adapter]] | None = None,
     ):
-        """compile: raises QuireError; called in a thread, as is warm, once, first. guide: one answer's, given where its
-        grammar begins."""
+        """compile: raises QuireError; called in a thread, as is warm, once, first; with None where only the thoughts of
+        an answer have a budget. guide: one answer's, given where its grammar begins and the budget. adapt: an adapter
+        that is, or will be, in memory; needed where requests name any."""
         self._compile = compile
         self._guide = guide
+        self._adapt = adapt
         self._pool = ThreadPoolExecutor(THREADS, "grammar")
-        self._known: OrderedDict[GrammarSpec, Future[Compiled]] = OrderedDict()
+        self._known: OrderedDict[GrammarSpec | None, Future[Compiled | None]] = OrderedDict()
         self._waiting: dict[str, _Waiting] = {}
         self._pool.submit(warm)  # a model that no grammar can bind says so to whoever asks for one
 
@@ -55,28 +68,32 @@ class Intake:
         return bool(self._waiting)
 
     def enter(self, request: m.Generate) -> None:
-        grammar = request.params.grammar
-        compiled = self._compiled(grammar) if grammar is not None else None
-        self._waiting[request.id] = _Waiting(request, compiled, time.monotonic())
+        params = request.params
+        bound = params.grammar is not None or params.thought is not None
+        compiled = self._compiled(params.grammar) if bound else None
+        adapter = None
+        if request.adapters:
+            assert self._adapt is not None
+            adapter = self._adapt(request.adapters, request.merge)
+        self._waiting[request.id] = _Waiting(request, compiled, adapter, time.monotonic())
 
     def forget(self, request: str) -> None:
         self._waiting.pop(request, None)
 
-    def leave(self) -> list[tuple[m.Generate, Callable[[], list[Guide]]]]:
-        """Who can go on, and what gives the guides of its answers: none where no grammar binds them. It raises
-        QuireError where the grammar cannot be."""
-        out: list[tuple[m.Generate, Callable[[], list[Guide]]]] = []
-        for id_, one in list(self._waiting.items()):
-            if one.compiled is None:
-                out.append((one.request, list))
-            elif one.compiled.done() or time.monotonic() - one.since > SECONDS:
-                out.append((one.request, partial(self._guides, one.request, one.compiled)))
-            else:
-                continue
-            del self._waiting[id_]
-        return out
+    def leave(self) -> list[tuple[m.Generate, Made]]:
+        """Who can go on, and what gives the guides of its answers (none where nothing binds them) and its adapter. It
+        raises QuireError where there can be none."""
+        now = time.monotonic()
+        gone = [one for one in self._waiting.values() if one.ready(now)]
+        for one in gone:
+            del self._waiting[one.request.id]
+        return [(one.request, partial(self._made, one)) for one in gone]
 
-    def _compiled(self, grammar: GrammarSpec) -> Future[Compiled]:
+    def _made(self, one: _Waiting) -> tuple[list[Guide], Adapter | None]:
+        guides = self._guides(one.request, one.compiled) if one.compiled is not None else []
+        return guides, one.adapter.result(timeout=0) if one.adapter is not None else None
+
+    def _compiled(self, grammar: GrammarSpec | None) -> Future[Compiled | None]:
         found = self._known.get(grammar)
         if found is None:
             found = self._known[grammar] = self._pool.submit(self._compile, grammar)
@@ -85,7 +102,7 @@ class Intake:
         self._known.move_to_end(grammar)
         return found
 
-    def _guides(self, request: m.Generate, compiled: Future[Compiled]) -> list[Guide]:
+    def _guides(self, request: m.Generate, compiled: Future[Compiled | None]) -> list[Guide]:
         params = request.params
         try:
             found = compiled.result(timeout=0)
@@ -95,9 +112,10 @@ class Intake:
             raise
         except Exception as error:
             raise GrammarRefused(f"the grammar could not be compiled: {type(error).__name__}: {error}") from None
-        if not params.grammar_after and found.shortest is not None and params.max_tokens < found.shortest:
+        shortest = found.shortest if found is not None and not params.grammar_after else None
+        if shortest is not None and params.max_tokens < shortest:
             raise RequestError(
-                f"max_tokens is {params.max_tokens}; the shortest answer that the grammar allows has {found.shortest}",
+                f"max_tokens is {params.max_tokens}; the shortest answer that the grammar allows has {shortest}",
                 param="max_tokens",
             )
-        return [self._guide(found, params.grammar_after) for _ in range(request.n)]
+        return [self._guide(found, params.grammar_after, params.thought) for _ in range(request.n)]

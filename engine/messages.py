@@ -1,6 +1,7 @@
 """The whole protocol between the API process and the engine process.
 
-Token ids, never text. Every message is a frozen, tagged msgspec struct; a batch of messages is one msgpack frame.
+Token ids, never text but what grammars and the tags of thoughts spell. Every message is a frozen, tagged msgspec
+struct; a batch of messages is one msgpack frame.
 """
 
 from __future__ import annotations
@@ -12,6 +13,21 @@ import msgspec
 from .grammar.spec import GrammarSpec
 
 FinishReason = Literal["stop", "length", "abort"]
+
+
+class ThoughtBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How long an answer may think. Behind `tokens` tokens of thought, all its thoughts together, `close` follows.
+
+    A thought reaches from `begin` to the first of `ends`; both are text, because a model may spell them by any tokens.
+    """
+
+    tokens: int  # >= 0
+    ends: tuple[str, ...]
+    close: tuple[int, ...]  # what ends a thought
+    newline: tuple[int, ...] = ()  # comes before `close`, unless the thought ends with a line break
+    begin: str = ""  # what begins a thought in the answer
+    inside: bool = False  # the prompt has begun one
+    anywhere: bool = False  # further thoughts may begin behind other text
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,6 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None  # the same for each prompt token after the first
     grammar: GrammarSpec | None = None  # what the answer must be; it then ends where the grammar does
     grammar_after: tuple[int, ...] = ()  # tokens behind which, in the answer, the grammar begins; (): at once
+    thought: ThoughtBudget | None = None  # None: a thought may be as long as the answer
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -60,6 +77,21 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     logprob: float
     rank: int  # 1: the most likely
     top: list[tuple[int, float]]  # the asked number of most likely (id, logprob), best first
+
+
+class Use(msgspec.Struct, frozen=True, array_like=True):
+    """An adapter that a request runs with; scale multiplies what it changes."""
+
+    name: str
+    scale: float = 1.0
+
+
+class Merge(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How several adapters become one (engine/lora/merge.py says what each means)."""
+
+    kind: Literal["linear", "ties", "dare_linear", "dare_ties"] = "linear"
+    density: float = 1.0  # share of the weights that are kept, 0 < density <= 1; not of linear
+    majority: Literal["total", "frequency"] = "total"  # how ties elects a sign
 
 
 # ---------------------------------------------------------------- server -> engine
@@ -74,6 +106,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_default
     n: int = 1
     priority: int = 0  # lower goes first; equal: first come, first served
     cache_salt: str = ""  # pages are shared only between requests of equal salt
+    adapters: tuple[Use, ...] = ()  # none: the base alone
+    merge: Merge = Merge()
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -82,11 +116,30 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     id: str
 
 
+class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """Read the adapter in the folder `path` and know it by `name` from now on, whatever that name meant before.
+
+    Answered by AdapterLoaded or Failed. Requests that come later wait for it; those that run keep what they began with.
+    """
+
+    id: str
+    name: str
+    path: str
+    pinned: bool = False  # its weights never leave the memory
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True, tag=True):
+    """Forget a name; those that run with it go on. Answered by AdapterGone or Failed."""
+
+    id: str
+    name: str
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Leave the loop. The server drains first; what still runs is dropped."""
 
 
-ToEngine = Generate | Abort | Shutdown
+ToEngine = Generate | Abort | LoadAdapter | UnloadAdapter | Shutdown
 
 
 # ---------------------------------------------------------------- engine -> server
@@ -126,11 +179,11 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Guided(msgspec.Struct, frozen=True, array_like=True):
-    """What a grammar did to an answer."""
+    """What a grammar, or a budget of thought, did to an answer so far."""
 
-    lowest: float  # share of the model's probability that the mask left, where it left the least
-    mean: float  # over the tokens that were sampled under it
-    forced: int  # tokens that were not sampled, because nothing else could come
+    lowest: float | None  # share of the model's probability that the mask left, where it left least; None: no grammar
+    mean: float | None  # over the tokens that were sampled under it
+    forced: int  # tokens that were not the model's choice, because nothing else could come
 
 
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -143,7 +196,7 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defau
     prompt_logprobs: list[TokenLogprob] | None = None  # of the next prompt tokens, from position 1 on; index 0
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; in the sequence's first delta
     finish: FinishReason | None = None  # "stop": the last of tokens is in stop_token_ids
-    guided: Guided | None = None  # beside `finish`, where a grammar bound the answer
+    guided: Guided | None = None  # up to the last of tokens, where a grammar binds the answer or a budget its thought
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -153,6 +206,35 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     code: str  # a code of engine/errors.py
     message: str
     param: str | None = None  # the field of the request that caused it
+
+
+class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an adapter."""
+
+    name: str
+    path: str
+    key: str  # of its content: weights, scales and base
+    kind: str  # LORA | IA3
+    rank: int  # the largest of its matrices
+    bytes: int
+    base: str | None  # the base that its config names
+    pinned: bool
+    state: Literal["device", "memory", "disk"]  # where its weights are
+
+
+class AdapterLoaded(msgspec.Struct, frozen=True, tag=True):
+    id: str
+    info: AdapterInfo
+
+
+class AdapterGone(msgspec.Struct, frozen=True, tag=True):
+    id: str
+
+
+class Adapters(msgspec.Struct, frozen=True, tag=True):
+    """All that have a name, whenever something of it changed."""
+
+    known: list[AdapterInfo]
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -173,7 +255,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     waited: list[float] = []  # seconds in the queue of each request that began in this step
 
 
-FromEngine = Loading | Ready | LoadFailed | TokenDelta | Failed | StepStats
+FromEngine = Loading | Ready | LoadFailed | TokenDelta | Failed | StepStats | AdapterLoaded | AdapterGone | Adapters
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(list[ToEngine]).decode

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from .errors import QuireError
 from .messages import Guided, TokenLogprob
 from .sequence import Sequence
 
@@ -54,6 +55,13 @@ class Outcome:
     drafts: list[int] = field(default_factory=list)  # proposed for the next step
     guided: Guided | None = None  # what the grammar did so far
     error: str | None = None  # this sequence failed; the others go on
+    code: str = "engine_failed"  # of the error: a code of engine/errors.py
+    param: str | None = None  # the field of the request that caused it
+
+
+def failure(error: QuireError) -> Outcome:
+    """One sequence failed by what its request asks for."""
+    return Outcome(error=error.message, code=error.code or "engine_failed", param=error.param)
 
 
 @dataclass(frozen=True, slots=True)

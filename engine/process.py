@@ -64,6 +64,7 @@ def serve(config: EngineConfig, channel: EngineChannel) -> None:
         max_num_batched_tokens=runner.step_tokens,
         max_waiting=config.max_waiting,
         block_size=ready.block_size,
+        max_loras=config.max_loras,
     )
     state = State(limits, ready.num_blocks, config.prefix_caching)
     settle()

@@ -13,20 +13,27 @@ from pathlib import Path
 
 import torch
 
+from ..kernels.ops import Rows
 from .attention import BACKENDS
 from .batch import Batch
 from .cache import KVCache, bytes_per_token, free_memory, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
-from .errors import ConfigError
+from .errors import ConfigError, QuireError
 from .grammar import Compiled
 from .grammar import compile as compile_grammar
 from .grammar import warm as warm_grammars
 from .grammar.guide import Guide
 from .grammar.spec import GrammarSpec
+from .grammar.thoughts import Thoughts
 from .grammar.vocabulary import Vocabulary
-from .messages import Ready, SamplingParams, TokenLogprob
-from .models.load import load_model
-from .plan import Outcome, Plan, Slice, StepResult
+from .lora.adapter import Raw
+from .lora.library import Library
+from .lora.read import read as read_adapter
+from .lora.read import ready as ready_adapter
+from .lora.slots import Slots
+from .messages import Ready, SamplingParams, ThoughtBudget, TokenLogprob
+from .models.load import fingerprint, load_model
+from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
 
@@ -64,6 +71,8 @@ class Runner:
         self._architecture = _architecture(folder)
         self._vocabulary = functools.cache(lambda: Vocabulary.load(folder, self.model.vocab_size))
         self.sampler = Sampler(self.model.vocab_size)
+        self.slots = Slots(config.max_loras)
+        self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
         layers, dtype = self.model.layers, self.model.dtype
@@ -82,17 +91,29 @@ class Runner:
         self.cache = KVCache(layers, blocks, dtype, self.device)
         self._load_seconds = time.perf_counter() - began
 
-    def compile(self, grammar: GrammarSpec) -> Compiled:
-        """A grammar over this model's vocabulary. Raises GrammarRefused; may be called in any thread."""
-        return compile_grammar(grammar, self._vocabulary())
+    def _adapter(self, folder: Path) -> Callable[[Path], Raw]:
+        """What reads an adapter of this model; may be called in any thread."""
+        model, limit = self.model, self.config.max_lora_rank
+        base = functools.cache(lambda: fingerprint(folder))
+        return lambda path: read_adapter(path, model.places, base(), model.dtype, model.device, limit)
+
+    def compile(self, grammar: GrammarSpec | None) -> Compiled | None:
+        """A grammar over this model's vocabulary; of None only the vocabulary is made ready. Raises GrammarRefused; may
+        be called in any thread."""
+        vocabulary = self._vocabulary()
+        return compile_grammar(grammar, vocabulary, engines=self.config.grammar_engines) if grammar else None
 
     def warm(self) -> None:
         """Make ready what every grammar needs, so that the first one does not wait for it."""
         warm_grammars(self._vocabulary())
 
-    def guide(self, grammar: Compiled, after: tuple[int, ...]) -> Guide:
-        """A new answer's."""
-        return Guide(grammar.matcher(), self.model.vocab_size, self._vocabulary().eos_ids[0], after)
+    def guide(self, grammar: Compiled | None, after: tuple[int, ...], thought: ThoughtBudget | None = None) -> Guide:
+        """A new answer's. grammar: None where only its thoughts are bound; after: ids behind which it begins."""
+        vocabulary = self._vocabulary()
+        matcher = grammar.matcher() if grammar is not None else None
+        written = vocabulary.written
+        thoughts = Thoughts(thought, written) if thought is not None else None
+        return Guide(matcher, self.model.vocab_size, vocabulary.eos_ids[0], after, thoughts, written)
 
     def ready(self) -> Ready:
         return Ready(
@@ -116,27 +137,32 @@ class Runner:
             return StepResult([])
         batch = Batch.of(plan, self.device)
         attend = self._backend.plan(batch, self.model.layers, self.cache)
-        hidden = self.model.forward(batch.tokens, batch.positions, attend)
+        rows = self.slots.rows(plan.slices, self.device)
+        hidden = self.model.forward(batch.tokens, batch.positions, attend, rows)
         outcomes = [Outcome() for _ in plan.slices]
         for piece, outcome, row in zip(plan.slices, outcomes, batch.query_start[:-1], strict=True):
             if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None:
-                self._prompt_logprobs(piece, hidden[row : row + len(piece.tokens)], outcome)
+                self._prompt_logprobs(piece, hidden, row, rows, outcome)
         sampled = [i for i, s in enumerate(plan.slices) if s.sample]
         for i in sampled:  # masks are filled here, while a GPU runs the model
             if (guide := plan.slices[i].seq.guide) is not None:
                 guide.look(plan.slices[i].seq)
+                if guide.failed is not None:
+                    outcomes[i] = failure(guide.failed)
         if sampled:
-            logits = self.model.logits(hidden.index_select(0, batch.sample_rows))
+            adapted = rows.select(batch.sample_rows) if rows is not None else None
+            logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
             self._sample(logits, plan.slices, outcomes, sampled)
         return StepResult(outcomes)
 
     def _sample(self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int]) -> None:
-        """Sample one token for each of `sampled`, whose logits are the rows of [S, vocab_size] in that order."""
-        sound = finite_rows(logits)
+        """Sample one token for each of `sampled` that has not failed; the rows of logits [S, vocab_size] are in that
+        order."""
+        for i, finite in zip(sampled, finite_rows(logits), strict=True):
+            if not finite and outcomes[i].error is None:
+                outcomes[i].error = NOT_FINITE
+        sound = [outcomes[i].error is None for i in sampled]
         if not all(sound):
-            for i, ok in zip(sampled, sound, strict=True):
-                if not ok:
-                    outcomes[i].error = NOT_FINITE
             sampled = [i for i, ok in zip(sampled, sound, strict=True) if ok]
             logits = logits[torch.tensor(sound, device=logits.device)]
         if not sampled:
@@ -148,25 +174,31 @@ class Runner:
             found = [self._sample_alone(logits[j : j + 1], slices[i]) for j, i in enumerate(sampled)]
         for i, one in zip(sampled, found, strict=True):
             one.prompt_logprobs = outcomes[i].prompt_logprobs
-            one.error = one.error or outcomes[i].error
             outcomes[i] = one
 
     def _sample_alone(self, logits: torch.Tensor, piece: Slice) -> Outcome:
         try:
             return self.sampler.sample(logits, [piece])[0]
+        except QuireError as error:
+            return failure(error)
         except Exception as error:
             return Outcome(error=f"sampling failed: {type(error).__name__}: {error}")
 
-    def _prompt_logprobs(self, piece: Slice, hidden: torch.Tensor, outcome: Outcome) -> None:
-        """Log-probabilities of the prompt tokens that follow the rows of the slice, a bounded number at once."""
+    def _prompt_logprobs(
+        self, piece: Slice, hidden: torch.Tensor, first: int, rows: Rows | None, outcome: Outcome
+    ) -> None:
+        """Log-probabilities of the prompt tokens that follow the rows of the slice, which are those of `hidden` from
+        `first` on; a bounded number at once."""
         top = piece.seq.params.prompt_logprobs
         assert top is not None
         last = min(piece.end, piece.seq.prompt_len - 1)  # the row of the prompt's last token predicts no prompt token
-        rows = max(1, min(PROMPT_ROWS, PROMPT_BYTES // (4 * self.model.vocab_size)))
+        count = max(1, min(PROMPT_ROWS, PROMPT_BYTES // (4 * self.model.vocab_size)))
         found: list[TokenLogprob] = []
-        for start in range(piece.start, last, rows):
-            end = min(start + rows, last)
-            logits = self.model.logits(hidden[start - piece.start : end - piece.start])
+        for start in range(piece.start, last, count):
+            end = min(start + count, last)
+            at = range(first + start - piece.start, first + end - piece.start)
+            adapted = rows.select(at) if rows is not None else None
+            logits = self.model.logits(hidden[at.start : at.stop], adapted)
             if not all(finite_rows(logits)):
                 outcome.error = NOT_FINITE
                 return

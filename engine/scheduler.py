@@ -18,13 +18,14 @@ from .blocks import chain_hash, root_hash
 from .errors import ContextLengthExceeded, Overloaded, RequestError
 from .plan import Outcome, Plan, Slice, StepResult
 from .sequence import Sequence, Status
-from .state import State, insort, seniority
+from .state import State
 
 if TYPE_CHECKING:
     from .grammar.guide import Guide
+    from .lora.adapter import Adapter
 
 
-def add(state: State, request: m.Generate, guides: Seq[Guide] = ()) -> None:
+def add(state: State, request: m.Generate, guides: Seq[Guide] = (), adapter: Adapter | None = None) -> None:
     """Queue a request; guides: one for each answer, where a grammar binds them. Raises what the person must know if it
     can never run or the queue is full."""
     limits, params = state.limits, request.params
@@ -58,6 +59,7 @@ def add(state: State, request: m.Generate, guides: Seq[Guide] = ()) -> None:
                 salt=request.cache_salt,
                 leader=group[0] if group else None,
                 guide=guides[index] if guides else None,
+                adapter=adapter,
             )
         )
     state.requests[request.id] = group[:]
@@ -82,7 +84,9 @@ def schedule(state: State) -> Plan:
     slices: list[Slice] = []
     behind: list[Sequence] = []
     admitted: list[Sequence] = []
-    preempted: list[Sequence] = []
+    preempted = state.lanes.turn(state.running)
+    for seq in preempted:
+        _preempt(state, seq)
     for seq in state.running[:]:
         start, drafts = seq.computed, seq.drafts
         due = len(seq.tokens) + len(drafts)
@@ -107,15 +111,17 @@ def schedule(state: State) -> Plan:
             budget -= len(piece.tokens)
     promised = sum(_pages_to_come(state, seq) for seq in behind) if state.waiting else 0
     while budget and not preempted and state.waiting and len(state.running) < state.limits.max_num_seqs:
-        seq = state.waiting[0]
-        if not _admit(state, seq, promised):
+        head = state.lanes.next(state.waiting)
+        if head is None or not _admit(state, head, promised):
             break
+        seq = head
         piece = _chunk(state, seq, budget, scheduled, preempted)
         assert piece is not None, "admitted without a page to run in"
         slices.append(piece)
         admitted.append(seq)
         budget -= len(piece.tokens)
         promised += _pages_to_come(state, seq)
+    state.lanes.charge(slices)
     left, state.left = state.left, []
     return Plan(slices, admitted, preempted, left)
 
@@ -186,9 +192,8 @@ def _admit(state: State, seq: Sequence, promised: int) -> bool:
         state.prompt_tokens += seq.prompt_len
         state.prefix_queries += seq.prompt_len
         state.prefix_hits += seq.computed
-    state.remove(state.waiting, seq)
-    seq.status = Status.RUNNING
-    insort(state.running, seq, key=seniority)
+    state.dequeue(seq)
+    state.begin(seq)
     return True
 
 
@@ -210,14 +215,14 @@ def _page_hash(state: State, seq: Sequence, page: int) -> bytes:
     size, hashes = state.limits.block_size, seq.hashes
     while len(hashes) <= page:
         i = len(hashes)
-        previous = hashes[i - 1] if i else root_hash(seq.salt)
+        previous = hashes[i - 1] if i else root_hash(seq.salt, seq.adapter.key if seq.adapter else "")
         hashes.append(chain_hash(previous, seq.tokens[i * size : (i + 1) * size]))
     return hashes[page]
 
 
 def _preempt(state: State, seq: Sequence) -> None:
     """Take all pages from `seq`; it keeps its tokens and starts over when its turn comes."""
-    state.remove(state.running, seq)
+    state.stop(seq)
     _drop_pages(state, seq)
     seq.drafts = []
     seq.preemptions += 1
@@ -243,7 +248,7 @@ def commit(state: State, plan: Plan, result: StepResult) -> list[m.TokenDelta | 
         if seq.status is not running:
             continue  # aborted, or its request failed, while the step ran
         if outcome.error is not None:
-            news.append(m.Failed(id=seq.request, code="engine_failed", message=outcome.error))
+            news.append(m.Failed(id=seq.request, code=outcome.code, message=outcome.error, param=outcome.param))
             abort(state, seq.request)
             continue
         finish = _accept(state, piece, outcome) if piece.sample else _advance(state, piece)
@@ -304,7 +309,9 @@ def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.T
     """The message for what a slice added; None if nothing of it is news."""
     seq = piece.seq
     if seq.announced and outcome.tokens and not finish and outcome.logprobs is outcome.prompt_logprobs is None:
-        return m.TokenDelta(id=seq.request, index=seq.index, tokens=outcome.tokens)  # nearly all are so
+        return m.TokenDelta(
+            id=seq.request, index=seq.index, tokens=outcome.tokens, guided=outcome.guided
+        )  # nearly all are so
     prompt_logprobs = None
     if outcome.prompt_logprobs is not None:
         fresh = outcome.prompt_logprobs[max(0, seq.prompt_logprobs_sent - piece.start) :]
@@ -321,19 +328,19 @@ def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.T
         prompt_logprobs=prompt_logprobs,
         cached_tokens=seq.cached_tokens if first else None,
         finish=finish,
-        guided=outcome.guided if finish else None,
+        guided=outcome.guided,
     )
 
 
 def _leave(state: State, seq: Sequence) -> None:
     """A sequence is done, however it came to that: nothing of it stays but its cached pages."""
     if seq.status is Status.RUNNING:
-        state.remove(state.running, seq)
+        state.stop(seq)
         _drop_pages(state, seq)
     elif seq.leader is not None and seq in state.siblings.get(seq.leader.id, ()):
         state.siblings[seq.leader.id].remove(seq)
     else:
-        state.remove(state.waiting, seq)
+        state.dequeue(seq)
     seq.status = Status.FINISHED
     state.left.append(seq.id)
     _wake_siblings(state, seq)

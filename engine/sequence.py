@@ -9,6 +9,7 @@ from .messages import SamplingParams
 
 if TYPE_CHECKING:
     from .grammar.guide import Guide
+    from .lora.adapter import Adapter
 
 
 class Status(Enum):
@@ -28,7 +29,7 @@ class Sequence:
     __slots__ = (
         "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "blocks", "hashes", "status",
         "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
-        "published", "prompt_logprobs_sent", "guide",
+        "published", "prompt_logprobs_sent", "guide", "adapter",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +44,7 @@ class Sequence:
         salt: str = "",
         leader: Sequence | None = None,
         guide: Guide | None = None,
+        adapter: Adapter | None = None,
     ):
         self.id = f"{request}/{index}"
         self.request = request
@@ -66,6 +68,7 @@ class Sequence:
         self.announced = False  # its first delta has gone out
         self.published = 0  # pages of `blocks` that others may find
         self.guide = guide  # where its answer stands in its grammar; the sampler moves it
+        self.adapter = adapter  # None: the base alone
         self.prompt_logprobs_sent = 0  # prompt positions, from 1 on, whose logprobs have gone out
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .blocks import BlockPool
 from .config import BLOCK_SIZE
+from .lanes import Lanes
 from .sequence import Sequence, Status
 
 
@@ -17,6 +18,7 @@ class Limits:
     max_num_batched_tokens: int  # tokens of a step
     max_waiting: int  # sequences that queue
     block_size: int = BLOCK_SIZE
+    max_loras: int = 64  # adapters of a step
 
 
 def seniority(seq: Sequence) -> tuple[int, int, int]:
@@ -31,6 +33,7 @@ class State:
         self.limits = limits
         self.pool = BlockPool(num_blocks)
         self.prefix_caching = prefix_caching
+        self.lanes = Lanes(limits.max_loras)
         self.running: list[Sequence] = []  # most senior first
         self.waiting: list[Sequence] = []  # most senior first
         self.requests: dict[str, list[Sequence]] = {}  # sequences of a request that have not finished
@@ -52,12 +55,20 @@ class State:
     def enqueue(self, seq: Sequence) -> None:
         seq.status = Status.WAITING
         insort(self.waiting, seq, key=seniority)
+        self.lanes.enqueued(seq)
 
-    def remove(self, queue: list[Sequence], seq: Sequence) -> None:
-        """Take `seq` out of one of the two sorted queues."""
-        place = bisect_left(queue, seniority(seq), key=seniority)
-        assert queue[place] is seq
-        del queue[place]
+    def dequeue(self, seq: Sequence) -> None:
+        _remove(self.waiting, seq)
+        self.lanes.dequeued(seq)
+
+    def begin(self, seq: Sequence) -> None:
+        seq.status = Status.RUNNING
+        insort(self.running, seq, key=seniority)
+        self.lanes.began(seq)
+
+    def stop(self, seq: Sequence) -> None:
+        _remove(self.running, seq)
+        self.lanes.stopped(seq)
 
     def gauges(self) -> dict[str, int]:
         """The fields of StepStats that are the scheduler's."""
@@ -77,6 +88,7 @@ class State:
         """Assert every invariant; tests call it after each step."""
         size, limits = self.limits.block_size, self.limits
         self.pool.check([s.blocks for s in self.running])
+        self.lanes.check(self.running, self.waiting)
         assert len(self.running) <= limits.max_num_seqs
         assert self.running == sorted(self.running, key=seniority)
         assert self.waiting == sorted(self.waiting, key=seniority)
@@ -95,3 +107,10 @@ class State:
         assert len(queued) == len(known)
         assert {id(s) for s in queued} == known, "a sequence is lost or doubled"
         assert all(leader in {s.id for s in queued} for leader in self.siblings), "siblings wait for one who is gone"
+
+
+def _remove(queue: list[Sequence], seq: Sequence) -> None:
+    """Take `seq` out of a sorted queue."""
+    place = bisect_left(queue, seniority(seq), key=seniority)
+    assert queue[place] is seq
+    del queue[place]

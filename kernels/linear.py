@@ -9,7 +9,12 @@ that of reading the weights. Elsewhere it is torch's linear.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from .lora import Delta, Deltas, Rows
 
 
 def packs(dtype: torch.dtype, device: torch.device) -> bool:
@@ -24,9 +29,11 @@ class Linear:
     never a second copy of the model. A matrix that must stay as it is (embeddings that are the head as well) is not
     packed: oneDNN then takes W as the left factor and x as the one to pack, W x^T, which rounds the same and, measured
     from 1 to 64 rows, is as fast.
+
+    deltas: what adapters change in it, None while none does.
     """
 
-    __slots__ = ("_how", "bias", "in_features", "out_features", "weight")
+    __slots__ = ("_how", "bias", "deltas", "in_features", "out_features", "weight")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, pack: bool = True):
         self.out_features, self.in_features = weight.shape
@@ -37,17 +44,34 @@ class Linear:
         if self._how == "packed":
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self.weight = weight
+        self.deltas: Deltas | None = None
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [rows, in] -> [rows, out]."""
+    def __call__(self, x: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
+        """x [rows, in] -> [rows, out], a new tensor. rows: which of them belong to which adapter's slot."""
+        if rows is not None and self.deltas is not None:
+            return self.deltas.apply(self, x, rows)
         if self._how == "torch":
             return torch.nn.functional.linear(x, self.weight, self.bias)
-        rows = x.shape[0]
-        x = x.expand(2, -1).contiguous() if rows == 1 else x.contiguous()
+        count = x.shape[0]
+        x = x.expand(2, -1).contiguous() if count == 1 else x.contiguous()
         if self._how == "packed":
-            return product(x, self.weight, self.bias)[:rows]
-        y = product(self.weight, x, None)[:, :rows].t().contiguous()
+            return product(x, self.weight, self.bias)[:count]
+        y = product(self.weight, x, None)[:, :count].t().contiguous()
         return y if self.bias is None else y.add_(self.bias)
+
+    def put(self, slot: int, delta: Delta) -> None:
+        """Let an adapter's slot change this product. Raises ValueError where a shape or kind does not fit."""
+        from .lora import Deltas  # which makes products of its own
+
+        deltas = self.deltas or Deltas(self.in_features, self.out_features)
+        deltas.put(slot, delta)
+        self.deltas = deltas
+
+    def drop(self, slot: int) -> None:
+        """Let the slot change nothing here; one that does not is left as it is."""
+        if self.deltas is not None:
+            self.deltas.drop(slot)
+            self.deltas = self.deltas if len(self.deltas) else None
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

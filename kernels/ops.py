@@ -8,9 +8,11 @@ import torch
 from torch.nn import functional
 
 from . import elementwise
+from .embedding import Embedding
 from .linear import Linear
+from .lora import Rows
 
-__all__ = ["ACTIVATIONS", "Linear", "gated", "layer_norm", "rms_norm", "rotary"]
+__all__ = ["ACTIVATIONS", "Embedding", "Linear", "Rows", "gated", "layer_norm", "rms_norm", "rotary"]
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": elementwise.silu,

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..engine.errors import GrammarRefused, RequestError
 from ..engine.grammar.spec import GrammarSpec
+from ..engine.messages import ThoughtBudget
 from .calls import Calls, arguments_schema
 from .dialect import Dialect
 from .grammars import Constraint
@@ -32,7 +33,7 @@ MANY = 64 * 1024  # characters of schemas that nobody asked to be enforced
 class Binding:
     """spec: the grammar, None: none. after: token ids in the answer behind which it begins. whole: the answer ends
     where it does. one: the answer must end with its first call, which no grammar sees to. origin: the field of the
-    request that the grammar comes from; lines: the same for single lines of it."""
+    request that the grammar comes from; lines: the same for single lines of it. thought: how long it may think."""
 
     spec: GrammarSpec | None = None
     after: tuple[int, ...] = ()
@@ -40,6 +41,7 @@ class Binding:
     one: bool = False
     origin: str = ""
     lines: Mapping[int, str] = field(default_factory=dict)
+    thought: ThoughtBudget | None = None
 
     def told(self, error: GrammarRefused) -> GrammarRefused:
         """The engine's error in terms of the request."""
@@ -71,8 +73,6 @@ def bind(wanted: Constraint | None, calls: Calls, dialect: Dialect, prompt: str)
             '--tool-call-parser, or send tool_choice: "none"', param="tools", code="unsupported_parameter",
         )  # fmt: skip
     asked = calls.strict if not calls.must else "tool_choice"
-    if format.style != "json" and (asked or wanted):
-        raise _unwritten(asked or (wanted.field if wanted else "tools"), format)
     if calls.must:
         return _calls(None, calls, dialect, format, prompt)
     if wanted is not None:
@@ -85,8 +85,8 @@ def bind(wanted: Constraint | None, calls: Calls, dialect: Dialect, prompt: str)
 
 def _unwritten(where: str, format: Format) -> RequestError:
     return RequestError(
-        f"{where}: calls in the format {format.name} cannot be forced by a grammar; tool_choice: auto without strict "
-        "and without response_format can be done", param=where, code="unsupported_parameter",
+        f"{where}: with tool_choice: auto, calls in the format {format.name} cannot be told from text by a grammar, "
+        "and so not be bound", param=where, code="unsupported_parameter",
     )  # fmt: skip
 
 
@@ -128,8 +128,8 @@ def _document(wanted: Constraint, dialect: Dialect, prompt: str) -> Binding:
     if not _written(grammar, wanted):
         if thought == "must" or dialect.reasoning.channels:
             raise RequestError(
-                f"{wanted.field}: a {wanted.spec.kind} cannot be enforced behind this model's thoughts; a JSON schema "
-                "or a choice can", param=wanted.field, code="unsupported_parameter",
+                f"{wanted.field}: a {wanted.spec.kind} cannot be enforced behind this model's thoughts",
+                param=wanted.field, code="unsupported_parameter",
             )  # fmt: skip
         return plain
     before = grammar.items(FINAL) if dialect.reasoning.channels else ""
@@ -137,8 +137,8 @@ def _document(wanted: Constraint, dialect: Dialect, prompt: str) -> Binding:
     return Binding(spec, whole=True, origin=wanted.field, lines=grammar.lines)
 
 
-def _written(grammar: Grammar, wanted: Constraint) -> bool:
-    """Write the constraint as a rule; False where its kind cannot be one."""
+def _written(grammar: Grammar, wanted: Constraint, without: tuple[str, ...] = ()) -> bool:
+    """Write the constraint as a rule; False where its kind cannot be one. without: texts that open calls."""
     match wanted.spec.kind:
         case "json_schema":
             grammar.document(wanted.spec.text, wanted.field)
@@ -146,6 +146,8 @@ def _written(grammar: Grammar, wanted: Constraint) -> bool:
             grammar.document('{"type": "object"}', wanted.field)
         case "choice":
             grammar.choice(json.loads(wanted.spec.text))
+        case "regex" | "gbnf" | "ebnf" | "lark":
+            grammar.joined(wanted.spec.kind, wanted.spec.text, wanted.field, without)
         case _:
             return False
     return True
@@ -157,10 +159,10 @@ def _written(grammar: Grammar, wanted: Constraint) -> bool:
 def _calls(wanted: Constraint | None, calls: Calls, dialect: Dialect, format: Format, prompt: str) -> Binding:
     """Calls; or a document in their place."""
     grammar, structure = Grammar(dialect.spelling), _structure(calls, format)
-    if wanted is not None and not _written(grammar, wanted):
+    if wanted is not None and not _written(grammar, wanted, structure.triggers):
         raise RequestError(
-            f"{wanted.field}: beside tools that may be called, a JSON schema or a choice can be enforced, and no "
-            f"{wanted.spec.kind}", param=wanted.field, code="unsupported_parameter",
+            f"{wanted.field}: a {wanted.spec.kind} cannot be enforced beside tools that may be called",
+            param=wanted.field, code="unsupported_parameter",
         )  # fmt: skip
     _arguments(grammar, structure, calls, enforced=wanted is None)
     grammar.section(structure, _opening(structure, prompt))
@@ -176,8 +178,6 @@ def _calls(wanted: Constraint | None, calls: Calls, dialect: Dialect, format: Fo
 
 def _free(calls: Calls, dialect: Dialect, format: Format, prompt: str) -> Binding | None:
     """Free text with calls in it; None where this format cannot be told from text."""
-    if format.style != "json" or format.content:
-        return None
     grammar, structure = Grammar(dialect.spelling), _structure(calls, format)
     _arguments(grammar, structure, calls, enforced=False)
     try:
@@ -185,8 +185,8 @@ def _free(calls: Calls, dialect: Dialect, format: Format, prompt: str) -> Bindin
             lead = grammar.lead(dialect.reasoning, inside=False, notes=True)
             grammar.section(structure, structure.opens[0])
             start: str | None = f"{lead} {grammar.channels(document=False)}"
-        elif format.starts and not format.trigger:
-            return None
+        elif format.content:
+            start = grammar.named_content(structure, format.content, _opening(structure, prompt))
         else:
             start = grammar.free(structure, set(dialect.free), firm=calls.strict is not None)
     except RequestError:  # calls with a token that ends the answer
@@ -215,7 +215,10 @@ def _arguments(grammar: Grammar, structure: Structure, calls: Calls, *, enforced
         if calls.only in (None, tool["function"]["name"])
     ]
     known = [bool(enforced or tool["function"].get("strict")) for _, tool in tools]
-    schemas = [arguments_schema(tool, enforced=must) for (_, tool), must in zip(tools, known, strict=True)]
+    declared = structure.style != "json"
+    schemas = [
+        arguments_schema(tool, enforced=must, declared=declared) for (_, tool), must in zip(tools, known, strict=True)
+    ]
     if sum(len(json.dumps(schema)) for schema, must in zip(schemas, known, strict=True) if not must) > MANY:
         schemas = [schema if must else {"type": "object"} for schema, must in zip(schemas, known, strict=True)]
-    grammar.arguments(schemas, [f"tools[{number}].function.parameters" for number, _ in tools])
+    grammar.arguments(structure, schemas, [f"tools[{number}].function.parameters" for number, _ in tools], known)

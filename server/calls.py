@@ -20,6 +20,7 @@ _MAPS = frozenset(["properties"])
 _LISTS = frozenset(["anyOf"])
 _PLAIN = frozenset(["type", "enum", "const", "required", "title", "description", "default", "examples", "minimum",
                     "maximum", "minItems", "maxItems", "minLength", "maxLength"])  # fmt: skip
+_MORE_NAMES = ("additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf", "minProperties")
 _LARGEST = 1000  # a count that costs little
 
 
@@ -107,13 +108,15 @@ def _only(choice: Any, names: list[str]) -> str | None:
     return name
 
 
-def arguments_schema(tool: Tool, *, enforced: bool) -> dict[str, Any]:
+def arguments_schema(tool: Tool, *, enforced: bool, declared: bool = False) -> dict[str, Any]:
     """The schema that a grammar writes arguments by. enforced: the tool's own, whatever is in it; else only one of
-    keywords that are sure to be known, and any object in place of another."""
+    keywords that are sure to be known, and any object in place of another. declared: of properties that are named, no
+    others are written unless the schema says so itself."""
     parameters = tool["function"].get("parameters")
     if not parameters or not (enforced or is_plain(parameters)):
         return {"type": "object"}
-    return {**parameters, "type": "object"}
+    closed = declared and parameters.get("properties") and not any(key in parameters for key in _MORE_NAMES)
+    return {**parameters, "type": "object", **({"additionalProperties": False} if closed else {})}
 
 
 def is_plain(schema: Any) -> bool:

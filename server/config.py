@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class LoraModule:
+    """An adapter of --lora-modules."""
+
+    name: str
+    path: str  # a folder, or a hub name
+    base_model_name: str | None = None  # what it must be for: a served name
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Everything the HTTP side needs to know; the fields of `server/flags.py` that are the server's."""
 
@@ -14,11 +23,15 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()  # of the routes that change what is served
     cors_origins: tuple[str, ...] = ("*",)
     max_body_bytes: int = 32 * 2**20
     max_requests: int = 1024  # in flight
     generation_config: str = "auto"  # auto: sampling defaults from the model's generation_config.json | none
     tool_call_parser: str = "auto"  # a name of tools.PARSERS; auto: as the chat template shows | none
     reasoning_parser: str = "auto"  # a name of reasoning.KINDS; auto | none
+    lora_modules: tuple[LoraModule, ...] = ()  # loaded at the start
+    lora_dir: str | None = None  # its folders are adapters, loaded on first use
+    lora_hub: bool = False  # adapters may be fetched from the hub
     seed: int | None = None  # makes requests without a seed repeatable
     stale_seconds: float = 30.0  # with work pending and no sign of progress for so long, /ready says 503

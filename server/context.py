@@ -11,8 +11,9 @@ import pydantic
 from starlette.requests import Request
 
 from ..engine.client import EngineClient
-from ..engine.errors import EngineUnavailable, ModelNotFound, Overloaded
+from ..engine.errors import EngineUnavailable, Overloaded
 from ..engine.messages import Ready
+from .adapters import Adapters
 from .config import ServerConfig
 from .dialect import Dialects
 from .errors import from_validation
@@ -34,6 +35,7 @@ class Context:
     dialects: Dialects
     params: ParamsMaker
     metrics: Metrics
+    adapters: Adapters
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False  # no new requests; those that run may finish
 
@@ -43,16 +45,17 @@ class Context:
             raise EngineUnavailable("the server is shutting down; streams that run may finish")
         if self.engine.state != "ready" or self.engine.info is None:
             raise EngineUnavailable(f"the engine is {self.engine.state}; try again shortly")
-        if self.engine.pending >= self.config.max_requests:
-            raise Overloaded(f"{self.engine.pending} requests are in flight; at most {self.config.max_requests} may")
+        pending = self.engine.pending + self.adapters.waiting
+        if pending >= self.config.max_requests:
+            raise Overloaded(f"{pending} requests are in flight; at most {self.config.max_requests} may")
         return self.engine.info
 
-    def model(self, name: str) -> str:
-        """The served name a request means; raises ModelNotFound."""
-        if name and name not in self.config.served_model_names:
-            known = ", ".join(self.config.served_model_names)
-            raise ModelNotFound(f"the model {name!r} is not served here; there is: {known}", param="model")
-        return name or self.config.served_model_names[0]
+    async def model(self, name: str) -> str:
+        """The served name a request means, the base's or an adapter's; loads nothing. Raises ModelNotFound."""
+        served = self.config.served_model_names
+        if name and name not in served and await self.adapters.find(name) is None:
+            raise self.adapters.unknown(name)
+        return name or served[0]
 
 
 def context(http: Request) -> Context:

@@ -7,6 +7,7 @@ this table.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from ..engine.errors import ConfigError
 from . import reasoning
+from .config import LoraModule
 from .tools import PARSERS
 
 
@@ -36,11 +38,50 @@ def switch(text: str) -> bool:
     return known[text.strip().lower()]
 
 
+def pairs(text: str) -> dict[str, str]:
+    """NAME=VALUE, and more behind commas."""
+    found = [(name.strip(), value.strip()) for name, _, value in (one.partition("=") for one in text.split(","))]
+    if not all(name and value for name, value in found) or len(dict(found)) < len(found):
+        raise ValueError(text)
+    return dict(found)
+
+
 def key(text: str) -> str:
     """An API key. An empty one, as of a variable that is not set, would open the server to everyone."""
     if not text.strip():
         raise ValueError(text)
     return text.strip()
+
+
+def lora_module(text: str) -> LoraModule:
+    """An adapter: name=path, or a JSON object with name, path and perhaps base_model_name."""
+    if not text.lstrip().startswith("{"):
+        name, _, path = text.partition("=")
+        if not name.strip() or not path.strip():
+            raise ValueError(text)
+        return LoraModule(name.strip(), path.strip())
+    given = {key: value for key, value in json.loads(text).items() if value is not None}
+    if not {"name", "path"} <= given.keys() <= {"name", "path", "base_model_name"}:
+        raise ValueError(text)
+    if not all(isinstance(value, str) and value for value in given.values()):
+        raise ValueError(text)
+    return LoraModule(**given)
+
+
+def words(text: str) -> list[str]:
+    """The values of a flag that may be given more than once, as its variable holds them."""
+    return text.replace(",", " ").split()
+
+
+def words_or_json(text: str) -> list[str]:
+    """The same, where a value may be a JSON object: then one, or a JSON list of them."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return words(text)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return [text]  # `parse` refuses it
+    return [json.dumps(one) for one in found] if isinstance(found, list) else [text]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +96,7 @@ class Flag:
     many: bool = False
     choices: tuple[str, ...] = ()
     expected: str = ""
+    split: Callable[[str], list[str]] = words  # where many: the values in its variable
 
     @property
     def dest(self) -> str:
@@ -74,6 +116,8 @@ SERVER = [
     Flag("--port", int, 8000, "port to listen on; 0: any free one"),
     Flag("--api-key", key, (), "key a client must send; may be given more than once", field="api_keys", many=True,
          expected="a key that is not empty"),
+    Flag("--admin-key", key, (), "key for what changes the server (loading and unloading adapters); may be given more "
+         "than once", field="admin_keys", many=True, expected="a key that is not empty"),
     Flag("--served-model-name", str, (), "name(s) clients ask for; default: the folder's name",
          field="served_model_names", many=True),
     Flag("--allowed-origins", str, ("*",), "origins that browsers may call from", field="cors_origins", many=True),
@@ -82,6 +126,11 @@ SERVER = [
          "auto (as the chat template shows) or none", choices=("auto", "none", *PARSERS)),
     Flag("--reasoning-parser", str, "auto", "how thoughts are marked: a name, auto (as the template shows) or none",
          choices=("auto", *reasoning.NAMES)),
+    Flag("--lora-modules", lora_module, (), "adapters loaded at the start, each NAME=PATH or JSON with name and path; "
+         "PATH: a folder, or with --lora-hub a hub name", many=True, split=words_or_json,
+         expected="NAME=PATH, or a JSON object with name, path and perhaps base_model_name"),
+    Flag("--lora-dir", str, None, "folder of adapters, each loaded on first use by the name of its folder"),
+    Flag("--lora-hub", switch, False, "let adapters be fetched from the hub, also by requests that name them"),
     Flag("--max-body-size", size, 32 * 2**20, "largest request body, bytes", field="max_body_bytes",
          expected="a size such as 32M"),
     Flag("--max-requests", int, 1024, "requests in flight; one more is answered 429"),
@@ -107,7 +156,13 @@ ENGINE = [
     Flag("--no-prefix-caching", switch, True, "switch the prefix cache off (for measuring it)", field="prefix_caching"),
     Flag("--model-impl", str, "auto", "quire's own model code, or transformers'",
          choices=("auto", "quire", "transformers")),
+    Flag("--max-loras", int, 64, "adapters in one step"),
+    Flag("--max-lora-rank", int, 256, "largest rank an adapter may have"),
+    Flag("--lora-memory", size, 2 * 2**30, "bytes of adapters kept in memory that nobody uses",
+         expected="a size such as 2G"),
     Flag("--threads", int, None, "CPU threads of the engine; default: the physical cores"),
+    Flag("--grammar-engine", pairs, {}, "which engine serves which kind of grammar, where another can: "
+         "regex=llguidance,choice=llguidance", field="grammar_engines", expected="KIND=ENGINE, behind commas more"),
 ]  # fmt: skip
 
 
@@ -120,7 +175,7 @@ def add_flags(parser: argparse.ArgumentParser, groups: Mapping[str, list[Flag]] 
     for title, flags in (groups or {"server": SERVER, "engine": ENGINE}).items():
         group = parser.add_argument_group(title)
         for flag in flags:
-            help_ = flag.help + ("" if flag.default in (None, (), True) else f" [{_shown(flag.default)}]")
+            help_ = flag.help + ("" if flag.default in (None, (), {}, True, False) else f" [{_shown(flag.default)}]")
             if flag.parse is switch:
                 group.add_argument(flag.name, dest=flag.dest, action="store_const", const=not flag.default, help=help_)
             else:
@@ -139,7 +194,7 @@ def resolve(flags: list[Flag], given: Mapping[str, Any], environ: Mapping[str, s
         if value is None and environ.get(flag.env) is not None:
             value, source = environ[flag.env], flag.env
             if flag.many:
-                value = value.replace(",", " ").split()
+                value = flag.split(value)
         if value is None:
             found[flag.target] = flag.default
         elif flag.many:
@@ -156,7 +211,7 @@ def _parsed(flag: Flag, text: str, source: str) -> Any:
         raise ConfigError(source, f"is {text!r}", " | ".join(flag.choices))
     try:
         return flag.parse(text)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, RecursionError):
         expected = flag.expected or {int: "a whole number", float: "a number", switch: "yes or no"}.get(
             flag.parse, "text"
         )
@@ -171,7 +226,7 @@ def markdown() -> str:
     """The table of docs/flags.md."""
     lines = ["| flag | environment | default | meaning |", "| --- | --- | --- | --- |"]
     for flag in SERVER + ENGINE:
-        default = "" if flag.default in (None, (), True) else f"`{_shown(flag.default)}`"
+        default = "" if flag.default in (None, (), {}, True, False) else f"`{_shown(flag.default)}`"
         lines.append(f"| `{flag.name}` | `{flag.env}` | {default} | {flag.help.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 

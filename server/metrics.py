@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +12,9 @@ from prometheus_client.registry import Collector
 
 from ..engine.client import EngineClient
 from ..engine.messages import StepStats
+
+if TYPE_CHECKING:
+    from .adapters import Adapters
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 BEFORE_THE_FIRST_STEP = StepStats(
@@ -50,12 +54,38 @@ class _EngineCollector(Collector):
             yield CounterMetricFamily(f"quire:{name}", text, count)
 
 
+class _AdapterCollector(Collector):
+    """Reads the registry when scraped: a name is a label for as long as it is known, and no other ever is."""
+
+    def __init__(self, adapters: Adapters):
+        self.adapters = adapters
+
+    def collect(self) -> Iterator[Metric]:
+        known = self.adapters.known
+        yield GaugeMetricFamily("quire:lora_adapters", "Adapters that have a name", len(known))
+        running = GaugeMetricFamily("quire:lora_requests_running", "Requests in flight by adapter", labels=["adapter"])
+        seconds = GaugeMetricFamily("quire:lora_load_seconds", "Time the last load took", labels=["adapter"])
+        state = GaugeMetricFamily("quire:lora_state", "1 for the state it is in", labels=["adapter", "state"])
+        requests = CounterMetricFamily("quire:lora_requests", "Requests by adapter", labels=["adapter"])
+        prompt = CounterMetricFamily("quire:lora_prompt_tokens", "Their prompt tokens, when ended", labels=["adapter"])
+        generated = CounterMetricFamily("quire:lora_generation_tokens", "Their answers' tokens", labels=["adapter"])
+        for adapter in known:
+            running.add_metric([adapter.name], adapter.running)
+            seconds.add_metric([adapter.name], adapter.load_seconds)
+            state.add_metric([adapter.name, adapter.state], 1)
+            requests.add_metric([adapter.name], adapter.requests)
+            prompt.add_metric([adapter.name], adapter.prompt_tokens)
+            generated.add_metric([adapter.name], adapter.generated_tokens)
+        yield from (running, seconds, state, requests, prompt, generated)
+
+
 class Metrics:
     """The server's own counts and times, in a registry of its own."""
 
-    def __init__(self, engine: EngineClient):
+    def __init__(self, engine: EngineClient, adapters: Adapters):
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(engine))
+        self.registry.register(_AdapterCollector(adapters))
 
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"quire:{name}", text, buckets=SECONDS, registry=self.registry)

@@ -16,6 +16,7 @@ from .tools.source import Broken, Ended, Source, Step, stops
 
 _LONGEST_HEADER = 300  # characters
 _MESSAGE = stops("<|message|>")
+_ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|start|>")  # of a message of gpt-oss
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class Reasoning:
     anywhere: bool = False  # thoughts may begin behind other text
     drops: tuple[str, ...] = ()  # tags around the answer proper, which are no content
     channels: bool = False  # of gpt-oss: every message has a header
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """What may end a thought."""
+        return _ENDS if self.channels else (self.end,)
 
     def begun_in(self, prompt: str) -> bool:
         """Whether a rendered prompt ends inside of a thought."""
@@ -173,7 +179,6 @@ class Splitter:
     def _messages(self) -> Step[None]:
         """Messages with headers: analysis is thought, what has a recipient stays as it is, the rest is content."""
         source = self._source
-        ends = ("<|end|>", "<|return|>", "<|call|>", "<|start|>")
         called = False
         while True:
             if not self._inside:
@@ -183,9 +188,9 @@ class Splitter:
                 if called:
                     self._out(source.release())
                 source.drop()
-            while text := (yield from source.upto(stops(*ends))):
+            while text := (yield from source.upto(stops(*_ENDS))):
                 self._out(text)
-            found = yield from source.literal(*ends)
+            found = yield from source.literal(*_ENDS)
             if found == "<|start|>":
                 source.back()
             elif called:

@@ -10,13 +10,16 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import pocket
 from ..engine.client import EngineClient
 from ..engine.config import EngineConfig
-from ..engine.errors import ConfigError, ModelError
+from ..engine.errors import ConfigError, ModelError, QuireError
 from .flags import ENGINE, SERVER, resolve, template_text
+
+if TYPE_CHECKING:
+    from .adapters import Adapters
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
@@ -114,7 +117,7 @@ async def _run(
     """Listen at once, announce when the model is there, and leave when told, letting open streams finish."""
     import uvicorn
 
-    from .banner import follow_load, ready_block
+    from .banner import ready_block
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -137,14 +140,14 @@ async def _run(
 
     await engine.start()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    loading = asyncio.create_task(follow_load(engine))
+    loading = asyncio.create_task(_come_up(engine, app.state.quire.adapters))
     asked = asyncio.create_task(leaving.wait())
     await asyncio.wait({loading, asked, serving}, return_when=asyncio.FIRST_COMPLETED)
+    failure = loading.result() if loading.done() else None
     loading.cancel()
     status = 0
-    if engine.state == "failed":
-        assert engine.error is not None
-        print(f"quire: {engine.error.message}", file=sys.stderr)
+    if failure is not None:
+        print(f"quire: {failure.message}", file=sys.stderr)
         status = 1
     elif engine.info is not None and not leaving.is_set():
         url = url_of(listener, config.host)
@@ -156,6 +159,20 @@ async def _run(
     await serving
     asked.cancel()
     return status
+
+
+async def _come_up(engine: EngineClient, adapters: Adapters) -> QuireError | None:
+    """Show the load, then wait for the adapters of --lora-modules. What cannot be loaded, if anything."""
+    from .banner import follow_load
+
+    await follow_load(engine)
+    if engine.state != "ready":
+        return engine.error
+    try:
+        await adapters.loaded()
+    except QuireError as error:
+        return error
+    return None
 
 
 def url_of(listener: socket.socket, host: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ..engine.client import EngineClient
 from ..engine.errors import GrammarRefused
 from ..engine.messages import Generate, Guided, TokenDelta, TokenLogprob
@@ -62,7 +64,7 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    guided: list[Guided] = field(default_factory=list)  # of each choice that a grammar bound
+    guided: list[Guided] = field(default_factory=list)  # of each choice that a grammar bound, or a budget its thoughts
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -78,11 +80,11 @@ class Usage:
 
     def extension(self) -> dict[str, Any]:
         """What grammars did to the answer, under a name of ours; {} where there were none."""
-        if not self.guided:
+        lowest = [guided.lowest for guided in self.guided if guided.lowest is not None]
+        means = [guided.mean for guided in self.guided if guided.mean is not None]
+        if not lowest:
             return {}
-        lowest = min(guided.lowest for guided in self.guided)
-        mean = sum(guided.mean for guided in self.guided) / len(self.guided)
-        return {"quire": {"grammar": {"lowest": lowest, "mean": mean}}}
+        return {"quire": {"grammar": {"lowest": min(lowest), "mean": sum(means) / len(means)}}}
 
 
 class Choice:
@@ -181,8 +183,6 @@ async def pieces(
                 choice = choices[delta.index]
                 if delta.index == 0:  # siblings that compute parts of the prompt anew may tell them again
                     of_prompt += delta.prompt_logprobs or []
-                if delta.guided is not None:
-                    usage.guided.append(delta.guided)
                 if choice.done:
                     continue
                 if delta.index == 0 and delta.cached_tokens is not None:
@@ -191,7 +191,12 @@ async def pieces(
                     watch.tokens((request.id, delta.index), len(delta.tokens))
                 before = choice.tokens
                 piece = choice.feed(delta)
-                usage.completion_tokens += choice.tokens - before
+                taken = choice.tokens - before
+                usage.completion_tokens += taken
+                if piece.finish and delta.guided is not None:
+                    beyond = len(delta.tokens) - taken  # what followed a stop string in the same step was forced
+                    forced = max(0, delta.guided.forced - beyond)
+                    usage.guided.append(msgspec.structs.replace(delta.guided, forced=forced))
                 usage.reasoning_tokens += piece.thoughts
                 left -= piece.finish is not None
                 if piece.text or piece.events or piece.entries or piece.finish:

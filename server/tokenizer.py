@@ -8,7 +8,6 @@ some vocabularies, are not.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from ..engine import tokens
 from ..engine.errors import ModelError
 
-_MARKUP = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
 MANY = 1000  # ids
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHOR = f"\U000f5afe{secrets.token_hex(16)}"  # what nobody can write: stands before text inside a prompt
 
 
@@ -34,7 +32,7 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self.vocab_size = max(self._backend.get_vocab_size(), max(added, default=-1) + 1)
         self.special_ids = frozenset(i for i, t in added.items() if t.special)
-        self.control = {t.content: i for i, t in added.items() if t.special or _is_markup(t.content)}
+        self.control = {t.content: i for i, t in added.items() if t.special or tokens.is_markup(t.content)}
         self.control_ids = frozenset(self.control.values())
         self.special = {t: i for t, i in self.control.items() if i in self.special_ids}
         self._added = {i: t.content for i, t in added.items()}
@@ -46,10 +44,8 @@ class Tokenizer:
         kind = json.loads(description)
         unknown = kind["model"].get("unk_id", self.id_of(kind["model"].get("unk_token")))
         self._unknown: int | None = unknown  # of text that the vocabulary cannot spell
-        shape = json.dumps([kind.get("decoder"), kind.get("pre_tokenizer")])
-        self._byte_level = '"ByteLevel"' in shape
-        self.byte_fallback = '"ByteFallback"' in shape
-        self._unmapped = _byte_level_table() if self._byte_level else {}
+        self._byte_level = tokens.is_byte_level(kind)
+        self.byte_fallback = tokens.has_byte_fallback(kind)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -57,24 +53,18 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ModelError(f"{path}: not found; expected the tokenizer of the model in this file")
-        settings = _json(folder / "tokenizer_config.json")
+        settings = tokens.settings_of(folder)
         if templates := _template_files(folder):
             settings["chat_template"] = templates
-        for name, value in _json(folder / "special_tokens_map.json").items():
-            settings.setdefault(name, value)
-        ends: list[int] = []
-        for file in ("generation_config.json", "config.json"):
-            found = _json(folder / file).get("eos_token_id")
-            ends += found if isinstance(found, list) else [found] if isinstance(found, int) else []
+        ends = tokens.configured_ends(folder)
         try:
-            return cls(path.read_text(encoding="utf-8"), settings, tuple(ends))
+            return cls(path.read_text(encoding="utf-8"), settings, ends)
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{path}: cannot be read as a tokenizer ({error})") from None
 
     def named(self, name: str) -> str | None:
         """A token by its role in the settings: bos_token, eos_token, pad_token, unk_token ..."""
-        found = self.settings.get(name)
-        return found.get("content") if isinstance(found, dict) else found
+        return tokens.named(self.settings, name)
 
     def id_of(self, text: str | None) -> int | None:
         return None if text is None else self._backend.token_to_id(text)
@@ -134,11 +124,7 @@ class Tokenizer:
         piece = self._backend.id_to_token(token)
         if piece is None:
             return b""
-        if self._byte_level:
-            return b"".join(self._unmapped.get(c, c.encode()) for c in piece)
-        if found := _BYTE.fullmatch(piece):
-            return bytes([int(found[1], 16)])
-        return piece.replace("\u2581", " ").encode()
+        return tokens.spell(piece, byte_level=self._byte_level)
 
     def token_text(self, token: int) -> str:
         """One token as text; bytes that are no whole character show as U+FFFD."""
@@ -151,7 +137,7 @@ class Tokenizer:
     def is_byte(self, token: int) -> bool:
         """Whether a token is a single byte of a byte-fallback vocabulary."""
         piece = self._backend.id_to_token(token) if self.byte_fallback else None
-        return piece is not None and _BYTE.fullmatch(piece) is not None
+        return piece is not None and tokens.is_byte(piece)
 
 
 def _encoded(backend: Backend, text: str, add_special_tokens: bool) -> list[int]:
@@ -165,10 +151,6 @@ def _whole(backend: Backend) -> Backend:
     backend.no_truncation()
     backend.no_padding()
     return backend
-
-
-def _is_markup(text: str) -> bool:
-    return _MARKUP.fullmatch(text) is not None and _BYTE.fullmatch(text) is None
 
 
 def _without(description: str, control: dict[str, int]) -> Backend:
@@ -202,15 +184,6 @@ def _hide(model: dict[str, Any], hidden: dict[str, str]) -> None:
         model["merges"] = [(a, b) for a, b in pairs if hidden.keys().isdisjoint((a, b, a + b.removeprefix(prefix)))]
 
 
-def _byte_level_table() -> dict[str, bytes]:
-    """Character -> byte of byte-level vocabularies: printable bytes stand for themselves, the rest from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(b): bytes([b]) for b in printable}
-    others = [b for b in range(256) if b not in printable]
-    table.update({chr(0x100 + i): bytes([b]) for i, b in enumerate(others)})
-    return table
-
-
 def _templates(found: Any) -> dict[str, str]:
     """Chat templates by name, as the settings hold them; one without a name is "default"."""
     if isinstance(found, list) and all(isinstance(one, dict) for one in found):
@@ -232,17 +205,4 @@ def _template_files(folder: Path) -> dict[str, str]:
                 found[name] = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise ModelError(f"{path}: cannot be read as text ({error})") from None
-    return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; an absent file is an empty one."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds a {type(found).__name__}; expected an object")
     return found

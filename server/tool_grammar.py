@@ -14,12 +14,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..engine.errors import RequestError
 from ..engine.grammar.spec import GrammarSpec
 from .reasoning import Reasoning
+from .tools.arguments import Expected
 from .tools.format import Call, Slot, Structure
+from .tools.values import GEMMA
 
 _ANY = "/(?s:.*)/"
 _BLANK = "/[ \\t\\r\\n]*/"
@@ -40,6 +43,10 @@ class Spelling:
         """Pieces of text, and the ids of the control tokens between them."""
         pieces = self._found.split(text) if self._found else [text]
         return [self._control[piece] if i % 2 else piece for i, piece in enumerate(pieces) if piece]
+
+    def controls(self, text: str) -> dict[str, int]:
+        """The control tokens in a text."""
+        return {found: self._control[found] for found in (self._found.findall(text) if self._found else ())}
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The ids of a text of control tokens only; () where it is any other."""
@@ -79,7 +86,8 @@ class Grammar:
         """The whole, beginning with the items `start`."""
         self.rule("start", start)
         controls = tuple(sorted(self._controls))
-        return GrammarSpec(kind="lark", text="\n".join(self._written) + "\n", whitespace=whitespace, controls=controls)
+        text = "\n".join(self._written) + "\n"
+        return GrammarSpec(kind="lark", text=text, whitespace=whitespace, controls=controls, ours=True)
 
     def rule(self, name: str, items: str, field: str | None = None) -> str:
         self._written.append(f"{name}: {items}")
@@ -102,6 +110,11 @@ class Grammar:
     def choice(self, texts: Sequence[str]) -> None:
         """doc: one of some texts."""
         self.rule("doc", " | ".join(map(_quoted, texts)))
+
+    def joined(self, kind: str, text: str, field: str, without: Iterable[str] = ()) -> None:
+        """doc: a regex or a grammar. without: texts that an expression may not match, since they open calls."""
+        asked = {"kind": kind, "text": text, "without": list(without)}
+        self.rule("doc", f"%joined {json.dumps(asked, ensure_ascii=False)}", field)
 
     # ------------------------------------------------------------ thoughts
 
@@ -126,10 +139,30 @@ class Grammar:
 
     # ------------------------------------------------------------ calls
 
-    def arguments(self, schemas: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> None:
-        """a0, a1 ...: the arguments of each call of a Structure."""
-        for i, (schema, field) in enumerate(zip(schemas, fields, strict=True)):
-            self.rule(f"a{i}", f"%json {json.dumps(schema, ensure_ascii=False)}", field)
+    def arguments(self, structure: Structure, schemas: Sequence[Mapping[str, Any]], fields: Sequence[str],
+                  firm: Sequence[bool]) -> None:  # fmt: skip
+        """a0, a1 ...: the arguments of each call of a Structure. firm: whether a schema must be enforced; any object
+        may stand for another."""
+        for i, (schema, field, must) in enumerate(zip(schemas, fields, firm, strict=True)):
+            if structure.style == "json":
+                self.rule(f"a{i}", f"%json {json.dumps(schema, ensure_ascii=False)}", field)
+                continue
+            asked = {"style": structure.style, "schema": schema, "firm": must, **self._written_by(structure)}
+            if structure.parameters is not None:
+                asked["reads"] = Expected(schema, schema).as_json()
+            self.rule(f"a{i}", f"%arguments {json.dumps(asked, ensure_ascii=False)}", field)
+
+    def _written_by(self, structure: Structure) -> dict[str, Any]:
+        """What the arguments of a style other than JSON are written with. Raises RequestError for a token that ends the
+        answer."""
+        tags = {} if structure.parameters is None else {"tags": asdict(structure.parameters)}
+        texts = GEMMA.quotes if structure.style == "gemma" else map(str, tags.get("tags", {}).values())
+        controls: dict[str, int] = {}
+        for text in texts:
+            self._spelling.checked(self._spelling.split(text), last=False)
+            controls |= self._spelling.controls(text)
+        self._controls |= set(controls.values())
+        return {**tags, "controls": controls}
 
     def section(self, structure: Structure, opening: str, *, cut: str = "") -> str:
         """Calls, and what opens and closes them. cut: what of the opening was written already."""
@@ -160,7 +193,8 @@ class Grammar:
         if not heads:
             return None
         cut = heads[0] if isinstance(heads[0], str) and not structure.starts else ""
-        opening = next((text for text in structure.opens if text.strip()), "")
+        own = [text for text in structure.opens if text.strip()]
+        opening = next((text for text in own if text not in structure.starts), "")
         self.section(structure, opening, cut=cut)
         barred = [text for text, head in zip(structure.triggers, heads, strict=True) if isinstance(head, str)]
         self.rule("TEXT", _ANY + _without(barred))
@@ -172,17 +206,37 @@ class Grammar:
         token = f"({' | '.join(f'<[{one}]>' for one in others)})"
         if structure.starts:
             rest = f"({token} TEXT)*" if others else ""
-            return self._starts(structure, rest if isinstance(heads[0], str) else f"{rest} section?", firm)
+            first = self._first(structure) if structure.starts[0] in own else "call"
+            return self._starts(structure, first, rest if isinstance(heads[0], str) else f"{rest} section?", firm)
         rest = f"(TEXT {token})*" if others else ""
         times = "?" if structure.at_most_one else "*"
         return f"({rest} {'opened' if cut else 'TEXT'} section){times} {rest} TEXT"
 
-    def _starts(self, structure: Structure, rest: str, firm: bool) -> str:
-        """A call without anything before it, with which the answer begins; else text that does not begin like one."""
+    def _first(self, structure: Structure) -> str:
+        """The section that opens with what opens one at the beginning of the answer only."""
+        calls = "call" if structure.at_most_one else f"call ({self.items(structure.separator)} call)*"
+        closes = self.items(structure.closes, last=True)
+        return self.rule("first", f"{self.items(structure.starts[0])} {calls} {closes}")
+
+    def _starts(self, structure: Structure, first: str, rest: str, firm: bool) -> str:
+        """Calls without anything before them, with which the answer begins; else text that does not begin like one."""
         like = _quoted(structure.starts[0][:1] if firm else structure.starts[0])
+        if first != "call" and not firm:  # what is no more than a bracket may begin any text
+            names = " | ".join(_quoted(call.name) for call in structure.calls)
+            like = f'{like} {_BLANK} ({names}) {_BLANK} "("'
         self.rule("FIRST", f"TEXT & ~({_BLANK} {like} {_ANY})")
         self.rule("BLANK", "/[ \\n]{0,8}/")
-        return f"BLANK call | FIRST {rest}"
+        return f"BLANK {first} | FIRST {rest}"
+
+    def named_content(self, structure: Structure, content: str, opening: str) -> str:
+        """Items of an answer in parts, each a call or text under the name `content`. opening: of the first part."""
+        mark = structure.triggers[0]
+        self.section(structure, "")
+        self.rule("PART", _ANY + _without([mark]))
+        self.rule("part[lazy]", f"({_ANY}{_without([mark])}) {_quoted(mark)}")
+        text = _quoted(f"{content}\n")
+        calls = "" if structure.at_most_one else f" | call {_quoted(mark)}"
+        return f"{self.items(opening)} ({text} part{calls})* ({text} PART | call)"
 
     def channels(self, *, document: bool) -> str:
         """Items of gpt-oss's answer: a message for the user, or calls."""

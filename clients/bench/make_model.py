@@ -1,7 +1,8 @@
 """Make a model folder with random weights: `python -m quire.clients.bench.make_model tiny ./tiny-model`.
 
 Speed does not depend on what the weights are, so such a model serves for measuring, and for trying a server offline;
-what it says is noise. The tokenizer is a byte-level BPE trained on Python's standard library, with a ChatML template.
+what it says is noise. The tokenizer is a byte-level BPE trained on Python's standard library, with a ChatML template;
+or that of a tokenizer.json, whose rows then replace those of the shape, tied with the output's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-110m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 4,
                    "intermediate_size": 2048, "vocab_size": 32000, "max_position_embeddings": 4096},
 }  # fmt: skip
+ENDS = ("<|im_end|>", "<|endoftext|>", "</s>")  # in a tokenizer that is given, the first of these ends the answers
+ROWS = 64  # the vocabulary is filled up to a multiple of this, as models are
 TEXT_BYTES = {"tiny": 200_000, "llama-110m": 20_000_000}  # to train the tokenizer on
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '')"
@@ -57,17 +60,45 @@ def make_tokenizer(folder: Path, vocab_size: int, text_bytes: int) -> None:
     wrapped.save_pretrained(folder)
 
 
-def make_model(name: str, folder: Path, seed: int = 0) -> None:
-    """Write the folder: config, float32 safetensors drawn from N(0, 0.02), tokenizer, template."""
+def copy_tokenizer(folder: Path, source: Path, tokens: Sequence[str]) -> dict[str, Any]:
+    """Write the tokenizer of a tokenizer.json, with further control tokens behind its own; gives what a config has to
+    say of it. Raises ValueError where it cannot be read or none of ENDS is in it."""
+    from tokenizers import AddedToken, Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        backend = Tokenizer.from_file(str(source))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{source}: cannot be read as a tokenizer ({error})") from None
+    backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
+    end = next((text for text in ENDS if backend.token_to_id(text) is not None), None)
+    if end is None:
+        raise ValueError(f"{source}: holds none of {', '.join(ENDS)}, of which one has to end the answers")
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end)
+    wrapped.chat_template = CHATML
+    wrapped.save_pretrained(folder)
+    last = max(backend.get_vocab().values())
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), backend.token_to_id(end))
+    return {"vocab_size": (last // ROWS + 1) * ROWS, "tie_word_embeddings": True, **ids}
+
+
+def make_model(
+    name: str, folder: Path, seed: int = 0, tokenizer: Path | None = None, tokens: Sequence[str] = ()
+) -> None:
+    """Write the folder: config, float32 safetensors drawn from N(0, 0.02), tokenizer, template. tokenizer: a
+    tokenizer.json; tokens: further control tokens for it. Raises ValueError where that does not do."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        **SHAPES[name], tie_word_embeddings=False, bos_token_id=0, eos_token_id=2, pad_token_id=0, rms_norm_eps=1e-5
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    own: dict[str, Any] = {"tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
+    if tokenizer is not None:
+        own = copy_tokenizer(folder, tokenizer, tokens)
+    config = LlamaConfig(**{**SHAPES[name], **own}, rms_norm_eps=1e-5)
     torch.manual_seed(seed)
     LlamaForCausalLM(config).float().save_pretrained(folder)
-    make_tokenizer(folder, config.vocab_size, TEXT_BYTES[name])
+    if tokenizer is None:
+        make_tokenizer(folder, config.vocab_size, TEXT_BYTES[name])
 
 
 def main() -> int:
@@ -75,11 +106,19 @@ def main() -> int:
     parser.add_argument("name", choices=list(SHAPES))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json to take in place of one made")
+    parser.add_argument("--control-token", action="append", default=[], metavar="TEXT", help="add it to that one")
     args = parser.parse_args()
+    if args.control_token and args.tokenizer is None:
+        parser.error("--control-token goes with --tokenizer")
     if args.folder.exists() and any(args.folder.iterdir()):
         print(f"{args.folder} exists and is not empty; left as it is", file=sys.stderr)
         return 1
-    make_model(args.name, args.folder, args.seed)
+    try:
+        make_model(args.name, args.folder, args.seed, args.tokenizer, args.control_token)
+    except ValueError as error:
+        print(f"make_model: {error}", file=sys.stderr)
+        return 1
     print(f"wrote {args.folder}")
     return 0
 

@@ -6,6 +6,7 @@ No scheduler, no sampler and no HTTP here; nothing in this file imports torch, s
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import GrammarRefused, TooLarge
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from .vocabulary import Vocabulary
 
-KINDS: dict[str, str] = {  # which engine serves which kind; a spec's `engine` overrides it
+KINDS: dict[str, str] = {  # which engine serves which kind; --grammar-engine and a spec's `engine` override it
     "json_schema": "llguidance",
     "json_object": "llguidance",
     "lark": "llguidance",
@@ -28,6 +29,11 @@ KINDS: dict[str, str] = {  # which engine serves which kind; a spec's `engine` o
 }
 
 ENGINES: dict[str, str] = {"llguidance": "llguidance_", "outlines": "outlines_"}
+
+ABLE: dict[str, tuple[str, ...]] = {  # the kinds that an engine can serve
+    "llguidance": tuple(KINDS),
+    "outlines": ("regex", "choice"),
+}
 
 OVERFLOW: dict[str, str] = {"outlines": "llguidance"}  # who takes what is too large for an engine
 
@@ -51,8 +57,11 @@ class Matcher(Protocol):
     def rollback(self, count: int) -> None:
         """Take back the last `count` tokens."""
 
-    def forced(self) -> list[int]:
-        """The canonical tokens that must come next, whatever is sampled; [] if none."""
+    def forced(self, left: int | None = None) -> list[int]:
+        """The canonical tokens that must come next, whatever is sampled; [] if none.
+
+        left: tokens that may still come. Behind those that are given the answer can still end in time.
+        """
 
 
 class Compiled(Protocol):
@@ -65,12 +74,14 @@ class Compiled(Protocol):
         """A new one, at the beginning."""
 
 
-def compile(spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits | None = None) -> Compiled:
-    """Raises GrammarRefused (400) with the keyword and its path."""
+def compile(
+    spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits | None = None, *, engines: Mapping[str, str] = {}
+) -> Compiled:
+    """engines: kind -> engine, before KINDS. Raises GrammarRefused (400) with the keyword and its path."""
     limits = limits or Limits()
     if spec.kind not in KINDS:
         raise GrammarRefused(f"{spec.kind!r} is no kind of grammar; these are: {', '.join(KINDS)}")
-    name = spec.engine or KINDS[spec.kind]
+    name = spec.engine or engines.get(spec.kind) or KINDS[spec.kind]
     if not vocabulary.eos_ids:
         raise GrammarRefused("this model has no token that ends a text; its answers cannot be bound")
     if name not in ENGINES:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .search import SEARCHED, Hints, find, find_any
+from .symbols import Symbols, Way
 from .vocabulary import Vocabulary, pack, unpack
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ QUICK = 150  # states looked at for the ending after one token
 ALLOTTED = 400  # the same, after all tokens of a mask
 SPELLED = 48  # characters of a token that is looked for in names; longer ones are taken to be in one
 BACK = 64  # tokens gone back for an ending
+FEW = 64  # tokens that are tried each, where others of a kind are taken for alike
+SAMPLED = 8  # of the others
+UNFINISHED = 4  # bytes of a character
+OUTSIDE = frozenset("truefalsnE+-.0123456789[]{}:, ")  # characters of JSON outside of strings
 
 
 class Plain:
@@ -45,7 +50,6 @@ class Plain:
     """
 
     def __init__(self, vocabulary: Vocabulary):
-        outside = set("truefalsnE+-.0123456789[]{}:, ")
         self.vocabulary = vocabulary
         self.lengths = np.zeros(vocabulary.size, dtype=np.int32)
         self.marks = np.zeros(vocabulary.size, dtype=np.bool_)
@@ -54,7 +58,7 @@ class Plain:
         for token, piece in enumerate(vocabulary.pieces):
             text = _plain_text(piece)
             self.lengths[token] = len(text)
-            self.marks[token] = bool(set(text) - outside)
+            self.marks[token] = bool(set(text) - OUTSIDE)
             self.tokens_of.setdefault(piece, []).append(token)
             if missing := _missing(piece):
                 self.mended[token] = vocabulary.fewest_tokens(missing) or []
@@ -95,10 +99,19 @@ def _missing(piece: bytes) -> bytes:
 
 
 class Known:
-    """Of a grammar. names: all strings that it spells out; told: `hints` hold every expression that binds a string."""
+    """Of a grammar."""
 
-    def __init__(self, hints: Hints, names: Sequence[str] = (), told: bool = False):
-        self.hints, self.names, self.told = hints, names, told
+    def __init__(
+        self,
+        hints: Hints,
+        names: Sequence[str] = (),
+        told: bool = False,
+        tail: str | None = None,
+        reach: int = 0,
+    ):
+        """names: all strings that it spells out. told: `hints` hold every expression that binds a string. tail: a Lark
+        grammar of the free text that its answers end in; reach: bytes before a place in it that tell what may come."""
+        self.hints, self.names, self.told, self.tail, self.reach = hints, names, told, tail, reach
         self._plain: NDArray[np.bool_] | None = None
 
     def plain(self, plain: Plain) -> NDArray[np.bool_]:
@@ -108,22 +121,63 @@ class Known:
         return self._plain
 
 
-class State:
-    """Where an answer stands, over tokens and over bytes alike."""
+class Tail:
+    """The free text that answers end in: every token that may come in it may be the last, but for those that end inside
+    a character."""
 
-    def __init__(self, token: llguidance.LLMatcher, byte: llguidance.LLMatcher, vocabulary: Vocabulary):
-        self.token, self.byte, self.vocabulary = token, byte, vocabulary
+    def __init__(self, begin: llguidance.LLMatcher, plain: Plain, reach: int):
+        self._begin, self._plain, self._reach = begin, plain, reach
+        self._mended: NDArray[np.bool_] | None = None
+
+    def allowed(self, taken: Sequence[int]) -> NDArray[np.bool_]:
+        """[size] the tokens that may come after these, as far as they are free text."""
+        vocabulary = self._plain.vocabulary
+        seen: list[int] = []
+        size = 0
+        for token in reversed(taken):
+            if size >= self._reach or not vocabulary.pieces[token]:
+                break
+            seen.insert(0, token)
+            size += len(vocabulary.pieces[token])
+        state = self._begin.deep_copy()
+        while (count := state.try_consume_tokens(seen)) < len(seen):  # what is barred stands there, before free text
+            state = self._begin.deep_copy()
+            del seen[: count + 1]
+        row = vocabulary.mask([])
+        state.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
+        found = unpack(row & vocabulary.producible)[: vocabulary.size].copy()
+        found[list(vocabulary.eos_ids)] = False
+        return found
+
+    @property
+    def mended(self) -> NDArray[np.bool_]:
+        """[size] the tokens that end inside a character which `Plain.mended` completes."""
+        if self._mended is None:
+            self._mended = np.zeros(self._plain.vocabulary.size, dtype=np.bool_)
+            for token, rest in self._plain.mended.items():
+                whole = [token, *rest]
+                self._mended[token] = bool(rest) and self._begin.validate_tokens(whole) == len(whole)
+        return self._mended
+
+
+class State:
+    """Where an answer stands, over tokens and over symbols alike."""
+
+    def __init__(self, token: llguidance.LLMatcher, byte: llguidance.LLMatcher, symbols: Symbols):
+        self.token, self.byte, self.symbols = token, byte, symbols
+        self.vocabulary = symbols.vocabulary
         self.taken: list[int] = []
         self._in_bytes = 0  # tokens of `taken` that `byte` has seen
 
     @property
     def text(self) -> bytes:
-        return self.vocabulary.spell(self.taken)
+        """Behind the last control token."""
+        return self.symbols.text(self.taken)
 
     def follow(self) -> None:
         """Bring `byte` to where `token` is."""
-        if text := self.vocabulary.spell(self.taken[self._in_bytes :]):
-            self.byte.consume_tokens(list(text))
+        if spelled := self.symbols.spell(self.taken[self._in_bytes :]):
+            self.byte.consume_tokens(spelled)
         self._in_bytes = len(self.taken)
 
     def back(self, count: int) -> None:
@@ -135,7 +189,7 @@ class State:
 
     def before(self) -> State:
         """A copy that has not taken the last token."""
-        state = State(self.token.deep_copy(), self.byte.deep_copy(), self.vocabulary)
+        state = State(self.token.deep_copy(), self.byte.deep_copy(), self.symbols)
         state.token.rollback(1)
         state.taken, state._in_bytes = list(self.taken), self._in_bytes
         state.back(1)
@@ -146,13 +200,14 @@ class State:
 class Endings:
     """Of one state, which its owner moves."""
 
-    def __init__(self, plain: Plain, state: State, grammar: Known, back: int = BACK):
+    def __init__(self, plain: Plain, state: State, grammar: Known, tail: Tail | None = None, back: int = BACK):
         self.plain, self.state, self.grammar, self.vocabulary = plain, state, grammar, state.vocabulary
+        self._tail = tail
         self.eos = self.vocabulary.eos_ids[0]
         self._back = back
         self._allotted = 0  # states that may still be looked at for this mask
         self._after: dict[int, list[int]] = {}  # token of the last mask -> an ending that follows it
-        self._after_plain: tuple[NDArray[np.bool_], list[int]] | None = None
+        self._after_many: list[tuple[NDArray[np.bool_], list[int]]] = []  # the same for many tokens at once
         self._carried: list[int] | None = None  # what the last mask knew to follow the token that was taken
         self._found: list[int] | None = None  # by a search from this state
         self._searched = False
@@ -160,11 +215,11 @@ class Endings:
     def moved(self, token: int) -> None:
         """The state went on by a token."""
         self._carried = self._following(token)
-        self._after, self._after_plain, self._found, self._searched = {}, None, None, False
+        self._after, self._after_many, self._found, self._searched = {}, [], None, False
 
     def forget(self) -> None:
         """The state went back."""
-        self._carried, self._after, self._after_plain, self._found, self._searched = None, {}, None, None, False
+        self._carried, self._after, self._after_many, self._found, self._searched = None, {}, [], None, False
 
     def ending(self, left: int) -> list[int] | None:
         """A short ending of the present state, of at most `left` tokens if one is known."""
@@ -173,7 +228,7 @@ class Endings:
         if self._found is not None and len(self._found) <= left:
             return self._found
         if self._carried is None and self.state.taken and self._back:
-            earlier = Endings(self.plain, self.state.before(), self.grammar, self._back - 1)
+            earlier = Endings(self.plain, self.state.before(), self.grammar, self._tail, self._back - 1)
             earlier.narrow(self.vocabulary.mask([]), left + 1)
             self._carried = earlier._following(self.state.taken[-1])
         return self._carried or self._found
@@ -183,15 +238,15 @@ class Endings:
         ending = self.ending(left)
         if ending is None:
             return
-        self._after, self._after_plain = {}, None
+        self._after, self._after_many = {}, []
         if len(ending) <= left:
             self.state.token.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
             self._allow(unpack(row)[: self.vocabulary.size], ending, left - 1)
         if ending and ending[0] not in self._after:
             self._after[ending[0]] = ending[1:]
         allowed = np.zeros(self.vocabulary.size, dtype=np.bool_)
-        if self._after_plain is not None:
-            allowed |= self._after_plain[0]
+        for many, _ in self._after_many:
+            allowed |= many
         allowed[list(self._after)] = True
         if self.state.token.is_accepting():
             allowed[list(self.vocabulary.eos_ids)] = True
@@ -200,25 +255,28 @@ class Endings:
     def _following(self, token: int) -> list[int] | None:
         if token in self._after:
             return self._after[token]
-        return self._after_plain[1] if self._after_plain is not None and self._after_plain[0][token] else None
+        return next((ending for many, ending in self._after_many if many[token]), None)
 
     # ------------------------------------------------------------ which tokens
 
     def _allow(self, mask: NDArray[np.bool_], ending: list[int], room: int) -> None:
         self._allotted = ALLOTTED
         known = [ending]  # to guess with
-        rest = np.flatnonzero(self._allow_plain(mask, known, room))
-        pieces = self.vocabulary.pieces
+        if not ending and self._tail is not None:
+            mask = self._allow_tail(mask, self._tail, room)
+        mask = self._allow_plain(mask, known, room)
+        symbols = self.state.symbols
+        rest = [t for t in symbols.controls if mask[t]]
+        rest += [t for t in np.flatnonzero(mask)[:TRIED].tolist() if self.vocabulary.pieces[t]]
         open_: dict[tuple[bytes, int], list[int]] = {}
         byte = self.state.byte.deep_copy()
-        for token in rest[:TRIED].tolist():
-            if not pieces[token]:
-                continue
+        for token in rest:
             if (found := self._guess(token, known, room)) is not None:
                 self._after[token] = found
                 continue
-            taken = byte.try_consume_tokens(list(pieces[token]))
-            if taken == len(pieces[token]):
+            spelled = symbols.of(token)
+            taken = byte.try_consume_tokens(spelled)
+            if taken == len(spelled):
                 open_.setdefault((byte.compute_bitmask(), taken), []).append(token)
             byte.rollback(taken)
         found_here: list[list[int]] = []
@@ -229,6 +287,28 @@ class Endings:
             for token in group if guess is not None and len(guess) <= room else ():
                 if self._leads([token], guess or []):
                     self._after[token] = guess or []
+
+    def _allow_tail(self, mask: NDArray[np.bool_], tail: Tail, room: int) -> NDArray[np.bool_]:
+        """Where the answer may end in free text, what goes on in that may be the last. Returns the tokens this does not
+        settle."""
+        free = mask & tail.allowed(self.state.taken)
+        whole = free.copy()
+        whole[list(self.plain.mended)] = False
+        if self._are_alike(whole, []):
+            self._after_many.append((whole, []))
+            mask = mask & ~whole
+        if room >= UNFINISHED:
+            for token in np.flatnonzero(free & tail.mended & mask).tolist():
+                self._after[token] = self.plain.mended[token]
+            mask = mask & ~(free & tail.mended)
+        return mask
+
+    def _are_alike(self, tokens: NDArray[np.bool_], ending: list[int]) -> bool:
+        """Whether an ending follows each of few tokens, and some of many."""
+        found = np.flatnonzero(tokens)
+        if len(found) > FEW:
+            found = found[:: len(found) // SAMPLED]
+        return bool(len(found)) and all(self._leads([token], ending) for token in found.tolist())
 
     def _allow_plain(self, mask: NDArray[np.bool_], known: list[list[int]], room: int) -> NDArray[np.bool_]:
         """Inside a string bound by no more than its length, what may follow the shortest and the longest plain token
@@ -248,7 +328,9 @@ class Endings:
             return mask
         known.append(found)
         settled = plain & (lengths >= lengths[least]) & (lengths <= lengths[most])
-        self._after_plain = (settled, found)
+        if not self._are_alike(settled, found):
+            return mask
+        self._after_many.append((settled, found))
         return mask & ~settled
 
     def _guess(self, token: int, known: list[list[int]], room: int) -> list[int] | None:
@@ -259,9 +341,9 @@ class Endings:
             return self._first(token, [mend + ending for ending in known], room)
         if (found := self._first(token, known, room)) is not None:
             return found
-        piece, text = self.vocabulary.pieces[token], self.vocabulary.spell(own)
-        if text.startswith(piece):
-            return self._first(token, [self.vocabulary.fewest_tokens(text[len(piece) :]) or []], room)
+        spelled, way = self.state.symbols.of(token), self.state.symbols.spell(own)
+        if way[: len(spelled)] == spelled:
+            return self._first(token, [self.state.symbols.tokens(tuple(way[len(spelled) :])) or []], room)
         return None
 
     def _first(self, token: int, endings: list[list[int]], room: int) -> list[int] | None:
@@ -273,27 +355,28 @@ class Endings:
         return self.state.token.validate_tokens(tokens) == len(tokens)
 
     def _search_here(self) -> list[int] | None:
-        text, _ = find(self.state.byte, self.grammar.hints, self.state.text, SEARCHED)
-        if text is None:
-            text = find_any(self.state.byte, self.grammar.hints, self.state.text)
-        return None if text is None else self.vocabulary.fewest_tokens(text)
+        way, _ = find(self.state.byte, self.grammar.hints, self.state.text, SEARCHED)
+        if way is None:
+            way = find_any(self.state.byte, self.grammar.hints, self.state.text)
+        return None if way is None else self.state.symbols.tokens(way)
 
     def _search_after(self, token: int) -> list[int] | None:
-        state, piece = self.state.byte.deep_copy(), self.vocabulary.pieces[token]
-        if not state.consume_tokens(list(piece)):
+        symbols, state = self.state.symbols, self.state.byte.deep_copy()
+        if not state.consume_tokens(symbols.of(token)):
             return None
-        text, seen = find(state, self.grammar.hints, self.state.text + piece, min(QUICK, self._allotted))
+        text = symbols.text([*self.state.taken, token])
+        way, seen = find(state, self.grammar.hints, text, min(QUICK, self._allotted))
         self._allotted -= seen
-        return None if text is None else self.vocabulary.fewest_tokens(text)
+        return None if way is None else symbols.tokens(way)
 
 
-def shortest(byte: llguidance.LLMatcher, hints: Hints, example: bytes, vocabulary: Vocabulary) -> list[int] | None:
-    """The tokens of a short answer, or None if none was found. example: what may be one."""
+def shortest(byte: llguidance.LLMatcher, hints: Hints, example: bytes | Way, symbols: Symbols) -> list[int] | None:
+    """The tokens of a short answer, or None if none was found. byte: over symbols. example: what may be one."""
     state = byte.deep_copy()
     fits = bool(example) and state.try_consume_tokens(list(example)) == len(example) and state.is_accepting()
-    text: bytes | None = example
+    way: Way | None = tuple(example)
     if not fits or len(example) < NEARBY:
-        text, _ = find(byte, hints, b"", SEARCHED)
-        if text is None:
-            text = example if fits else find_any(byte, hints, b"")
-    return None if text is None else vocabulary.fewest_tokens(text)
+        way, _ = find(byte, hints, b"", SEARCHED if fits else 4 * SEARCHED)
+        if way is None:
+            way = tuple(example) if fits else find_any(byte, hints, b"")
+    return None if way is None else symbols.tokens(way)

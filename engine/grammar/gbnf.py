@@ -7,11 +7,11 @@ stay rules. Between an expression and what follows it the longest match counts, 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NoReturn
 
 from . import regexes
 from .errors import GrammarRefused
+from .items import Choice, Item, Rule, Sequence, Times
 from .regexes import Chars, Concat, Either, Regex, Repeat
 
 LARGEST = 20_000  # positions of one expression; larger rules stay rules
@@ -24,34 +24,9 @@ _TOKEN = re.compile(
 _SHORT = {"n": 10, "r": 13, "t": 9, "\\": 92, '"': 34, "[": 91, "]": 93, "-": 45, "^": 94, "/": 47}
 
 
-@dataclass(frozen=True)
-class Rule:
-    name: str
-    line: int
-
-
-@dataclass(frozen=True)
-class Sequence:
-    parts: tuple[Item, ...]
-
-
-@dataclass(frozen=True)
-class Choice:
-    options: tuple[Item, ...]
-
-
-@dataclass(frozen=True)
-class Times:
-    body: Item
-    low: int
-    high: int | None
-
-
-Item = Regex | Rule | Sequence | Choice | Times
-
-
-def to_lark(text: str) -> tuple[str, Regex | None]:
-    """The grammar, and the expression that it is if it does not recurse. Raises GrammarRefused with the line."""
+def to_lark(text: str) -> tuple[str, dict[str, Item], Regex | None]:
+    """The grammar, its rules from "root", and the expression that it is if it does not recurse. Raises GrammarRefused
+    with the line."""
     rules = _Reader(text).rules()
     if "root" not in rules:
         raise GrammarRefused("no rule is called root", path="line 1")
@@ -63,7 +38,7 @@ def to_lark(text: str) -> tuple[str, Regex | None]:
     lines = [f"{names[name]}: {_write(item, names)}" for name, item in flat.items() if _is_used(name, flat)]
     root = flat["root"]
     whole = root if isinstance(root, Chars | Concat | Either | Repeat) else None
-    return "\n".join([f"start: {names['root']}", *lines]), whole
+    return "\n".join([f"start: {names['root']}", *lines]), flat, whole
 
 
 # ---------------------------------------------------------------- reading
@@ -330,9 +305,10 @@ def _write(item: Item, names: dict[str, str]) -> str:
             return " | ".join(_inside(o, names) for o in options)
         case Times(body, low, high):
             return f"({_write(body, names)}){{{low},{'' if high is None else high}}}"
-        case _:
+        case Chars() | Concat() | Either() | Repeat():
             text = regexes.write(item)
             return f"/{text}/" if text else '""'
+    raise AssertionError(item)
 
 
 def _inside(item: Item, names: dict[str, str]) -> str:

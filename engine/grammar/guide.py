@@ -1,6 +1,10 @@
-"""One answer under its grammar: where the matcher stands, and the mask of what may come next."""
+"""One answer under its grammar, or a budget for its thoughts: where it stands, and the mask of what may come next."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import NamedTuple
 
 import torch
 
@@ -8,68 +12,139 @@ from ..errors import RequestError
 from ..messages import Guided
 from ..sequence import Sequence
 from . import Matcher
+from .thoughts import Thoughts
 
 MOST_FORCED = 12  # tokens taken in one step at most, so that they fit the budget of any step
 
 
+class _Left(NamedTuple):
+    """What the masks left of the model's probability, up to a place in the answer that was sampled under one."""
+
+    place: int
+    lowest: float
+    total: float
+
+
 class Guide:
-    """Follows one sequence's tokens with its matcher.
+    """Follows one sequence's tokens with its matcher, and with its thoughts where those have a budget.
 
     A step may be run again, so nothing here is ahead of the sequence for good: `look` takes back what was never
     committed.
     """
 
-    def __init__(self, matcher: Matcher, vocab_size: int, eos_id: int, after: tuple[int, ...] = ()):
-        """after: token ids behind whose first occurrence in the answer the grammar begins; (): at once."""
+    def __init__(
+        self,
+        matcher: Matcher | None,
+        vocab_size: int,
+        eos_id: int,
+        after: tuple[int, ...] = (),
+        thoughts: Thoughts | None = None,
+        written: Callable[[int], bytes] | None = None,
+    ):
+        """matcher: None where only the thoughts are bound. after: token ids behind whose first occurrence in the answer
+        the grammar begins; (): at once. written: the bytes of a token, a control token's being its name: `after` is
+        then found as the reader of the answer finds it, by whatever tokens the model spells it."""
         self._matcher = matcher
+        self._thoughts = thoughts
         self._eos_id = eos_id
         self._after = after
-        self._begin: int | None = None if after else 0  # place in the answer from which on it is bound
+        self._written = written
+        self._tag = b"".join(map(written, after)) if written is not None else b""
+        self._begin: int | None = None if after or matcher is None else 0  # place in the answer from which it is bound
         self._searched = 0  # places up to which `after` was looked for
         self._taken = 0  # tokens the matcher has seen
+        self._closing = False  # the next token ends a thought whose budget is spent
+        self._ahead = 0  # tokens that do so, behind the one that was taken last
         self._failed: RequestError | None = None
-        self._left: dict[int, float] = {}  # place in the answer -> share of the probability that the mask left there
-        self.kept = 1.0  # that of the next token; the sampler says it
+        self._left: list[_Left] = []
+        self.kept = 1.0  # the share that the mask left of the next token's; the sampler says it
         self.mask = torch.zeros((vocab_size + 31) // 32, dtype=torch.int32)  # of the next token, where it is bound
+
+    @property
+    def failed(self) -> RequestError | None:
+        """The grammar has become too much: nothing more can come of this answer."""
+        return self._failed
 
     @property
     def bound(self) -> bool:
         """Whether `mask` binds the next token. Raises RequestError where the grammar has become too much."""
         if self._failed is not None:
             raise self._failed
-        return self._begin is not None
+        return self._begin is not None or self._closing
 
     def look(self, seq: Sequence) -> None:
         """Stand behind the tokens of `seq`, and fill `mask`."""
         try:
             self._stand(seq.tokens[seq.prompt_len :])
-            if self._begin is not None:
+            due = self._due()
+            self._closing = bool(due)
+            if due:
+                self.mask.zero_()
+                word, bit = divmod(due[0], 32)
+                self.mask[word] = 1 << bit if bit < 31 else -(1 << 31)
+            elif self._matcher is not None and self._begin is not None:
                 self._matcher.fill_mask(self.mask, seq.end - len(seq.tokens))
         except RequestError as error:
             self._failed = error
 
     def take(self, seq: Sequence, token: int) -> list[int]:
-        """`token` was sampled. -> the tokens that must follow it: what admits no other, or the end of the text."""
-        if self._begin is not None:
-            self._left[seq.generated] = self.kept
+        """`token` was sampled. -> the tokens that must follow it: what admits no other, the end of a thought, or of the
+        text. Raises RequestError where the grammar has become too much."""
+        if self._begin is not None and not self._closing:
+            self._note(seq.generated)
         self._stand([*seq.tokens[seq.prompt_len :], token])
-        if self._begin is None or token == self._eos_id:
+        self._ahead = 0
+        if token == self._eos_id:
             return []
-        if self._matcher.must_end:
+        due = self._due()
+        if not due and (self._matcher is None or self._begin is None):
+            return []
+        if not due and self._matcher is not None and self._matcher.must_end:
             return [self._eos_id]
         if seq.params.logprobs is not None or seq.params.mirostat:
             return []  # both ask for the model's word on every token
         room = seq.end - len(seq.tokens) - 1  # tokens that may still come; the last one is left to be sampled
-        return self._matcher.forced()[: max(0, min(MOST_FORCED, room - 1))]
+        forced = list(due) if due or self._matcher is None else self._matcher.forced(room)
+        forced = forced[: max(0, min(MOST_FORCED, room - 1))]
+        self._ahead = len(forced) if due and self._begin is None else 0
+        return forced
 
     def summary(self, answer: int) -> Guided:
-        """Of an answer of so many tokens."""
-        left = list(self._left.values()) or [1.0]
+        """Of an answer of so many tokens, what must follow the last sampled one included."""
         bound = answer - self._begin if self._begin is not None else 0
-        return Guided(min(left), sum(left) / len(left), max(0, bound - len(self._left)))
+        forced = max(0, bound - len(self._left))
+        if self._thoughts is not None:
+            forced += self._thoughts.closed(answer if self._begin is None else self._begin) + self._ahead
+        if self._matcher is None:
+            return Guided(None, None, forced)
+        if not self._left:
+            return Guided(1.0, 1.0, forced)
+        return Guided(self._left[-1].lowest, self._left[-1].total / len(self._left), forced)
+
+    def _note(self, place: int) -> None:
+        """The token at `place` is sampled, and the mask left `kept` of its probability."""
+        while self._left and self._left[-1].place >= place:  # a step that is run again
+            self._left.pop()
+        lowest, total = (self._left[-1].lowest, self._left[-1].total) if self._left else (1.0, 0.0)
+        self._left.append(_Left(place, min(lowest, self.kept), total + self.kept))
+
+    def _due(self) -> tuple[int, ...]:
+        return self._thoughts.due(self._accepted) if self._thoughts is not None else ()
+
+    def _accepted(self, tokens: Seq[int]) -> bool:
+        """Whether the grammar lets these come next."""
+        if self._matcher is None or self._begin is None:
+            return True
+        taken = self._matcher.accept(list(tokens))
+        self._matcher.rollback(taken)
+        return taken == len(tokens)
 
     def _stand(self, answer: list[int]) -> None:
-        """Bring the matcher to the end of `answer`."""
+        """Bring the matcher to the end of `answer`, and the thoughts."""
+        if self._thoughts is not None:
+            self._thoughts.stand(answer)
+        if self._matcher is None:
+            return
         if self._begin is not None and self._begin > len(answer):
             self._begin = None
         if self._begin is None:
@@ -84,9 +159,26 @@ class Guide:
         self._taken = have
 
     def _find(self, answer: list[int]) -> int | None:
-        size = len(self._after)
-        for end in range(max(size, min(self._searched, len(answer))), len(answer) + 1):
-            if tuple(answer[end - size : end]) == self._after:
-                return end
+        """The place behind the first `after`. Raises RequestError where the answer begins within a token of it: what
+        the reader takes for the answer would not be bound."""
+        for end in range(max(1, min(self._searched, len(answer))), len(answer) + 1):  # the last may be another now
+            rest = self._behind_tag(answer[:end])
+            if rest is None:
+                continue
+            if rest.strip():
+                raise RequestError(
+                    f"the model ended its thought and began its answer in one token ({rest[:20]!r}), which no grammar "
+                    "can bind",
+                    code="invalid_grammar",
+                )
+            return end
         self._searched = len(answer)
         return None
+
+    def _behind_tag(self, answer: list[int]) -> bytes | None:
+        """What an answer whose last token completes the tag has behind it in that token; None of any other answer."""
+        if self._written is None:
+            return b"" if tuple(answer[-len(self._after) :]) == self._after else None
+        text = b"".join(map(self._written, answer[-len(self._tag) :]))
+        at = text.find(self._tag)
+        return None if at < 0 else text[at + len(self._tag) :]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from . import dialects, joined
 from .errors import GrammarRefused
 from .lower import Lowered
 from .probe import ESCAPES
@@ -15,21 +18,33 @@ from .spec import Limits
 # Text that is not grammar (strings, expressions, comments) is passed over; the rest is looked for.
 _SCAN = re.compile(
     r'(?P<skip>"(?:\\.|[^"\\\n])*"|//[^\n]*|\#[^\n]*|/(?![/*])(?:\\.|[^/\\\n])+/)'
-    r"|(?P<json>%json\s*(?=\{))|(?P<options>%llguidance\s*(?!\s*\{\s*\}))"
+    r"|(?P<json>%json\s*(?=\{))|(?P<arguments>%arguments\s*(?=\{))|(?P<joined>%joined\s*(?=\{))"
+    r"|(?P<options>%llguidance\s*(?!\s*\{\s*\}))"
     r"|(?P<control><[^<>\s]+>)|(?P<attribute>\b(?:temperature|max_tokens|stop|stop_capture)\s*=)|(?P<other>@\w+)"
 )
 _WHY = {
     "control": "a grammar cannot name control tokens",
     "options": "%llguidance options are not supported",
     "attribute": "temperature, max_tokens and stop in a rule are not followed",
+    "arguments": "%arguments is not known",
+    "joined": "%joined is not known",
     "other": "there are no other grammars to refer to",
 }
 
 
-def checked(text: str, controls: tuple[int, ...], whitespace: str | None, limits: Limits) -> str:
+def checked(
+    text: str,
+    controls: tuple[int, ...],
+    whitespace: str | None,
+    limits: Limits,
+    documents: dict[str, Lowered] | None = None,
+    ours: bool = False,
+) -> str:
     """The grammar, with each `%json {...}` put through the gatekeeper. controls: the tokens that it may name (<[id]>).
-    Raises GrammarRefused with the line."""
+    documents: takes each document by its text. ours: the server wrote it; then each `%arguments {...}` (dialects.py)
+    and each `%joined {...}` (joined.py) becomes rules. Raises GrammarRefused with the line."""
     out, at = [], 0
+    rules: list[str] = []
     while found := _SCAN.search(text, at):
         out.append(text[at : found.start()])
         at = found.end()
@@ -38,24 +53,67 @@ def checked(text: str, controls: tuple[int, ...], whitespace: str | None, limits
             out.append(found[0])
         elif kind == "json":
             schema, at = _object(text, at)
-            out.append(embedded(schema, whitespace, limits, f"line {_line(text, found.start())}"))
+            out.append(embedded(schema, whitespace, limits, f"line {_line(text, found.start())}", documents))
+        elif kind == "arguments" and ours:
+            asked, at = _object(text, at)
+            with _placed(f"line {_line(text, found.start())}"):
+                item, more = dialects.arguments(asked, f"arguments_{found.start()}", controls, limits)
+            out.append(item)
+            rules += more
+        elif kind == "joined" and ours:
+            asked, at = _object(text, at)
+            with _placed(f"line {_line(text, found.start())}"):
+                item, more = joined.rules(
+                    _checked_within(asked, whitespace, limits, documents), f"joined_{found.start()}", limits
+                )
+            out.append(item)
+            rules += more
         elif kind == "control" and re.fullmatch(r"<\[\d+\]>", found[0]) and int(found[0][2:-2]) in controls:
             out.append(found[0])
         else:
             raise GrammarRefused(_WHY[kind], path=f"line {_line(text, found.start())}")
-    return "".join(out) + text[at:]
+    return "\n".join(["".join(out) + text[at:], *rules])
 
 
-def embedded(schema: str, whitespace: str | None, limits: Limits, where: str) -> str:
+def _checked_within(asked: str, whitespace: str | None, limits: Limits, documents: dict[str, Lowered] | None) -> str:
+    """The object of `%joined`, with a grammar in Lark that was let through."""
+    found = json.loads(asked)
+    if found["kind"] == "lark":
+        found["text"] = checked(found["text"], (), whitespace, limits, documents)
+    return json.dumps(found)
+
+
+def renumbered(text: str, number: Callable[[int], int]) -> str:
+    """The same grammar over another vocabulary. number: of a control token, in that."""
+
+    def other(found: re.Match[str]) -> str:
+        return f"<[{number(int(found[0][2:-2]))}]>" if found.lastgroup == "control" else found[0]
+
+    return _SCAN.sub(other, text)
+
+
+def embedded(
+    schema: str, whitespace: str | None, limits: Limits, where: str, documents: dict[str, Lowered] | None = None
+) -> str:
     """A JSON Schema as an item of a rule."""
-    try:
-        plain: dict[str, Any] = Lowered(Schema(schema, limits)).schema
-    except GrammarRefused as error:
-        raise GrammarRefused(f"{where}: {error.message.removesuffix(f' (at {error.path})')}", path=error.path) from None
+    with _placed(where):
+        lowered = Lowered(Schema(schema, limits))
     options: dict[str, Any] = {"json_allowed_escapes": ESCAPES, "whitespace_flexible": False}
     if whitespace is not None:
         options["whitespace_pattern"] = whitespace
-    return "%json " + json.dumps({"x-guidance": options, **plain})
+    written = json.dumps({"x-guidance": options, **lowered.schema})
+    if documents is not None:
+        documents[written] = lowered
+    return "%json " + written
+
+
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Errors inside say where."""
+    try:
+        yield
+    except GrammarRefused as error:
+        raise GrammarRefused(f"{where}: {error.message.removesuffix(f' (at {error.path})')}", path=error.path) from None
 
 
 def _object(text: str, at: int) -> tuple[str, int]:

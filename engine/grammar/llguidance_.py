@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import llguidance
 
-from . import gbnf, lark, lower, outlines_, probe, regexes, tags
-from .endings import BACK, Endings, Known, Plain, State, shortest
+from . import gbnf, lark, lower, outlines_, outlook, probe, regexes, tags, witness
+from .endings import BACK, UNFINISHED, Endings, Known, Plain, State, Tail, shortest
 from .errors import GrammarFailed, GrammarRefused
 from .lower import Bounds, Lowered, cheapest
 from .nfa import hint, in_bytes
 from .schema import Schema
 from .search import Hints
 from .spec import GrammarSpec, Limits
-from .vocabulary import Vocabulary, canonical
+from .symbols import Symbols, Way
+from .vocabulary import Vocabulary
 from .whitespace import checked
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 NEAR = 256  # tokens before its end from which a grammar without Bounds is watched
 AHEAD = 256  # bytes looked ahead for forced tokens
-UNFINISHED = 4  # bytes of a character
 JUMP = 64  # tokens by which one token is taken to put off the ending of such a grammar at most
 
 
@@ -67,34 +67,45 @@ def compile(spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits) -> Compil
         raise GrammarRefused(f"grammar of {len(spec.text)} characters; at most {limits.text_bytes} bytes")
     if spec.kind not in _READERS:
         raise GrammarRefused(f"llguidance does not serve {spec.kind}")
-    return Compiled(_READERS[spec.kind](spec, limits), spec, vocabulary)
+    return Compiled(_READERS[spec.kind](spec, limits, vocabulary), spec, vocabulary)
 
 
 class _Read(NamedTuple):
+    """looks_ahead: what it forces has an end. ours: it is sure to name no control tokens."""
+
     grammar: str
     known: Known
     bounds: Bounds | None = None
-    example: bytes = b""
+    example: bytes | Way = b""  # what may be an answer
+    looks_ahead: bool = False
+    ours: bool = False
+    text: str = ""  # in Lark
 
 
-def _schema(spec: GrammarSpec, limits: Limits) -> _Read:
+def _schema(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
     lowered = Lowered(Schema('{"type": "object"}' if spec.kind == "json_object" else spec.text, limits))
     strings = tuple(h for p in lowered.patterns if (h := hint(p, cheapest)) is not None)
     hints = Hints(strings, tuple(lowered.examples()))
     known = Known(hints, lowered.names, told=len(strings) == len(lowered.patterns))
-    return _Read(probe.grammar_of(lowered.schema, checked(spec.whitespace)), known, lowered.bounds, lowered.example())
+    grammar = probe.grammar_of(lowered.schema, checked(spec.whitespace))
+    return _Read(grammar, known, lowered.bounds, lowered.example(), looks_ahead=True, ours=True)
 
 
-def _lark(spec: GrammarSpec, limits: Limits) -> _Read:
-    return _Read(_from_lark(lark.checked(spec.text, spec.controls, checked(spec.whitespace), limits)), Known(Hints()))
+def _lark(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
+    documents: dict[str, Lowered] = {}
+    text = lark.checked(spec.text, spec.controls, checked(spec.whitespace), limits, documents, spec.ours)
+    example = witness.of_lark(text, documents, Symbols(vocabulary, spec.controls))
+    return _Read(_from_lark(text), *outlook.of_lark(text, documents, vocabulary), example, text=text)
 
 
-def _gbnf(spec: GrammarSpec, limits: Limits) -> _Read:
-    text, whole = gbnf.to_lark(spec.text)
-    return _Read(_from_lark(text), Known(Hints())) if whole is None else _expression(whole, text)
+def _gbnf(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
+    text, rules, whole = gbnf.to_lark(spec.text)
+    if whole is not None:
+        return _expression(whole, text)
+    return _Read(_from_lark(text), *outlook.of_rules(rules, "root", vocabulary), text=text)
 
 
-def _regex(spec: GrammarSpec, limits: Limits) -> _Read:
+def _regex(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
     """What is too large for an index: the lexer makes states only as they are needed."""
     regex = outlines_.read(spec, limits)
     return _expression(regex, f"start: /{regexes.write(regex)}/")
@@ -104,11 +115,14 @@ def _expression(regex: regexes.Regex, text: str) -> _Read:
     hints = Hints(whole=hint(regex, in_bytes))
     far = regexes.worst(regex, lambda ranges: in_bytes(ranges)[0])
     known = hints.whole is not None and far < lower.NEVER
-    return _Read(_from_lark(text), Known(hints), Bounds(int(far) + UNFINISHED, 0, 0) if known else None)
+    bounds = Bounds(int(far) + UNFINISHED, 0, 0) if known else None
+    return _Read(_from_lark(text), Known(hints), bounds, looks_ahead=known, ours=known, text=text)
 
 
-def _tags(spec: GrammarSpec, limits: Limits) -> _Read:
-    return _Read(_from_lark(tags.to_lark(spec.text, checked(spec.whitespace), limits)), Known(Hints()))
+def _tags(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
+    documents: dict[str, Lowered] = {}
+    text = tags.to_lark(spec.text, checked(spec.whitespace), limits, documents)
+    return _Read(_from_lark(text), *outlook.of_lark(text, documents, vocabulary), text=text)
 
 
 def _from_lark(text: str) -> str:
@@ -117,7 +131,7 @@ def _from_lark(text: str) -> str:
     return grammar
 
 
-_READERS: dict[str, Callable[[GrammarSpec, Limits], _Read]] = {
+_READERS: dict[str, Callable[[GrammarSpec, Limits, Vocabulary], _Read]] = {
     "json_schema": _schema,
     "json_object": _schema,
     "lark": _lark,
@@ -130,25 +144,61 @@ _READERS: dict[str, Callable[[GrammarSpec, Limits], _Read]] = {
 
 
 class _Place(NamedTuple):
-    """Where in JSON text one stands."""
+    """Where in JSON one stands, as far as that can be told: the objects and arrays that are open if one is outside of a
+    string, inside of one, or behind a backslash in one; -1: one is not. opened: `Bounds.openers` so far; tail: the last
+    bytes, in which the next may have begun."""
 
-    depth: int  # objects and arrays open
-    inside: bool  # a string
-    escaped: bool  # after a backslash
+    outside: int = 0
+    inside: int = -1
+    escaped: int = -1
+    opened: int = 0
+    tail: bytes = b""
 
-    def after(self, text: bytes) -> _Place:
-        depth, inside, escaped = self
+    @property
+    def depth(self) -> int:
+        return max(self.outside, self.inside, self.escaped)
+
+    def after(self, text: bytes, *, anew: bool) -> _Place:
+        """anew: JSON may begin anywhere in the text."""
+        outside, inside, escaped = self.outside, self.inside, self.escaped
+        least = 0 if anew else -1
         for byte in text:
-            if inside:
-                inside = escaped or byte != 0x22
-                escaped = not escaped and byte == 0x5C
-            elif byte == 0x22:
-                inside = True
-            elif byte in b"{[":
-                depth += 1
-            elif byte in b"}]":
-                depth -= 1
-        return _Place(depth, inside, escaped)
+            if byte == 0x22:
+                outside, inside, escaped = max(inside, least), max(outside, escaped), -1
+            elif byte == 0x5C:
+                inside, escaped = escaped, inside
+            else:
+                inside, escaped = max(inside, escaped), -1
+                if outside >= 0 and byte in b"{[":
+                    outside += 1
+                elif outside >= 0 and byte in b"}]":
+                    outside = max(outside - 1, 0)
+        return self._replace(outside=outside, inside=inside, escaped=escaped)
+
+    def counted(self, token: int, text: bytes, openers: tuple[bytes | int, ...]) -> _Place:
+        """With the openers in a token."""
+        if not openers:
+            return self
+        both, opened, longest = self.tail + text, self.opened, 1
+        for opener in openers:
+            if isinstance(opener, int):
+                opened += opener == token
+            else:
+                opened += _count(both, opener) - _count(self.tail, opener)
+                longest = max(longest, len(opener))
+        return self._replace(opened=opened, tail=both[-(longest - 1) :] if longest > 1 else b"")
+
+
+def _count(text: bytes, opener: bytes) -> int:
+    """How often an opener ends in a text, overlapping ones too."""
+    return sum(text.startswith(opener, at) for at in range(len(text) - len(opener) + 1))
+
+
+@functools.lru_cache(maxsize=64)
+def _most_openers(vocabulary: Vocabulary, openers: tuple[bytes | int, ...]) -> int:
+    """That one token may hold, or end."""
+    texts = [opener for opener in openers if isinstance(opener, bytes)]
+    return max(1, *(sum(piece.count(opener) for opener in texts) for piece in vocabulary.pieces)) + len(texts)
 
 
 class Compiled:
@@ -156,24 +206,28 @@ class Compiled:
 
     def __init__(self, read: _Read, spec: GrammarSpec, vocabulary: Vocabulary):
         self.vocabulary, self.known, self.bounds = vocabulary, read.known, read.bounds
-        self.producible = None
-        if read.bounds is None:  # only text of ours is sure to name no control tokens
-            self.producible = vocabulary.producible | vocabulary.mask(spec.controls)
+        self.producible = None if read.ours else vocabulary.producible | vocabulary.mask(spec.controls)
+        self.symbols = Symbols(vocabulary, spec.controls)
         self._token = llguidance.LLMatcher(tokenizer(vocabulary), read.grammar, log_level=0, limits=probe.LIMITS)
-        self._byte = llguidance.LLMatcher(probe.byte_tokenizer(), read.grammar, log_level=0, limits=probe.LIMITS)
+        grammar = _from_lark(lark.renumbered(read.text, self.symbols.number)) if spec.controls else read.grammar
+        self._byte = llguidance.LLMatcher(self.symbols.tokenizer, grammar, log_level=0, limits=probe.LIMITS)
         self._token.compute_bitmask()  # what is too large shows at the first mask
         if self._token.is_error():
             raise GrammarRefused(probe.first_line(self._token.get_error()))
-        self.controls = spec.controls
-        self.looks_ahead = read.bounds is not None or bool(spec.controls)
-        self.shortest: int | None = None
-        if not spec.controls:  # a grammar that names control tokens has no form over bytes
-            found = shortest(self._byte, read.known.hints, read.example, vocabulary)
-            if found is None:
-                raise GrammarRefused(self._why_not(read.example))
-            self.shortest = len(found)
+        self.looks_ahead = read.looks_ahead
+        self.jump = _most_openers(vocabulary, read.bounds.openers) if read.bounds and read.bounds.openers else 0
+        self.tail: Tail | None = None
+        if read.known.tail is not None:
+            begin = llguidance.LLMatcher(
+                tokenizer(vocabulary), _from_lark(read.known.tail), log_level=0, limits=probe.LIMITS
+            )
+            self.tail = Tail(begin, _plain(vocabulary), read.known.reach)
+        found = shortest(self._byte, read.known.hints, read.example, self.symbols)
+        if found is None:
+            raise GrammarRefused(self._why_not(read.example))
+        self.shortest = len(found)
 
-    def _why_not(self, example: bytes) -> str:
+    def _why_not(self, example: bytes | Way) -> str:
         trial = self._byte.deep_copy()
         trial.try_consume_tokens(list(example))
         error = probe.first_line(trial.get_error())
@@ -191,12 +245,12 @@ class Matcher:
         self._compiled = compiled
         self._vocabulary = compiled.vocabulary
         self._token = token
-        self._state = State(token, byte, compiled.vocabulary)
+        self._state = State(token, byte, compiled.symbols)
         self._ended = False
         self._nests = compiled.bounds is not None and compiled.bounds.flat is None
-        self._places = [_Place(0, False, False)]  # after each token; kept only where Bounds need it
+        self._places = [_Place()]  # after each token; kept only where Bounds need it
         back = BACK if compiled.bounds is not None else 0
-        self._endings = Endings(_plain(self._vocabulary), self._state, compiled.known, back)
+        self._endings = Endings(_plain(self._vocabulary), self._state, compiled.known, compiled.tail, back)
 
     @property
     def may_end(self) -> bool:
@@ -235,9 +289,18 @@ class Matcher:
                 break
             self._state.taken.append(token)
             if self._nests:
-                self._places.append(self._places[-1].after(self._vocabulary.pieces[token]))
+                self._places.append(self._moved(token))
             taken += 1
         return taken
+
+    def _moved(self, token: int) -> _Place:
+        """The place behind a token."""
+        bounds, text, place = self._compiled.bounds, self._vocabulary.pieces[token], self._places[-1]
+        if bounds is None:
+            return place
+        if bounds.frame:
+            place = place.after(text, anew=not self._compiled.looks_ahead)
+        return place.counted(token, text, bounds.openers)
 
     def _take(self, token: int) -> bool:
         producible = self._compiled.producible
@@ -264,30 +327,39 @@ class Matcher:
             del self._places[-count:]
         self._endings.forget()
 
-    def forced(self) -> list[int]:
-        """The canonical tokens that must come next, whatever is sampled."""
+    def forced(self, left: int | None = None) -> list[int]:
+        """The canonical tokens that must come next, whatever is sampled. left: tokens that may still come; where these
+        are few, only those that an ending begins with which is known to fit."""
+        found = self._canonical()
+        if not found or left is None or not self._is_near(left - len(found)):
+            return found
+        self._state.follow()
+        ending = self._endings.ending(left) or []
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(found, ending, strict=False))
+        return [token for token, _ in same] if len(ending) <= left else []
+
+    def _canonical(self) -> list[int]:
         if self._ended or self._token.is_stopped():
             return []
         if self._compiled.looks_ahead:
-            # Asked for bytes where a control token must come, llguidance would end in an error.
-            text = None if self._compiled.controls else self._token.compute_ff_bytes()
-            found: list[int] = self._token.compute_ff_tokens() if text != b"" else []
+            text = self._token.compute_ff_bytes()
+            found: list[int] = self._token.compute_ff_tokens() if text else []
             found = list(itertools.takewhile(lambda t: self._vocabulary.pieces[t], found))
-            return found if text is None or text.startswith(self._vocabulary.spell(found)) else []
-        text, ends = self._only_way()
-        return canonical(self._vocabulary, self._state.taken, text, ends) if text else []
+            return found if text.startswith(self._vocabulary.spell(found)) else []
+        return self._only_way()
 
-    def _only_way(self) -> tuple[bytes, bool]:
-        """The bytes that must come next, as far as is looked, and whether the answer ends there."""
+    def _only_way(self) -> list[int]:
+        """The same, found by walking as long as there is one way on."""
         self._state.follow()
-        state = self._state.byte.deep_copy()
-        text = b""
-        while len(text) < AHEAD and not state.is_accepting():
+        state, symbols = self._state.byte.deep_copy(), self._compiled.symbols
+        way: list[int] = []
+        while len(way) < AHEAD and not state.is_accepting():
             mask = int.from_bytes(state.compute_bitmask(), "little")
             if mask & (mask - 1) or not mask or not state.consume_token(mask.bit_length() - 1):
                 break
-            text += bytes([mask.bit_length() - 1])
-        return text, bool(state.is_stopped())
+            way.append(mask.bit_length() - 1)
+        before = self._state.taken[symbols.behind(self._state.taken) :]
+        return symbols.canonical(before, way, ends=bool(state.is_stopped()))
 
     def _is_near(self, left: int) -> bool:
         bounds = self._compiled.bounds
@@ -295,8 +367,9 @@ class Matcher:
             return left <= NEAR and self._compiled.shortest is not None and self._is_close(left)
         if bounds.flat is not None:
             return left - 1 < bounds.flat
-        opened = _plain(self._vocabulary).opens + self._places[-1].depth
-        return left - 1 < (opened + 1) * bounds.frame + bounds.leaf
+        place = self._places[-1]
+        depth = _plain(self._vocabulary).opens + place.depth + 1
+        return left - 1 < depth * bounds.frame + bounds.leaf + (place.opened + self._compiled.jump) * bounds.nest
 
     def _is_close(self, left: int) -> bool:
         self._state.follow()

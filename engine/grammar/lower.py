@@ -59,12 +59,15 @@ def cost(ranges: tuple[tuple[int, int], ...]) -> float:
 
 @dataclass(frozen=True)
 class Bounds:
-    """flat: no ending is further than this many bytes, ever (None: the schema nests without end). Then, with d objects
-    and arrays open, none is further than (d + 1) * frame + leaf."""
+    """How far an ending can be, in tokens or bytes. flat: never further than this (None: it nests without end). Then,
+    with d objects and arrays open, none is further than (d + 1) * frame + leaf; of rules that nest without end, nest
+    more for each of the `openers` (texts, and control tokens) that the answer holds: one stands before each."""
 
     flat: int | None
     frame: int
     leaf: int
+    nest: int = 0
+    openers: tuple[bytes | int, ...] = ()
 
 
 class Lowered:

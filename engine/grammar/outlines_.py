@@ -251,9 +251,17 @@ class Matcher:
             del self._taken[-count:]
             del self._states[-count:]
 
-    def forced(self) -> list[int]:
-        """The canonical tokens that must come next, whatever is sampled."""
+    def forced(self, left: int | None = None) -> list[int]:
+        """The canonical tokens that must come next, whatever is sampled. left: tokens that may still come; only those
+        are given behind which the answer can still end in time."""
         if self._ended:
             return []
-        text, ends = self._compiled.forced_text(self._states[-1])
-        return canonical(self._compiled.vocabulary, self._taken, text, ends) if text else []
+        state = self._states[-1]
+        text, ends = self._compiled.forced_text(state)
+        found = canonical(self._compiled.vocabulary, self._taken, text, ends) if text else []
+        for count, token in enumerate(found, 1):
+            following = self._compiled.step(state, token)
+            if following is None or (left is not None and self._compiled.distance[following] > left - count):
+                return found[: count - 1]
+            state = following
+        return found

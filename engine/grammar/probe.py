@@ -32,16 +32,19 @@ class _Bytes:
 
     eos_token_id = EOS
     bos_token_id = None
-    tokens = [bytes([b]) for b in range(256)] + [b""]
     special_token_ids = [EOS]
+
+    def __init__(self, controls: int):
+        self.tokens = [bytes([b]) for b in range(256)] + [b""] * (1 + controls)
 
     def __call__(self, text: str | bytes) -> list[int]:
         return list(text if isinstance(text, bytes) else text.encode())
 
 
 @functools.cache
-def byte_tokenizer() -> llguidance.LLTokenizer:
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), slices=[])
+def byte_tokenizer(controls: int = 0) -> llguidance.LLTokenizer:
+    """controls: tokens behind the end that spell nothing."""
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes(controls)), slices=[])
 
 
 def grammar_of(schema: dict[str, Any] | bool, whitespace: str | None) -> str:

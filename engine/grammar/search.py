@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import llguidance
 
+from . import probe
 from .nfa import Hint
+from .symbols import Way
 
 SEARCHED = 1_500  # states looked at for one ending
 GREEDY = 10_000  # the same, where any ending will do
@@ -24,24 +26,26 @@ _BLANK = frozenset(b" \t\r\n")
 _DIGITS = frozenset(b"0123456789")
 _QUOTE = 0x22
 
-_Layers = dict[int, dict[bytes, None]]  # length -> ways of that length
+_Layers = dict[int, dict[Way, None]]  # length -> ways of that length
 
 
 @dataclass(frozen=True)
 class Hints:
     """What is known of the texts inside a grammar. strings: what JSON strings must match; values: short objects and
-    arrays; whole: what all the text must match."""
+    arrays; closers: what ends free text or follows what may repeat; whole: what all the text must match."""
 
     strings: tuple[Hint, ...] = ()
     values: tuple[bytes, ...] = ()
+    closers: tuple[bytes, ...] = ()
     whole: Hint | None = None
 
     def here(self, text: bytes) -> list[bytes]:
-        """What may complete the string that `text` is in, or all of it."""
+        """What may complete the string or the closer that `text` is in, or all of it."""
         if self.whole is not None:
             return _encoded([self.whole.complete(text.decode(errors="ignore"))], "")
         begun = _open_string(text) if self.strings else None
-        return [] if begun is None else _encoded([h.complete(begun) for h in self.strings], '"')
+        found = [] if begun is None else _encoded([h.complete(begun) for h in self.strings], '"')
+        return [closer[n:] for closer in self.closers if (n := _overlap(text, closer))] + found
 
     def bind(self, text: bytes) -> bool:
         """Whether one of the expressions may still match the string that `text` is in."""
@@ -53,34 +57,45 @@ class Hints:
         """Of whole strings, after their first quote."""
         return _encoded([h.complete("") for h in self.strings], '"')
 
+    @cached_property
+    def blank(self) -> list[bytes]:
+        """Closers that begin with white space, which is tried nowhere else."""
+        return [closer for closer in self.closers if closer[0] in _BLANK]
+
+
+def _overlap(text: bytes, closer: bytes) -> int:
+    """Bytes of a closer that a text ends in."""
+    return next((n for n in range(min(len(text), len(closer) - 1), 0, -1) if text.endswith(closer[:n])), 0)
+
 
 def _encoded(texts: list[str | None], end: str) -> list[bytes]:
     return [((json.dumps(t, ensure_ascii=False)[1:-1] if end else t) + end).encode() for t in texts if t is not None]
 
 
 def _open_string(text: bytes) -> str | None:
-    """The value so far of the JSON string that a text ends in; None if it is in none, or inside a character."""
-    begin = None
-    for found in re.finditer(rb'\\.|"', text, re.DOTALL):
-        if found[0] == b'"':
-            begin = found.end() if begin is None else None
-    if begin is None:
-        return None
+    """The value so far of the JSON string that a text ends in, if it is in one: what stands behind the last bare quote.
+    None if there is none, or it ends inside a character."""
+    begin = len(text)
+    while (begin := text.rfind(b'"', 0, begin)) >= 0:
+        before = text[:begin]
+        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
+            break
     try:
-        return str(json.loads(b'"' + text[begin:] + b'"'))
+        return None if begin < 0 else str(json.loads(text[begin:] + b'"'))
     except ValueError:
         return None
 
 
-def find(matcher: llguidance.LLMatcher, hints: Hints, text: bytes, limit: int) -> tuple[bytes | None, int]:
+def find(matcher: llguidance.LLMatcher, hints: Hints, text: bytes, limit: int) -> tuple[Way | None, int]:
     """A short way to an end: the shortest first, states of equal next bytes taken for equal beyond a few.
 
-    matcher: over bytes, after `text`; it is not changed. Returns (the way or None if it was not found within `limit`
-    states, the states that were looked at). The same state gives the same way.
+    matcher: over symbols; it is not changed. text: what it took behind the last control token. Returns (the way or None
+    if it was not found within `limit` states, the states that were looked at). The same state gives the same way.
     """
     state = matcher.deep_copy()  # the only one: every way is walked from here and taken back
-    layers: _Layers = {0: {b"": None}}
-    _leap(layers, b"", state, hints.here(text))
+    layers: _Layers = {0: {(): None}}
+    planned: Counter[tuple[int, bytes]] = Counter()  # ways of a length and of equal next bytes that are in `layers`
+    _leap(layers, (), state, hints.here(text))
     seen = 0
     while layers:
         depth = min(layers)
@@ -93,7 +108,7 @@ def find(matcher: llguidance.LLMatcher, hints: Hints, text: bytes, limit: int) -
                 mask = state.compute_bitmask()
                 kept[mask] = kept.get(mask, 0) + 1
                 if kept[mask] <= WIDTH:
-                    _go_on(layers, way, state, mask, hints)
+                    _go_on(layers, planned, way, state, mask, hints)
             seen += 1 + len(way) // 32
             if state.is_error() or seen > limit:
                 return None, seen
@@ -101,47 +116,66 @@ def find(matcher: llguidance.LLMatcher, hints: Hints, text: bytes, limit: int) -
     return None, seen
 
 
-def _go_on(layers: _Layers, way: bytes, state: llguidance.LLMatcher, mask: bytes, hints: Hints) -> None:
+def _go_on(
+    layers: _Layers,
+    planned: Counter[tuple[int, bytes]],
+    way: Way,
+    state: llguidance.LLMatcher,
+    mask: bytes,
+    hints: Hints,
+) -> None:
     if hints.values and _begins_value(mask):
         _leap(layers, way, state, hints.values[:EXAMPLES])
-    for byte in _worth_trying(mask):
-        further = _along(byte, state)
+    if hints.closers:
+        _leap(layers, way, state, _closing(state, mask, hints))
+    for symbol in _worth_trying(mask):
+        further, behind = _along(symbol, state, hints)
         if further:
-            layers.setdefault(len(way) + len(further), {})[way + further] = None
-            if byte == _QUOTE:
+            kind = (len(way) + len(further), behind)
+            planned[kind] += 1
+            if planned[kind] <= WIDTH:
+                layers.setdefault(kind[0], {})[way + further] = None
+            if symbol == _QUOTE:
                 _leap(layers, way, state, [b'"' + example for example in hints.examples])
 
 
-def _along(byte: int, state: llguidance.LLMatcher) -> bytes:
-    """A byte, and what has no alternative after it; b"" if it cannot come. The state stays where it is."""
-    text = b""
-    only = [byte]
-    while len(only) == 1 and len(text) < LONGEST and state.consume_token(only[0]):
-        text += bytes(only)
+def _along(symbol: int, state: llguidance.LLMatcher, hints: Hints) -> tuple[Way, bytes]:
+    """A symbol, and what has no alternative after it, () if it cannot come; and the mask behind that. The state stays
+    where it is."""
+    way: list[int] = []
+    only = [symbol]
+    mask = b""
+    while len(only) == 1 and len(way) < LONGEST and state.consume_token(only[0]):
+        way += only
+        mask = state.compute_bitmask()
         if state.is_accepting() or only[0] == _QUOTE:
             break
-        only = _worth_trying(state.compute_bitmask())
+        if hints.blank and _may_be_blank(mask) and any(_fits(state, closer) for closer in hints.blank):
+            break
+        only = _worth_trying(mask)
     if not state.is_error():
-        state.rollback(len(text))
-    return text
+        state.rollback(len(way))
+    return tuple(way), mask
 
 
-def _leap(layers: _Layers, way: bytes, state: llguidance.LLMatcher, texts: Sequence[bytes]) -> None:
+def _leap(layers: _Layers, way: Way, state: llguidance.LLMatcher, texts: Sequence[bytes]) -> None:
     """Take whole texts in one step of the search, where they can stand."""
     for text in texts:
-        if state.validate_tokens(list(text)) == len(text):
-            layers.setdefault(len(way) + len(text), {})[way + text] = None
+        if _fits(state, text):
+            layers.setdefault(len(way) + len(text), {})[(*way, *text)] = None
 
 
-def find_any(matcher: llguidance.LLMatcher, hints: Hints, text: bytes) -> bytes | None:
+def find_any(matcher: llguidance.LLMatcher, hints: Hints, text: bytes) -> Way | None:
     """Some way to an end, where the shortest is too far to be searched for: what closes first, then short values, then
-    the next byte; back where that leads nowhere."""
+    the next symbol; back where that leads nowhere."""
     state = matcher.deep_copy()
-    steps: list[bytes] = []  # of the way so far
-    options = [hints.here(text) + _options(state, hints)]  # what is left to try, before each step and after the last
+    steps: list[Way] = []  # of the way so far
+    options = [
+        [*map(tuple, hints.here(text)), *_options(state, hints)]
+    ]  # what is left to try, before each step and after the last
     for _ in range(GREEDY):
         if state.is_accepting():
-            return b"".join(steps)
+            return tuple(symbol for step in steps for symbol in step)
         if options[-1] and len(steps) < LONGEST:
             step = options[-1].pop(0)
             taken = state.try_consume_tokens(list(step))
@@ -158,10 +192,10 @@ def find_any(matcher: llguidance.LLMatcher, hints: Hints, text: bytes) -> bytes 
     return None
 
 
-def _options(state: llguidance.LLMatcher, hints: Hints) -> list[bytes]:
+def _options(state: llguidance.LLMatcher, hints: Hints) -> list[Way]:
     mask = state.compute_bitmask()
-    values = list(hints.values) if hints.values and _begins_value(mask) else []
-    return values + [bytes([byte]) for byte in _worth_trying(mask)]
+    texts = [*_closing(state, mask, hints), *(hints.values if _begins_value(mask) else ())]
+    return [*map(tuple, texts), *((symbol,) for symbol in _worth_trying(mask))]
 
 
 def _allows(mask: bytes, byte: int) -> bool:
@@ -173,18 +207,47 @@ def _begins_value(mask: bytes) -> bool:
     return (_allows(mask, 0x7B) or _allows(mask, 0x5B)) and not _allows(mask, 0x71)
 
 
+def _fits(state: llguidance.LLMatcher, text: bytes) -> bool:
+    return bool(state.validate_tokens(list(text)) == len(text))
+
+
+def _may_be_blank(mask: bytes) -> bool:
+    return bool(mask[1] & 0b100110 or mask[4] & 1)  # tab, line feed, carriage return, space
+
+
+def _closing(state: llguidance.LLMatcher, mask: bytes, hints: Hints) -> list[bytes]:
+    """The closers that change something here. In free text that a control token ends, none."""
+    if not _is_free(mask):
+        return hints.blank
+    found = []
+    for closer in hints.closers if mask[32] < 2 and not any(mask[33:]) else ():
+        taken = state.try_consume_tokens(list(closer))
+        if taken == len(closer) and state.compute_bitmask() != mask:
+            found.append(closer)
+        state.rollback(taken)
+    return found
+
+
+def _is_free(mask: bytes) -> bool:
+    """Whether many bytes may come."""
+    return int.from_bytes(mask[:32], "little").bit_count() > MANY
+
+
 @functools.lru_cache(maxsize=4_096)
 def _worth_trying(mask: bytes) -> list[int]:
-    """The bytes to go on with, what closes first. White space and characters of many bytes only if nothing else;
+    """The symbols to go on with, what closes first. White space and characters of many bytes only if nothing else;
     of text that is free some letters, and none where it may be closed; of a number no more than must be."""
+    controls = [c for c in range(probe.EOS + 1, 8 * len(mask)) if _allows(mask, c)]
     allowed = [b for b in range(256) if _allows(mask, b)]
-    useful = [b for b in allowed if b < 0x80 and b not in _BLANK] or [b for b in allowed if b < 0x80] or allowed
+    useful = [b for b in allowed if b < 0x80 and b not in _BLANK]
+    useful = useful or ([] if controls else [b for b in allowed if b < 0x80] or allowed)
     if len(useful) > MANY:
-        return [_QUOTE] if _QUOTE in useful else [b for b in useful if b in b"0a-"] or useful[:3]
+        closing = controls or [b for b in useful if b == _QUOTE]
+        return closing or [b for b in useful if b in b"0a-"] or useful[:3]
     digits = [b for b in useful if b in _DIGITS]
     if digits and any(b in b",]}" for b in useful):
         useful = [b for b in useful if b not in b"0123456789.eE+-"]
     elif digits:
         useful = [b for b in useful if b not in _DIGITS or b in digits[:2]]
         useful = [b for b in useful if b not in b"tfn"] if any(b in b'"[{' for b in useful) else useful
-    return sorted(useful, key=lambda b: (b not in b'"}]', b))
+    return controls + sorted(useful, key=lambda b: (b not in b'"}]', b))

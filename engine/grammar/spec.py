@@ -28,6 +28,7 @@ class GrammarSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     text: str = ""
     whitespace: str | None = None  # expression for what may stand between JSON tokens; None: WHITESPACE; "": nothing
     controls: tuple[int, ...] = ()  # control tokens a lark grammar may name (<[id]>); never taken from a client
+    ours: bool = False  # a lark grammar that the server wrote: %arguments and %joined may stand in it
     engine: str | None = None  # overrides KINDS
 
 

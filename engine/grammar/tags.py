@@ -7,11 +7,13 @@ from typing import Any
 
 from . import lark
 from .errors import GrammarRefused
+from .lower import Lowered
 from .spec import Limits
 
 
-def to_lark(text: str, whitespace: str | None, limits: Limits) -> str:
-    """text: {"structures": [{"begin", "schema", "end"}], "triggers": [...]}. Raises GrammarRefused."""
+def to_lark(text: str, whitespace: str | None, limits: Limits, documents: dict[str, Lowered]) -> str:
+    """text: {"structures": [{"begin", "schema", "end"}], "triggers": [...]}. documents: takes each schema's by its text
+    in the grammar. Raises GrammarRefused."""
     structures, triggers = _read(text, limits)
     quoted = [json.dumps(t, ensure_ascii=False) for t in triggers]
     lines = [f"start: ({' | '.join(f't{i}' for i in range(len(triggers)))})* tail", "tail: TEXT"]
@@ -24,7 +26,8 @@ def to_lark(text: str, whitespace: str | None, limits: Limits) -> str:
             if f"b{i}_{j}" in begun:
                 begin = json.dumps(structure["begin"].removeprefix(trigger), ensure_ascii=False)
                 end = json.dumps(structure["end"], ensure_ascii=False)
-                document = lark.embedded(json.dumps(structure["schema"]), whitespace, limits, f"structures/{j}/schema")
+                schema, where = json.dumps(structure["schema"]), f"structures/{j}/schema"
+                document = lark.embedded(schema, whitespace, limits, where, documents)
                 parts = [p for p in (begin, document, end) if p != '""']
                 lines.append(f"b{i}_{j}: {' '.join(parts)}")
     return "\n".join(lines)

@@ -7,9 +7,8 @@ markup) spell nothing here: no grammar can produce one, but for the end of the t
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
+from .. import tokens as files
 from .errors import GrammarRefused
-
-_MARKUP = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Vocabulary:
@@ -38,7 +35,7 @@ class Vocabulary:
         added = backend.get_added_tokens_decoder()
         known = max(backend.get_vocab_size(), max(added, default=-1) + 1)
         self.size = max(size, known)
-        self.controls = {i: t.content for i, t in added.items() if t.special or _is_markup(t.content)}
+        self.controls = {i: t.content for i, t in added.items() if t.special or files.is_markup(t.content)}
         self.eos_ids = tuple(i for i in dict.fromkeys(eos_ids) if i < self.size)
         spell = _speller(parts)
         self.pieces = [b""] * self.size
@@ -54,24 +51,17 @@ class Vocabulary:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise GrammarRefused(f"{path} is not there; a grammar needs the vocabulary in it")
-        ends: list[int] = []
-        for file in ("generation_config.json", "config.json"):
-            found = json.loads((folder / file).read_text("utf-8")) if (folder / file).is_file() else {}
-            ids = found.get("eos_token_id")
-            ends += ids if isinstance(ids, list) else [ids] if isinstance(ids, int) else []
         description = path.read_text("utf-8")
-        settings = folder / "tokenizer_config.json"
-        own = json.loads(settings.read_text("utf-8")).get("eos_token") if settings.is_file() else None
-        name = own.get("content") if isinstance(own, dict) else own
+        name = files.named(files.settings_of(folder), "eos_token")
         token = Backend.from_str(description).token_to_id(name) if name else None
-        ends += [] if token is None else [token]
+        ends = (*files.configured_ends(folder), *(() if token is None else (token,)))
         if not ends:
             raise GrammarRefused("this model has no token that ends a text; its answers cannot be bound")
-        return cls(description, tuple(ends), size)
+        return cls(description, ends, size)
 
     def _hide_second_spellings(self, backend: Backend) -> None:
         """A byte token of a character that has a token of its own: no text is ever tokenized so."""
-        single = {t: _BYTE.fullmatch(backend.id_to_token(t) or "") for t, p in enumerate(self.pieces) if len(p) == 1}
+        single = {t: files.is_byte(backend.id_to_token(t) or "") for t, p in enumerate(self.pieces) if len(p) == 1}
         plain = {self.pieces[t] for t, is_byte in single.items() if not is_byte}
         for token, is_byte in single.items():
             if is_byte and self.pieces[token] in plain:
@@ -80,6 +70,10 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """The canonical tokens of text that stands in the middle of an answer; none of them a control token."""
         return self._plain.encode(text, add_special_tokens=False).ids
+
+    def written(self, token: int) -> bytes:
+        """As `pieces`, but a control token as its name: what a reader of tags sees."""
+        return self.controls[token].encode() if token in self.controls else self.pieces[token]
 
     def spell(self, tokens: list[int]) -> bytes:
         return b"".join([self.pieces[t] for t in tokens])
@@ -176,26 +170,11 @@ def members(row: torch.Tensor) -> list[int]:
     return found
 
 
-def _is_markup(text: str) -> bool:
-    return _MARKUP.fullmatch(text) is not None and _BYTE.fullmatch(text) is None
-
-
 def _speller(parts: dict[str, Any]) -> Callable[[str], bytes]:
     """text of a piece -> bytes, for this kind of vocabulary."""
-    shape = json.dumps([parts.get("decoder"), parts.get("pre_tokenizer")])
-    if '"ByteLevel"' in shape:
-        table = _byte_level_table()
-        return lambda text: b"".join([table.get(c, c.encode()) for c in text])
-    if '"ByteFallback"' in shape or '"Metaspace"' in shape:
-        return lambda text: bytes([int(m[1], 16)]) if (m := _BYTE.fullmatch(text)) else text.replace("▁", " ").encode()
+    if files.is_byte_level(parts) or files.is_sentencepiece(parts):
+        return partial(files.spell, byte_level=files.is_byte_level(parts))
     raise GrammarRefused("this model's vocabulary is neither byte-level nor SentencePiece; its answers cannot be bound")
-
-
-def _byte_level_table() -> dict[str, bytes]:
-    """Character -> byte of byte-level vocabularies: printable bytes stand for themselves, the rest from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): bytes([b]) for b in printable} | {chr(0x100 + i): bytes([b]) for i, b in enumerate(others)}
 
 
 def _without_surroundings(parts: dict[str, Any], controls: dict[int, str]) -> dict[str, Any]:

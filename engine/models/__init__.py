@@ -9,7 +9,9 @@ from typing import Protocol
 
 import torch
 
+from ...kernels.lora import Rows
 from ..attention import Attend, LayerSpec
+from ..lora.adapter import Places
 
 FAMILIES = {  # architecture of config.json -> module of this folder
     "LlamaForCausalLM": "llama",
@@ -29,11 +31,17 @@ class CausalLM(Protocol):
     dtype: torch.dtype
     weight_bytes: int  # of the parameters, set by load_model
     device: torch.device
+    places: Places  # the products that adapters may change
 
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """tokens [T] int64, positions [T] int64 -> hidden [T, hidden] after the last norm."""
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+    ) -> torch.Tensor:
+        """tokens [T] int64, positions [T] int64 -> hidden [T, hidden] after the last norm.
+
+        rows: which rows run with which adapter; None: all are the base's.
+        """
         ...
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [S, hidden] -> float32 [S, vocab_size]."""
+    def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
+        """hidden [S, hidden] -> float32 [S, vocab_size]. rows: of these S."""
         ...

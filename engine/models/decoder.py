@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ...kernels import ops
+from ...kernels.lora import Rows
 from ..attention import Attend, LayerSpec
 from ..weights import Weights
 from .config import Fields
@@ -98,14 +99,11 @@ class Decoder:
         self.layers = [
             LayerSpec(s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5, window=window) for window in s.windows
         ]
-        self.embedding = weights.tensor("embed_tokens.weight", (s.vocab, s.width))
+        self.embedding = weights.embedding("embed_tokens", (s.vocab, s.width))
         self.blocks = [self._layer(weights, f"layers.{i}") for i in range(s.layers)]
         self.norm = weights.tensor("norm.weight", (s.width,))
-        if s.tied:
-            weights.drop("lm_head.weight")
-            self.head = ops.Linear(self.embedding, pack=False)
-        else:
-            self.head = weights.linear(["lm_head"], s.width, [s.vocab])
+        self.head = weights.tied_head(self.embedding) if s.tied else weights.linear(["lm_head"], s.width, [s.vocab])
+        self.places = weights.places
 
     def _layer(self, weights: Weights, at: str) -> Layer:
         s = self.shape
@@ -123,22 +121,24 @@ class Decoder:
             down=weights.linear([f"{at}.mlp.down_proj"], s.inner, [s.width], bias=s.mlp_bias),
         )
 
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """tokens [T], positions [T] -> hidden [T, width] after the last norm."""
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+    ) -> torch.Tensor:
+        """tokens [T], positions [T] -> hidden [T, width] after the last norm. rows: which run with an adapter."""
         s = self.shape
         cos, sin = self.rope.angles(positions, self.dtype)
-        x = self.embedding[tokens]
+        x = self.embedding(tokens, rows)
         for i, layer in enumerate(self.blocks):
-            qkv = layer.qkv(ops.rms_norm(x, layer.norm, s.eps)).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
+            qkv = layer.qkv(ops.rms_norm(x, layer.norm, s.eps), rows).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
             q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
             if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = ops.rms_norm(q, layer.q_norm, s.eps), ops.rms_norm(k, layer.k_norm, s.eps)
             mixed = attend(i, ops.rotary(q, cos, sin), ops.rotary(k, cos, sin), v)
-            x = x + layer.out(mixed.reshape(-1, s.heads * s.head_dim))
-            h = ops.gated(layer.gate_up(ops.rms_norm(x, layer.mlp_norm, s.eps)), s.activation)
-            x = x + layer.down(h)
+            x = x + layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows)
+            h = ops.gated(layer.gate_up(ops.rms_norm(x, layer.mlp_norm, s.eps), rows), s.activation)
+            x = x + layer.down(h, rows)
         return ops.rms_norm(x, self.norm, s.eps)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""
-        return self.head(hidden).float()
+        return self.head(hidden, rows).float()

@@ -24,11 +24,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ...kernels import elementwise
-from ...kernels.ops import Linear
+from ...kernels.ops import Linear, Rows
 from ..attention import Attend, LayerSpec, torch_
 from ..batch import Batch
 from ..cache import KVCache
 from ..errors import ModelError
+from ..lora.adapter import Place, Places
 from ..messages import SamplingParams
 from ..plan import Plan, Slice
 from ..sequence import Sequence
@@ -46,11 +47,14 @@ Handler = Callable[..., torch.Tensor]  # (module, q [1, heads, T, D], k, v, mask
 
 
 class Hook:
-    """What the attention layers and the mask builder of one model call; `handle` and `mask` change with who runs it."""
+    """What the layers of one model ask: attention and the mask builder call `handle` and `mask`, which change with who
+    runs the model; products look up `rows`."""
 
     def __init__(self) -> None:
         self.handle: Handler | None = None
         self.mask: Callable[..., torch.Tensor | None] | None = None
+        self.rows: Rows | None = None  # of the step that runs
+        self.counting = False
 
     def attention(self, module: nn.Module, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
         assert self.handle is not None
@@ -74,6 +78,7 @@ class Fallback:
         self.max_position = _max_position(config)
         self._base: nn.Module = model.get_decoder()  # type: ignore[operator]
         self.weight_bytes = weight_bytes
+        self.places = Places()
         self.layers: list[LayerSpec] = []
         self._layer_of: dict[int, int] = {}  # id of an attention module -> layer
         self._exact = self.device.type == "cpu" and self.dtype == torch.float32
@@ -82,35 +87,40 @@ class Fallback:
         self._given = Given()
         _replace(model, self._base, self._given)
 
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+    ) -> torch.Tensor:
         def handle(module: nn.Module, q: Any, k: Any, v: Any, mask: Any, **kwargs: Any) -> torch.Tensor:
             rows = (x[0].transpose(0, 1) for x in (q, k, v))
             return attend(self._layer_of[id(module)], *rows)[None]
 
-        self._hook.handle = handle
+        self._hook.handle, self._hook.rows = handle, rows
         try:
             with RowWise() if self._exact else contextlib.nullcontext():
                 out = self._base(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
         finally:
-            self._hook.handle = None
+            self._hook.handle = self._hook.rows = None
         return out.last_hidden_state[0]
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        self._given.hidden = hidden[None]
+    def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
+        self._given.hidden, self._hook.rows = hidden[None], rows
         tokens = torch.zeros((1, hidden.shape[0]), dtype=torch.int64, device=hidden.device)
         found = self._lm(input_ids=tokens, position_ids=tokens, use_cache=False).logits[0]
-        self._given.hidden = None
+        self._given.hidden = self._hook.rows = None
         return found.float()
 
     def _discover(self) -> None:
         """Run a few tokens and take down what each layer asks for."""
         probe = Probe(self._name, self.max_position)
-        self._hook.handle, self._hook.mask = probe.attention, probe.mask
+        self._hook.handle, self._hook.mask, self._hook.counting = probe.attention, probe.mask, True
         tokens = sample_tokens(self.vocab_size, 6, self.device)
         try:
-            self._base(input_ids=tokens[None], position_ids=torch.arange(6, device=self.device)[None], use_cache=False)
+            self._lm(input_ids=tokens[None], position_ids=torch.arange(6, device=self.device)[None], use_cache=False)
         finally:
-            self._hook.handle = self._hook.mask = None
+            self._hook.handle, self._hook.mask, self._hook.counting = None, None, False
+        for path, module in self._lm.named_modules():
+            if isinstance(module, Packed) and module.calls == [6]:  # it sees all tokens, in their order
+                self.places.add(path, Place(module.product, 0, module.out_features))
         expected = self._lm.config.get_text_config().num_hidden_layers  # type: ignore[operator, union-attr]
         if len(probe.layers) != expected:
             raise ModelError(
@@ -208,10 +218,12 @@ SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, nn.functional.sigmoid}
 
 
 class Packed(nn.Module):
-    """A linear layer through `kernels.ops.Linear`: packed weights, and rows that do not depend on each other."""
+    """A linear layer through `kernels.ops.Linear`: packed weights, rows that do not depend on each other, adapters."""
 
-    def __init__(self, linear: nn.Linear, pack: bool):
+    def __init__(self, linear: nn.Linear, pack: bool, hook: Hook):
         super().__init__()
+        self._hook = hook
+        self.calls: list[int] = []  # rows of each call while the model is looked at
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.product = Linear(linear.weight.data, None if linear.bias is None else linear.bias.data, pack=pack)
         self.bias = linear.bias
@@ -219,7 +231,10 @@ class Packed(nn.Module):
         self.register_buffer("weight", linear.weight.data.new_empty((0, linear.in_features)), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+        flat = x.reshape(-1, self.in_features)
+        if self._hook.counting:
+            self.calls.append(len(flat))
+        return self.product(flat, self._hook.rows).view(*x.shape[:-1], self.out_features)
 
 
 def load(
@@ -272,7 +287,7 @@ def adopt(model: nn.Module, hook: Hook, name: str, loaded: Callable[[], None]) -
             raise ModelError(f"{name}: {path} is a convolution over tokens; expected attention as the only memory")
     with torch.inference_mode():
         size = sum(p.nbytes for p in model.parameters())
-        pack_linears(model)
+        pack_linears(model, hook)
         loaded()
         try:
             found = Fallback(model, hook, name, size)
@@ -295,13 +310,13 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     )
 
 
-def pack_linears(model: Any) -> None:
-    """Replace plain float32 linear layers on the CPU, one at a time so that no second copy of the model exists."""
+def pack_linears(model: Any, hook: Hook) -> None:
+    """Replace plain linear layers, one at a time so that no second copy of the model exists."""
     table = model.get_input_embeddings().weight
     for module in model.modules():
         for name, child in module.named_children():
-            if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
-                setattr(module, name, Packed(child, pack=child.weight is not table))
+            if type(child) is nn.Linear:
+                setattr(module, name, Packed(child, child.weight is not table, hook))
 
 
 def sample_tokens(vocab_size: int, count: int, device: torch.device) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...kernels import ops
+from ...kernels.lora import Rows
 from ..attention import Attend, LayerSpec
 from ..weights import Weights
 from .config import Fields
@@ -77,15 +78,12 @@ class Model:
         self.layers = [
             LayerSpec(s.heads, s.heads, head_dim, scale / (i + 1 if s.by_layer else 1)) for i in range(s.layers)
         ]
-        self.embedding = weights.tensor("wte.weight", (s.vocab, s.width))
-        self.places = weights.tensor("wpe.weight", (s.max_position, s.width))
+        self.embedding = weights.embedding("wte", (s.vocab, s.width))
+        self.positions = weights.tensor("wpe.weight", (s.max_position, s.width))
         self.blocks = [self._layer(weights, f"h.{i}") for i in range(s.layers)]
         self.norm = self._norm(weights, "ln_f")
-        if s.tied:
-            weights.drop("lm_head.weight")
-            self.head = ops.Linear(self.embedding, pack=False)
-        else:
-            self.head = weights.linear(["lm_head"], s.width, [s.vocab])
+        self.head = weights.tied_head(self.embedding) if s.tied else weights.linear(["lm_head"], s.width, [s.vocab])
+        self.places = weights.places
 
     def _norm(self, weights: Weights, at: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights.tensor(f"{at}.weight", (self.shape.width,)), weights.tensor(f"{at}.bias", (self.shape.width,))
@@ -105,18 +103,20 @@ class Model:
             down=linear("mlp.c_proj", s.inner, s.width),
         )
 
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """tokens [T], positions [T] -> hidden [T, width] after the last norm."""
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+    ) -> torch.Tensor:
+        """tokens [T], positions [T] -> hidden [T, width] after the last norm. rows: which run with an adapter."""
         s = self.shape
         activate = ops.ACTIVATIONS[s.activation]
-        x = self.embedding[tokens] + self.places[positions]
+        x = self.embedding(tokens, rows) + self.positions[positions]
         for i, layer in enumerate(self.blocks):
-            qkv = layer.qkv(ops.layer_norm(x, *layer.norm, s.eps)).view(-1, 3, s.heads, s.width // s.heads)
+            qkv = layer.qkv(ops.layer_norm(x, *layer.norm, s.eps), rows).view(-1, 3, s.heads, s.width // s.heads)
             mixed = attend(i, qkv[:, 0], qkv[:, 1], qkv[:, 2])
-            x = x + layer.out(mixed.reshape(-1, s.width))
-            x = x + layer.down(activate(layer.up(ops.layer_norm(x, *layer.mlp_norm, s.eps))))
+            x = x + layer.out(mixed.reshape(-1, s.width), rows)
+            x = x + layer.down(activate(layer.up(ops.layer_norm(x, *layer.mlp_norm, s.eps), rows)), rows)
         return ops.layer_norm(x, *self.norm, s.eps)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""
-        return self.head(hidden).float()
+        return self.head(hidden, rows).float()

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import RequestError
 from ..messages import SamplingParams, TokenLogprob
-from ..plan import Outcome, Slice
+from ..plan import Outcome, Slice, failure
 from ..sequence import Sequence
 from . import bans, mirostat, penalties, truncation
 from .draw import draw
@@ -32,7 +33,7 @@ class Link:
 
 
 CHAIN = (  # the order in which options act
-    Link("grammar", lambda p: p.grammar is not None, bans.grammar, greedy=True),
+    Link("grammar", lambda p: p.grammar is not None or p.thought is not None, bans.grammar, greedy=True),
     Link("allowed_token_ids", lambda p: p.allowed_token_ids is not None, bans.allowed_token_ids, greedy=True),
     Link("min_tokens", lambda p: p.min_tokens > 0 and bool(p.stop_token_ids), bans.min_tokens, greedy=True),
     Link("bad_words", lambda p: bool(p.bad_words), bans.bad_words, greedy=True),
@@ -59,6 +60,7 @@ NOTHING_LEFT = (
     "no token can be sampled: the grammar, allowed_token_ids, bad_words, logit_bias and min_tokens together rule out "
     "every one"
 )
+NOT_ALLOWED = "invalid_value"  # it is the request that asks for it
 
 
 class Sampler:
@@ -75,16 +77,19 @@ class Sampler:
         own = logits[asking] if asking else None  # as the model gave them
         self._apply(logits, seqs)
         tokens = self._choose(logits, seqs)
-        outcomes = [Outcome(tokens=[token]) if token >= 0 else Outcome(error=NOTHING_LEFT) for token in tokens]
+        outcomes = [Outcome(tokens=[t]) if t >= 0 else Outcome(error=NOTHING_LEFT, code=NOT_ALLOWED) for t in tokens]
         if own is not None:
             tops = [seqs[i].params.logprobs or 0 for i in asking]
             found = token_logprobs(own, [max(tokens[i], 0) for i in asking], tops)
             for i, logprob in zip(asking, found, strict=True):
                 outcomes[i].logprobs = [logprob]
-        for seq, outcome in zip(seqs, outcomes, strict=True):
+        for i, (seq, outcome) in enumerate(zip(seqs, outcomes, strict=True)):
             if seq.guide is not None and outcome.tokens:
-                outcome.forced = seq.guide.take(seq, outcome.tokens[0])
-                outcome.guided = seq.guide.summary(seq.generated + 1 + len(outcome.forced))
+                try:
+                    outcome.forced = seq.guide.take(seq, outcome.tokens[0])
+                    outcome.guided = seq.guide.summary(seq.generated + 1 + len(outcome.forced))
+                except RequestError as error:
+                    outcomes[i] = failure(error)
         return outcomes
 
     def prompt_logprobs(self, logits: torch.Tensor, targets: list[int], top: int) -> list[TokenLogprob]:

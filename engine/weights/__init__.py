@@ -13,8 +13,9 @@ from typing import Protocol
 
 import torch
 
-from ...kernels.ops import Linear
+from ...kernels.ops import Embedding, Linear
 from ..errors import ModelError
+from ..lora.adapter import Place, Places
 
 FORMATS = {  # pattern of a file in the folder -> module of this folder
     "*.safetensors": "safetensors_",
@@ -74,6 +75,7 @@ class Weights:
         self._total = sum(reader.names.values())
         self._done = 0
         self.bytes = 0  # held by the parameters
+        self.places = Places(prefix)  # of what adapters may change
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
@@ -85,6 +87,19 @@ class Weights:
         self.bytes += out.numel() * out.element_size()
         return out
 
+    def embedding(self, name: str, shape: tuple[int, int]) -> Embedding:
+        """The table `name`, without ".weight"."""
+        table = Embedding(self.tensor(f"{name}.weight", shape))
+        self.places.add(name, Place(table))
+        return table
+
+    def tied_head(self, table: Embedding) -> Linear:
+        """A head that is the table of the embeddings."""
+        self._left.pop("lm_head.weight", None)  # some files repeat it
+        head = Linear(table.weight, pack=False)
+        self.places.add("lm_head", Place(head))
+        return head
+
     def linear(
         self, names: Iterable[str], inputs: int, outputs: Iterable[int], *, bias: bool = False, transposed: bool = False
     ) -> Linear:
@@ -92,7 +107,7 @@ class Weights:
 
         transposed: the file holds [inputs, outputs] (GPT-2).
         """
-        sizes = list(outputs)
+        names, sizes = list(names), list(outputs)
         weight = torch.empty((sum(sizes), inputs), dtype=self.dtype, device=self.device)
         biases = torch.empty(sum(sizes), dtype=self.dtype, device=self.device) if bias else None
         row = 0
@@ -103,7 +118,11 @@ class Weights:
                 biases[row : row + size] = self._take(f"{name}.bias", (size,))
             row += size
         self.bytes += weight.numel() * weight.element_size()
-        return Linear(weight, biases)
+        product, row = Linear(weight, biases), 0
+        for name, size in zip(names, sizes, strict=True):
+            self.places.add(name, Place(product, row, size, transposed))
+            row += size
+        return product
 
     def finish(self) -> None:
         """Every tensor must have been taken. Raises ModelError naming those that were not."""
@@ -114,10 +133,6 @@ class Weights:
                 f"{self._reader.where(extra[0])}: {len(extra)} tensors have no place in the model: {shown}"
             )
         self._progress(self._total, self._total)
-
-    def drop(self, name: str) -> None:
-        """Leave out a tensor that is known to repeat another."""
-        self._left.pop(name, None)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         full = self._left.pop(name, None)

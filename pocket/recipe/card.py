@@ -109,7 +109,8 @@ def _command(run: Run) -> str:
     bound = run.preset.base_training.minutes
     usual = bound == PRESETS[run.name].base_training.minutes if run.name in PRESETS else True
     minutes = "" if usual else f" --minutes {bound:g}"
-    return f"python -m quire.pocket.recipe --preset {run.name} --seed {run.seed}{minutes}"
+    start = "" if run.start is None else f" --from {run.start.name}"
+    return f"python -m quire.pocket.recipe --preset {run.name} --seed {run.seed}{start}{minutes}"
 
 
 def _notes(log: dict[str, Any]) -> str:

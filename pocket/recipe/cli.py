@@ -21,7 +21,7 @@ from ...engine.process import settle
 from ...engine.runner import physical_cores, pick_device
 from .. import HERE, MANIFEST
 from . import adapters, card, draft, evaluate, export, steps
-from .presets import PRESETS, longer
+from .presets import PRESETS, continued, longer
 from .steps import Run
 from .styles import STYLES
 
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--work", type=Path, default=Path("pocket-work"), help="what is between the steps [pocket-work]")
     p.add_argument("--out", type=Path, default=HERE, help="where model/, draft/ and adapters/ go [the package]")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--from", dest="start", type=Path, help="a finished model/ whose training goes on, on other data")
     p.add_argument("--minutes", type=float, help="of the base's training, instead of the preset's bound")
     p.add_argument("--threads", type=int, help="CPU threads of training [the physical cores]")
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that make data")
@@ -64,12 +65,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    preset = PRESETS[args.preset] if args.minutes is None else longer(PRESETS[args.preset], args.minutes)
+    preset = PRESETS[args.preset] if args.start is None else continued(PRESETS[args.preset])
+    preset = preset if args.minutes is None else longer(preset, args.minutes)
     try:
         device = pick_device(args.device)
         torch.set_num_threads(args.threads or physical_cores())
         settle()
-        run = Run(args.preset, preset, args.shared, args.work, args.out, args.seed, args.workers, device)
+        run = Run(args.preset, preset, args.shared, args.work, args.out, args.seed, args.workers, device, args.start)
         perform(run, [args.only] if args.only else list(STEPS), force=args.force)
     except (QuireError, FileNotFoundError) as error:
         print(f"recipe: {error}", file=sys.stderr)

@@ -104,6 +104,13 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 
 
+def continued(preset: Preset) -> Preset:
+    """For a model that is trained already: half the text, gentler rates, and no prelude, as it can copy."""
+    base = preset.base_training
+    more = replace(base, matrix_lr=base.matrix_lr * 0.3, lr=base.lr * 0.3, prelude=1, decay=0.8)
+    return replace(preset, corpus_tokens=preset.corpus_tokens // 2, base_training=more)
+
+
 def longer(preset: Preset, minutes: float) -> Preset:
     """The same with another bound on the base's training."""
     return replace(preset, base_training=replace(preset.base_training, minutes=minutes, steps=None))

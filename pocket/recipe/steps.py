@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from ...engine.errors import ConfigError
 from . import data, tokenizer
@@ -33,6 +34,7 @@ class Run:
     seed: int
     workers: int
     device: torch.device
+    start: Path | None = None  # the model whose training goes on
 
     @property
     def corpus(self) -> Path:
@@ -71,10 +73,13 @@ def corpus(run: Run) -> None:
 
 
 def make_tokenizer(run: Run) -> None:
-    """The tokenizer, and all samples as its tokens."""
+    """The tokenizer, and all samples as its tokens. A model whose training goes on keeps its own."""
     began = time.monotonic()
-    texts = data.rendered(run.corpus / "train", data.TOKENIZER_CHARS)
-    tokenizer.save(tokenizer.train(texts, run.preset.base.vocab), run.tokenizer)
+    if run.start is None:
+        texts = data.rendered(run.corpus / "train", data.TOKENIZER_CHARS)
+        tokenizer.save(tokenizer.train(texts, run.preset.base.vocab), run.tokenizer)
+    else:
+        tokenizer.save(tokenizer.load(run.start), run.tokenizer)
     for part in ("train", "held_out"):
         data.write_tokens(run.corpus / part, run.tokenizer, run.seed, run.workers)
     documents = run.documents()
@@ -86,8 +91,11 @@ def make_tokenizer(run: Run) -> None:
 def train(run: Run) -> None:
     """The base model."""
     torch.manual_seed(run.seed)
+    net = Llama(run.preset.base)
+    if run.start is not None:
+        net.load_state_dict(load_file(run.start / "model.safetensors"))
     job = Job(
-        "base", Llama(run.preset.base), run.preset.base_training,
+        "base", net, run.preset.base_training,
         Batches(
             run.documents(), run.preset.base_training.tokens, run.seed,
             run.preset.base_training.prelude, run.preset.base.vocab,

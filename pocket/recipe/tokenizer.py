@@ -60,6 +60,11 @@ def train(texts: Iterable[str], vocab: int = VOCAB) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(described))
 
 
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer of an exported model."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """tokenizer.json, its settings and the chat template."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from ..metrics import Stopwatch
 from ..stream import Entry, Piece, Usage, pieces
 from ..tokenizer import Tokenizer
 from . import refused
+from .adapters import choose
 from .message import deltas, events_of, message
 from .prepare import prepare, shown
 from .schema import ChatRequest
@@ -30,22 +31,22 @@ async def chat(http: Request) -> Response:
     info = ctx.admit()
     watch = Stopwatch(ctx.metrics)
     body, raw = await body_of(http, ChatRequest)
-    model = ctx.model(body.model)
     refused.check(raw, ChatRequest.model_fields)
     if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     if body.stream and body.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs: chunks have no place for them; stream: false has", param="prompt_logprobs")
+    usage = Usage()
+    chosen = await choose(http, ctx, body, usage, load=not body.dry_run)
     asked = await prepare(ctx, body, raw, info)
     if body.dry_run:
-        return JSONResponse(shown(ctx, model, asked))
+        return JSONResponse(shown(ctx, chosen, asked))
     id_ = new_id("chatcmpl")
     request = Generate(
         id=id_, prompt=asked.prompt.ids, params=asked.params, n=body.n, priority=body.priority,
-        cache_salt=body.cache_salt,
+        cache_salt=body.cache_salt, adapters=chosen.uses, merge=chosen.merge,
     )  # fmt: skip
-    usage = Usage()
-    shape = ChatShape(id_, model, body, ctx.tokenizer, asked.prompt.ids)
+    shape = ChatShape(id_, chosen.model, body, ctx.tokenizer, asked.prompt.ids)
     source = pieces(ctx.engine, request, ctx.tokenizer, asked.options, usage, watch)
     return await answer(http, source, shape, body.n, usage, watch, body.stream)
 

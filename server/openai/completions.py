@@ -21,6 +21,7 @@ from ..metrics import Stopwatch
 from ..stream import Entry, Piece, TextOptions, Usage, merged, pieces
 from ..tokenizer import Tokenizer
 from . import refused
+from .adapters import choose
 from .chat import finite, prompt_logprobs
 from .params import stop_strings
 from .schema import CompletionRequest
@@ -36,13 +37,14 @@ async def completions(http: Request) -> Response:
     info = ctx.admit()
     watch = Stopwatch(ctx.metrics)
     body, raw = await body_of(http, CompletionRequest)
-    model = ctx.model(body.model)
     refused.check(raw, CompletionRequest.model_fields)
     if body.suffix and body.echo:
         raise RequestError("echo: a prompt with a suffix is not repeated", param="echo", code="unsupported_parameter")
     wanted = constraint(raw)
     binding = Binding(wanted.spec, whole=True, origin=wanted.field) if wanted else FREE
     stops = tuple(stop_strings(body))
+    usage = Usage()
+    chosen = await choose(http, ctx, body, usage)
     prompts = await asyncio.to_thread(_prompts, ctx, body, info.vocab_size)  # a long text takes seconds
     ctx.admit()
     ends = ends_of(ctx.tokenizer.control) if body.suffix else ()
@@ -53,7 +55,6 @@ async def completions(http: Request) -> Response:
     counts = [body.prompt_logprobs, body.logprobs if body.echo else None]
     of_prompt = max((count for count in counts if count is not None), default=None)
     id_ = new_id("cmpl")
-    usage = Usage()
     sources = []
     for i, prompt in enumerate(prompts):
         params = ctx.params.make(
@@ -62,10 +63,10 @@ async def completions(http: Request) -> Response:
         )  # fmt: skip
         request = Generate(
             id=f"{id_}/{i}", prompt=prompt, params=params, n=body.n, priority=body.priority,
-            cache_salt=body.cache_salt,
+            cache_salt=body.cache_salt, adapters=chosen.uses, merge=chosen.merge,
         )  # fmt: skip
         sources.append(_shifted(pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch), i * body.n))
-    shape = CompletionShape(id_, model, body, ctx.tokenizer, prompts)
+    shape = CompletionShape(id_, chosen.model, body, ctx.tokenizer, prompts)
     return await answer(http, merged(sources), shape, len(prompts) * body.n, usage, watch, body.stream)
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from ...engine.errors import RequestError
+from ..adapters import Adapter
 from ..calls import calls
 from ..context import READ, Context, body_of, context
 from ..history import modern
@@ -21,13 +22,19 @@ router = APIRouter()
 @router.api_route("/v1/models/", methods=READ)
 async def models(http: Request) -> dict[str, Any]:
     ctx = context(http)
-    return {"object": "list", "data": [_model(ctx, name) for name in ctx.config.served_model_names]}
+    data = [_model(ctx, name) for name in ctx.config.served_model_names]
+    data += [adapter_entry(ctx, adapter) for adapter in await ctx.adapters.all()]
+    return {"object": "list", "data": data}
 
 
 @router.api_route("/v1/models/{name:path}", methods=READ)
 async def model(http: Request, name: str) -> dict[str, Any]:
     ctx = context(http)
-    return _model(ctx, ctx.model(name))
+    if name in ctx.config.served_model_names:
+        return _model(ctx, name)
+    if adapter := await ctx.adapters.find(name):
+        return adapter_entry(ctx, adapter)
+    raise ctx.adapters.unknown(name)
 
 
 def _model(ctx: Context, name: str) -> dict[str, Any]:
@@ -44,11 +51,31 @@ def _model(ctx: Context, name: str) -> dict[str, Any]:
     }
 
 
+def adapter_entry(ctx: Context, adapter: Adapter) -> dict[str, Any]:
+    """An adapter as /v1/models shows it, with what is known of it under a name of ours."""
+    info = adapter.info
+    return {
+        **_model(ctx, adapter.name),
+        "created": adapter.created,
+        "root": adapter.folder or adapter.source,
+        "parent": ctx.config.served_model_names[0],
+        "quire": {
+            "key": info.key if info else None,
+            "kind": info.kind if info else None,
+            "rank": info.rank if info else None,
+            "bytes": info.bytes if info else None,
+            "state": adapter.state,
+            "pinned": adapter.pinned,
+            "error": adapter.error.message if adapter.error else None,
+        },
+    }
+
+
 @router.post("/tokenize")
 async def tokenize(http: Request) -> dict[str, Any]:
     ctx = context(http)
     body, raw = await body_of(http, TokenizeRequest)
-    ctx.model(body.model)
+    await ctx.model(body.model)
     calls(body.tools, "none", True)
     if body.messages is not None:
         rendered = await asyncio.to_thread(
@@ -75,7 +102,7 @@ async def tokenize(http: Request) -> dict[str, Any]:
 async def detokenize(http: Request) -> dict[str, Any]:
     ctx = context(http)
     body, _ = await body_of(http, DetokenizeRequest)
-    ctx.model(body.model)
+    await ctx.model(body.model)
     for i, token in enumerate(body.tokens):
         if token >= ctx.tokenizer.vocab_size:
             raise RequestError(

@@ -96,6 +96,7 @@ class ParamsMaker:
             prompt_logprobs=prompt_logprobs,
             grammar=binding.spec,
             grammar_after=binding.after,
+            thought=binding.thought,
         )
 
     def _default(self, body: Sampling, name: str) -> float:

@@ -24,7 +24,7 @@ _ASKED = [{"role": "user", "content": "question"}]
 async def parse(http: Request) -> dict[str, Any]:
     ctx = context(http)
     body, raw = await body_of(http, ParseRequest)
-    model = ctx.model(body.model)
+    model = await ctx.model(body.model)
     tools = calls(body.tools, "auto", True).tools
     dialect = ctx.dialects.for_request(tools=bool(tools))
     if tools and dialect.format is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ...engine.errors import RequestError
 from ...engine.messages import Ready, SamplingParams
 from ..binding import Binding, bind
+from ..budgets import HINT, Asked, asked, thought
 from ..calls import Calls, calls
 from ..context import Context
 from ..dialect import Dialect
@@ -20,6 +21,7 @@ from ..prompt import Prompt, unused_character
 from ..reader import Reader
 from ..segments import Segment, segments
 from ..stream import TextOptions
+from .adapters import Chosen
 from .params import stop_strings
 from .schema import ChatRequest
 
@@ -40,6 +42,7 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
     stops = tuple(stop_strings(body))
     may_call = calls(body.tools, body.tool_choice, body.parallel_tool_calls)
     wanted = constraint(raw)
+    budget = asked(raw, body.chat_template_kwargs)
     dialect = ctx.dialects.for_request(tools=bool(body.tools))
     messages = modern(raw["messages"])
     render = partial(
@@ -47,7 +50,7 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
         tools=body.tools or None,
         add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
         continue_final_message=body.continue_final_message,
-        template_kwargs=template_kwargs(body, dialect),
+        template_kwargs=template_kwargs(body, dialect, budget),
     )
     prompt = await asyncio.to_thread(render, messages)  # a long conversation takes seconds
     parts: list[Segment] | None = None
@@ -57,6 +60,11 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
         parts = await asyncio.to_thread(segments, lambda m: render(m).text, messages, prompt.text, (marks, more))
     ctx.admit()
     binding = bind(wanted, may_call, dialect, prompt.text)
+    if budget is not None:
+        found = thought(
+            budget, dialect, prompt.text, ctx.tokenizer, tools=bool(may_call.tools), allowed=body.allowed_token_ids
+        )
+        binding = replace(binding, thought=found, origin=binding.origin or budget.field)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     params = ctx.params.make(
         body, len(prompt.ids), info, max_tokens=limit, logprobs=body.top_logprobs if body.logprobs else None,
@@ -79,9 +87,12 @@ def _reader(
     )  # fmt: skip
 
 
-def template_kwargs(body: ChatRequest, dialect: Dialect) -> dict[str, Any]:
-    """What the template is given beside the messages. Raises RequestError where it does not heed an effort."""
+def template_kwargs(body: ChatRequest, dialect: Dialect, budget: Asked | None) -> dict[str, Any]:
+    """What the template is given beside the messages; budget: a template that reads it tells the model. Raises
+    RequestError where it does not heed an effort."""
     effort, given = body.reasoning_effort, body.chat_template_kwargs
+    if budget is not None and HINT in dialect.source:
+        given = {HINT: budget.tokens, **given}
     if effort is None:
         return given
     if "reasoning_effort" in dialect.source:
@@ -98,12 +109,14 @@ def template_kwargs(body: ChatRequest, dialect: Dialect) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def shown(ctx: Context, model: str, asked: Prepared) -> dict[str, Any]:
+def shown(ctx: Context, chosen: Chosen, asked: Prepared) -> dict[str, Any]:
     """The answer to dry_run: all that is known before the first token."""
     prompt = asked.prompt
     return {
         "object": "chat.completion.dry_run",
-        "model": model,
+        "model": chosen.model,
+        "adapters": [{"name": use.name, "scale": use.scale} for use in chosen.uses],
+        "merge": chosen.merge_as_json(),
         "prompt": {
             "text": prompt.text,
             "token_ids": prompt.ids,
@@ -113,6 +126,7 @@ def shown(ctx: Context, model: str, asked: Prepared) -> dict[str, Any]:
         **asked.dialect.names,
         "tools": [tool["function"]["name"] for tool in asked.calls.tools],
         "grammar": asked.binding.as_json(),
+        "thinking_budget": asked.binding.thought.tokens if asked.binding.thought is not None else None,
         "max_tokens": asked.params.max_tokens,
         "stop_token_ids": list(asked.params.stop_token_ids),
     }

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from ...engine.errors import RequestError
+from .. import budgets
 
 _OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 
@@ -24,6 +25,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "tool_choice": ((None, "none", "auto"), "only /v1/chat/completions calls tools"),
     "parallel_tool_calls": ((None, True, False), "only /v1/chat/completions calls tools"),
     "dry_run": (_OFF, "only /v1/chat/completions shows what it would do"),
+    **dict.fromkeys(("adapter_id", "lora_path"), (_OFF, "name it model")),
+    "adapter_source": ((None, "local", "hub"), "where an adapter lies is the server's to know"),
+    "merged_adapters": (_OFF, "name them adapters, and how they are combined merge"),
     "modalities": ((None, ["text"]), "only text comes out of these models"),
     "audio": (_OFF, "only text comes out of these models"),
     "prediction": (_OFF, "predicted outputs are not available in this version"),
@@ -31,9 +35,12 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "reasoning_effort": ((None, "none"), "only /v1/chat/completions has a template that could heed it"),
     "reasoning": (_OFF, "name it reasoning_effort"),
     "enable_thinking": ((None,), "name it in chat_template_kwargs"),
+    "thinking": ((None,), "name it in chat_template_kwargs, and a budget thinking_token_budget"),
     "include_reasoning": ((None, True), "here thoughts are part of the text"),
-    **dict.fromkeys(("thinking_token_budget", "thinking_budget", "reasoning_budget", "max_reasoning_tokens"),
-                    (_OFF, "thoughts have no budget of their own; max_tokens counts them")),
+    **dict.fromkeys(budgets.FIELDS, ((None, -1), "only /v1/chat/completions knows where thoughts begin and end")),
+    **dict.fromkeys(("max_reasoning_tokens", "max_thinking_tokens"), ((None, -1), "name it thinking_token_budget")),
+    **dict.fromkeys(("thinking_budget_message", "reasoning_budget_message"),
+                    (_OFF, "nothing is put into the model's thoughts")),
     **dict.fromkeys(("use_beam_search", "beam_width"), (_OFF, "there is no beam search here")),
     "num_beams": ((None, 1), "there is no beam search here"),
     "do_sample": ((None, True), "temperature 0 is what does not sample"),
@@ -63,8 +70,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "negative_prompt": (_OFF, "guidance is not known here"),
     "guidance_scale": ((None, 1), "guidance is not known here"),
-    "adapters": (_OFF, "adapters are not available in this version"),
-    "lora": (_OFF, "adapters are not available in this version"),
+    "lora": (_OFF, "name them adapters"),
     "logits_processors": (_OFF, "code is not run from requests"),
     "chat_template": ((None,), "templates are not run from requests; start the server with --chat-template"),
     "documents": (_OFF, "documents are not passed to templates in this version"),

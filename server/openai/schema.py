@@ -15,9 +15,12 @@ Items = Annotated[
 ]  # one bad item is told; a million of them must not become a million errors
 TokenId = Annotated[int, Field(ge=0, le=2**31)]
 Count = Annotated[int, Field(ge=0, le=2**31)]
+Budget = Annotated[int, Field(ge=-1, le=2**31)]  # -1: none
 Chance = Annotated[float, Field(ge=0, le=1)]
 MAX_LOGPROBS = 100
 MAX_CHOICES = 128
+MAX_ADAPTERS = 8  # of one request
+MAX_SCALE = 100  # of an adapter
 MAX_STRINGS = 1024  # stop strings, or bad words: each is looked for at every token
 
 
@@ -39,10 +42,29 @@ class StreamOptions(Body):
     continuous_usage_stats: bool = False
 
 
+class AdapterUse(Body):
+    """One adapter of several that a request runs with. Unknown fields are refused: they would change the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)] = 1.0
+
+
+class AdapterMerge(Body):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["linear", "ties", "dare_linear", "dare_ties"] = "linear"
+    density: Annotated[float, Field(gt=0, le=1)] | None = None
+    majority_sign_method: Literal["total", "frequency"] | None = None
+
+
 class Sampling(Body):
     """What chat and plain completions have in common."""
 
     model: str = ""
+    adapters: Annotated[Items[AdapterUse], Field(max_length=MAX_ADAPTERS)] = []
+    merge: AdapterMerge | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -112,6 +134,11 @@ class ChatRequest(Sampling):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    thinking_token_budget: Budget | None = None  # these are one thing: budgets.FIELDS
+    thinking_budget: Budget | None = None
+    thinking_budget_tokens: Budget | None = None
+    reasoning_budget_tokens: Budget | None = None
+    reasoning_budget: Budget | None = None
     include_reasoning: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -150,6 +177,24 @@ class TokenizeRequest(Body):
     chat_template_kwargs: dict[str, Any] = {}
     tools: Items[dict[str, Any]] = []
     return_token_strs: bool = False
+
+
+class LoadAdapterRequest(Body):
+    """vLLM's names, and pinned."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora_name: str
+    lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    load_inplace: bool = False
+    pinned: bool = False
+    base_model_name: str | None = None
+
+
+class UnloadAdapterRequest(Body):
+    model_config = ConfigDict(extra="forbid")
+
+    lora_name: str
 
 
 class DetokenizeRequest(Body):

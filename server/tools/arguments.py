@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from .format import Parameters
 from .source import Broken, Source, Step, escaped, pieces_of, stops
@@ -14,6 +15,7 @@ from .values import PYTHON, Emit, as_json, value
 _IDENTIFIER = re.compile(r"\w*")
 _LONGEST_KEY = 300  # characters
 _DEEPEST = 32  # elements inside of each other
+_TOLD = 5
 _KINDS = {'"': "string", "{": "object", "[": "array", "t": "boolean", "f": "boolean", "n": "null"}
 _TYPES = {str: "string", dict: "object", list: "array", bool: "boolean", int: "integer", float: "number"}
 
@@ -47,14 +49,14 @@ def read_named(source: Source, name: str, emit: Emit) -> Step[None]:
 
 def read_parameters(source: Source, shape: Parameters, schema: Any, ends: tuple[str, ...], emit: Emit) -> Step[None]:
     """Parameters up to one of `ends`, which is not taken. schema: of the arguments, it tells text from JSON."""
-    before = "{"
+    before, expected = "{", Expected(schema, schema)
     while True:
         yield from source.space()
         if not (yield from source.literal(shape.opens)):
             break
         name = yield from _name(source, shape)
         kind = yield from _middle(source, shape)
-        types = types_of(_inner(schema, name)) if kind is None else kind
+        types = expected.under(name).types if kind is None else kind
         emit(f"{before}{json.dumps(name, ensure_ascii=False)}: ")
         before = ", "
         yield from _value(source, shape, types, (shape.opens, *ends), emit)
@@ -109,9 +111,9 @@ def _value(
 
 def read_nested(source: Source, shape: Parameters, schema: Any, ends: tuple[str, ...], emit: Emit) -> Step[None]:
     """Elements up to a closing one, which is not taken. Each goes out when it is complete."""
-    before = "{"
+    before, expected = "{", Expected(schema, schema)
     while (yield from _child(source, shape)):
-        name, text = yield from _element(source, shape, schema, 0)
+        name, text = yield from _element(source, shape, expected, 0)
         emit(f"{before}{json.dumps(name, ensure_ascii=False)}: {text}")
         before = ", "
     if not (yield from source.follows(*ends)):
@@ -129,14 +131,14 @@ def _child(source: Source, shape: Parameters) -> Step[bool]:
     return True
 
 
-def _element(source: Source, shape: Parameters, schema: Any, depth: int) -> Step[tuple[str, str]]:
+def _element(source: Source, shape: Parameters, outer: Expected, depth: int) -> Step[tuple[str, str]]:
     """(name, JSON) of an element that opened."""
     if depth > _DEEPEST:
         raise Broken
     name = yield from _name(source, shape)
     yield from _middle(source, shape)
-    inner = _inner(schema, name)
-    types = types_of(inner)
+    inner = outer.under(name)
+    types = inner.types
     close = f"{shape.closes}{name}>"
     if types != _TEXT and (yield from source.follows(shape.opens)) and not (yield from source.follows(shape.closes)):
         children: list[tuple[str, str]] = []
@@ -158,12 +160,58 @@ def _element(source: Source, shape: Parameters, schema: Any, depth: int) -> Step
     return name, found
 
 
-def _inner(schema: Any, name: str) -> Any:
-    """The schema of what stands under a name, or in a list, of this one."""
-    if not isinstance(schema, Mapping):
+class Expected:
+    """What a schema says about the type of what stands under a name, so that text is told from other values. root: the
+    schema of all arguments, in which a $ref points."""
+
+    def __init__(self, schema: Any, root: Any):
+        self._schema, self._root = _plain(schema, root), root
+        self.types = types_of(schema, root)
+
+    def under(self, name: str) -> Expected:
+        """Of a property; or, as `item`, of what a list holds."""
+        schema, properties = self._schema, self._schema.get("properties")
+        if isinstance(properties, Mapping) and name in properties:
+            return Expected(properties[name], self._root)
+        if any(key in schema for key in _DIFFERENT) or ("items" in schema and "additionalProperties" in schema):
+            return Expected(None, self._root)
+        return Expected(schema.get("items" if name == "item" else "additionalProperties"), self._root)
+
+    def as_json(self, depth: int = _TOLD) -> dict[str, Any]:
+        """For the grammar: {"types", "properties", "rest"}. depth: how many schemas inside of each other are told; of
+        one further in there is nothing."""
+        found: dict[str, Any] = {"types": None if self.types is None else sorted(self.types)}
+        if depth:
+            properties = self._schema.get("properties")
+            names = [*(properties if isinstance(properties, Mapping) else ()), *(["item"] * ("items" in self._schema))]
+            found["properties"] = {name: self.under(name).as_json(depth - 1) for name in names}
+            found["rest"] = self.under("").as_json(0)
+        return found
+
+
+def _plain(schema: Any, root: Any) -> Mapping[str, Any]:
+    """A schema, or what it refers to; an empty one for anything else."""
+    for _ in range(_DEEPEST):
+        if not isinstance(schema, Mapping):
+            return {}
+        if "$ref" not in schema:
+            return schema
+        schema = _pointed(schema["$ref"], root) if len(schema.keys() - _SAY_NOTHING) == 1 else None
+    return {}
+
+
+def _pointed(reference: Any, root: Any) -> Any:
+    """What a $ref within the root points at; None where there is none."""
+    if not isinstance(reference, str) or not reference.startswith("#"):
         return None
-    properties = schema.get("properties")
-    return properties[name] if isinstance(properties, Mapping) and name in properties else schema.get("items")
+    at = root
+    for part in unquote(reference)[1:].split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(at, list) and key.isdigit() and int(key) < len(at):
+            at = at[int(key)]
+        else:
+            at = at.get(key) if isinstance(at, Mapping) else None
+    return at
 
 
 def converted(text: str, types: frozenset[str] | None) -> str:
@@ -172,26 +220,40 @@ def converted(text: str, types: frozenset[str] | None) -> str:
     kind = _KINDS.get(found[0], "number") if found else "string"
     if found is None or (types is None and kind == "string"):
         return f'"{json_text(text)}"'
-    if types is not None and "string" in types and kind not in types and not ("integer" in types and kind == "number"):
+    if kind == "number" and types is not None and "number" not in types and "integer" in types:
+        kind = "integer" if _WHOLE.fullmatch(found) else kind
+    if types is not None and "string" in types and kind not in types:
         return f'"{json_text(text)}"'
     return found
 
 
-def types_of(schema: Any) -> frozenset[str] | None:
-    """Which types of JSON a schema allows; None where it does not say."""
-    if not isinstance(schema, Mapping):
+def types_of(schema: Any, root: Any = None, depth: int = _DEEPEST) -> frozenset[str] | None:
+    """Which types of JSON a schema allows; None where it does not say. root: where a $ref points."""
+    found: frozenset[str] | None = None
+    if not isinstance(schema, Mapping) or not depth:
         return None
+    if "$ref" in schema:
+        found = types_of(_pointed(schema["$ref"], root), root, depth - 1)
     kinds = schema.get("type")
     if isinstance(kinds, str | list):
-        return frozenset(kind for kind in ([kinds] if isinstance(kinds, str) else kinds) if isinstance(kind, str))
+        found = frozenset(kind for kind in ([kinds] if isinstance(kinds, str) else kinds) if isinstance(kind, str))
     options = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(options, list):
-        return frozenset(_TYPES.get(type(option), "null") for option in options)
-    branches = schema.get("anyOf") or schema.get("oneOf")
-    if not isinstance(branches, list):
-        return None
-    each = [types for types in map(types_of, branches) if types is not None]
-    return frozenset().union(*each) if len(each) == len(branches) else None
+        found = _both(found, frozenset(_TYPES.get(type(option), "null") for option in options))
+    for keyword in ("anyOf", "oneOf"):
+        if isinstance(branches := schema.get(keyword), list) and branches:
+            each = [types for types in (types_of(b, root, depth - 1) for b in branches) if types is not None]
+            found = _both(found, frozenset().union(*each) if len(each) == len(branches) else None)
+    for branch in members if isinstance(members := schema.get("allOf"), list) else ():
+        found = _both(found, types_of(branch, root, depth - 1))
+    return found
+
+
+def _both(a: frozenset[str] | None, b: frozenset[str] | None) -> frozenset[str] | None:
+    if a is None or b is None:
+        return a if b is None else b
+    whole = {"integer"} if "number" in a | b and "integer" in a | b else set()
+    return (a & b) | whole
 
 
 def json_text(text: str) -> str:
@@ -199,6 +261,9 @@ def json_text(text: str) -> str:
     return escaped(text.replace("\\", "\\\\").replace('"', '\\"'))
 
 
+_WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
+_DIFFERENT = ("patternProperties", "prefixItems", "additionalItems")  # of types of their own
+_SAY_NOTHING = frozenset(["title", "description", "default", "examples", "$defs", "definitions", "$comment"])
 _TEXT = frozenset(["string"])
 _EMPTY = {frozenset(["array"]): "[]", frozenset(["object"]): "{}"}
 _NO_TEXT = frozenset(["object", "array", "number", "integer", "boolean", "null"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from quire.engine import messages as m
 from quire.engine.core import Engine
+from quire.engine.lora.library import Library
+from quire.engine.lora.slots import Slots
 from quire.engine.plan import Outcome, Plan, StepResult
 from quire.engine.state import Limits, State
 
@@ -16,7 +18,8 @@ class Runner:
         self.times = times
         self.plans: list[Plan] = []
 
-    compile = guide = None  # nobody asks for a grammar here
+    compile = guide = None  # nobody asks for a grammar or an adapter here
+    library, slots = Library(None, None, 0), Slots(1)
 
     def warm(self) -> None: ...
 

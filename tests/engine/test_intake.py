@@ -26,7 +26,7 @@ def request(id_: str, text: str | None = None, **options) -> m.Generate:
 
 
 def intake(compile) -> Intake:
-    return Intake(compile, lambda compiled, after: (compiled, after))
+    return Intake(compile, lambda compiled, after, thought: (compiled, after, thought))
 
 
 def leaving(place: Intake, count: int = 1) -> dict:
@@ -47,7 +47,7 @@ def test_who_has_no_grammar_goes_on_at_once_and_in_order():
     assert place.waits
     left = place.leave()
     assert [one.id for one, _ in left] == ["a", "b", "c"]
-    assert all(guides() == [] for _, guides in left)
+    assert all(made() == ([], None) for _, made in left)
     assert not place.waits
 
 
@@ -67,7 +67,7 @@ def test_a_slow_grammar_holds_up_its_own_request_alone():
     assert place.waits
     go.set()
     (guides,) = leaving(place).values()
-    assert len(guides()) == 2
+    assert len(guides()[0]) == 2
 
 
 def test_equal_grammars_are_compiled_once():

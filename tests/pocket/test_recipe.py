@@ -163,3 +163,18 @@ def test_the_card_tells_sizes_licences_and_figures(run):
     ):
         assert part in card
     assert (run.out / "model" / "loss.svg").read_text().startswith("<svg")
+
+
+def test_training_goes_on_from_a_finished_model(run, tmp_path):
+    more = replace(run, work=tmp_path / "work", out=tmp_path / "out", seed=run.seed + 1, start=run.out / "model")
+    cli.perform(more, ["corpus", "tokenizer", "train"], force=False)
+    same = [(folder / "tokenizer.json").read_text() for folder in (more.tokenizer, run.out / "model")]
+    assert same[0] == same[1]
+    old, new = load_file(run.out / "model" / "model.safetensors"), more.net("base").state_dict()
+    away = {name: float((new[name] - weight.float()).norm() / weight.float().norm()) for name, weight in old.items()}
+    assert max(away.values()) > 0
+    torch.manual_seed(more.seed)
+    fresh = Llama(run.preset.base).state_dict()["model.embed_tokens.weight"]
+    begun = old["model.embed_tokens.weight"].float()
+    ended = new["model.embed_tokens.weight"]
+    assert (ended - begun).norm() < 0.7 * (ended - fresh).norm()

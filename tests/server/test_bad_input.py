@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_server import HELLO, MODEL, VOCAB, SmallServer, error_of
 
+from quire.server import budgets
 from quire.server.openai.refused import NAMES, REFUSED
 from quire.server.openai.schema import ChatRequest, CompletionRequest, DetokenizeRequest, ParseRequest, TokenizeRequest
 
@@ -53,6 +54,7 @@ OTHER: dict[str, list[Any]] = {  # fields with a mind of their own
     "mirostat": ["1", 1.5, [], {}],
     "priority": ["1", True, 1.5, [], {}],
     "seed": ["1", True, 1.5, []],
+    **{key: ["1", True, 1.5, [], {}, -2, 10] for key in budgets.FIELDS},  # these models have no thoughts
     "top_n_sigma": ["1", True, [], 10**40],
     "stop": [1, True, {}, [1], [""], "", [["x"]]],
     "messages": ["x", 1, [], {}, [1], ["hello"], [[]], [{"content": "x"}], [{"role": "robot", "content": "x"}],
@@ -75,6 +77,14 @@ OTHER: dict[str, list[Any]] = {  # fields with a mind of their own
                     {"function": 5}, {"function": {"name": ["f"]}}],
     "reasoning_effort": [1, True, [], "much"],
     "text": [1, True, [], {}, ["x"]],
+    "adapters": [1, "x", True, {}, {"name": "a"}, ["a"], [1], [[]], [{}], [{"name": 5}], [{"name": "a", "scale": "1"}],
+                 [{"name": "a", "scale": True}], [{"name": "a", "scale": [1]}], [{"name": "a", "weight": 1}],
+                 [{"name": "a", "scale": 100.5}], [{"name": "a", "scale": -101}], [{"name": "a", "scale": HUGE}],
+                 [{"name": "a"}] * 9, [{"name": MODEL}]],
+    "merge": [1, "ties", True, [], {}, {"kind": "svd"}, {"kind": 1}, {"merge_strategy": "ties"}, {"density": 0.5},
+              {"kind": "ties", "density": 0}, {"kind": "ties", "density": 1.5}, {"kind": "ties", "density": "1"},
+              {"kind": "ties", "density": True}, {"kind": "dare_linear", "majority_sign_method": "total"},
+              {"kind": "ties", "majority_sign_method": "most"}, {"kind": "ties"}],
     "logprobs": ["x", [], {}, 1.5],
 }  # fmt: skip
 RANGES: list[tuple[str, list[Any]]] = [

@@ -58,6 +58,29 @@ def test_a_bad_value_is_named_with_its_flag_and_with_its_variable(name, value):
         resolved([], {variable: value})
 
 
+def test_engines_of_grammars_are_named_by_kind():
+    assert resolved([], {})["grammar_engines"] == {}
+    wanted = {"regex": "llguidance", "choice": "outlines"}
+    assert resolved(["--grammar-engine", "regex=llguidance, choice=outlines"], {})["grammar_engines"] == wanted
+    assert resolved([], {"QUIRE_GRAMMAR_ENGINE": "regex=llguidance,choice=outlines"})["grammar_engines"] == wanted
+
+
+@pytest.mark.parametrize("text", ["regex", "regex=", "=llguidance", "", "regex=a,", "regex=a,regex=b"])
+def test_engines_that_are_not_told_by_kind_are_refused(text):
+    with pytest.raises(ConfigError, match=r"--grammar-engine is .*expected KIND=ENGINE"):
+        resolved([f"--grammar-engine={text}"], {})
+
+
+@pytest.mark.parametrize(
+    ("engines", "words"),
+    [({"xml": "outlines"}, "kind 'xml'; expected one of json_schema"), ({"regex": "yacc"}, "llguidance or outlines"),
+     ({"json_schema": "outlines"}, "gives json_schema to 'outlines'; expected llguidance")],
+)  # fmt: skip
+def test_a_kind_or_an_engine_that_cannot_be_is_named_with_what_can(engines, words):
+    with pytest.raises(ConfigError, match=words):
+        EngineConfig(model="x", grammar_engines=engines)
+
+
 @pytest.mark.parametrize("text", ["", " "])
 def test_an_empty_key_does_not_open_the_server(text):
     with pytest.raises(ConfigError, match="--api-key"):

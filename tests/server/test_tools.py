@@ -265,22 +265,20 @@ def test_schemas_of_a_tool_that_is_not_strict_are_enforced_where_they_are_plain(
     assert '"city"' in params_of(server).grammar.text
 
 
-def test_a_format_without_a_grammar_is_read_but_not_forced():
+def test_a_format_whose_arguments_are_no_json_is_read_and_bound():
     server = SmallServer(1024, template=TEMPLATE, markup=MARKUP, tool_call_parser="qwen3_coder")
     text = "<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln\n</parameter>\n</function>\n</tool_call>"
     says(server, [text * 2], 0)
     message = server.chat(**ask())["choices"][0]["message"]
     assert plain_of(message)["tool_calls"] == [WEATHER, WEATHER]
-    assert server.engine.requests[-1].params.grammar is None
-    (choice,) = server.chat(**ask(parallel_tool_calls=False))["choices"]
-    assert plain_of(choice["message"])["tool_calls"] == [WEATHER]
-    assert choice["finish_reason"] == "tool_calls"
     strict = [{**TOOLS[0], "function": {**TOOLS[0]["function"], "strict": True}}]
-    for fields, param in (({"tool_choice": "required"}, "tool_choice"), ({"tools": strict}, "tools[0].function.strict"),
-                          ({"response_format": {"type": "json_object"}}, "response_format")):  # fmt: skip
-        error = error_of(server.post(CHAT, ask(**fields)))
-        assert error["param"] == param
-        assert "qwen3_coder" in error["message"]
+    for fields in ({}, {"tool_choice": "required"}, {"tools": strict}, {"response_format": {"type": "json_object"}},
+                   {"guided_regex": "yes|no"}, {"grammar": 'root ::= "yes"'}):  # fmt: skip
+        server.chat(**ask(**fields))
+        bound = server.engine.requests[-1].params.grammar
+        assert bound is not None
+        assert bound.ours
+        assert '"style": "parameters"' in bound.text
     server.close()
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from quire.engine import messages as m
 from quire.engine.client import EngineClient
@@ -28,12 +29,28 @@ class Answer:
     guided: m.Guided | None = None
 
 
+def loaded(call: m.LoadAdapter | m.UnloadAdapter) -> Iterator[Frame]:
+    """What an engine answers that can load anything."""
+    if isinstance(call, m.UnloadAdapter):
+        yield [m.AdapterGone(call.id)]
+    else:
+        yield [m.AdapterLoaded(call.id, adapter_info(call.name, call.path, pinned=call.pinned))]
+
+
+def adapter_info(name: str, path: str, **more: Any) -> m.AdapterInfo:
+    known = {"kind": "LORA", "rank": 8, "bytes": 1000, "base": None, "pinned": False, "state": "memory", **more}
+    return m.AdapterInfo(name=name, path=path, **{"key": f"key of {path}", **known})
+
+
 class FakeEngine(EngineClient):
-    """Ready at once; `requests` and `aborted` tell what it was sent."""
+    """Ready at once; `requests`, `aborted` and `calls` tell what it was sent, `sent` all of it in order."""
 
     def __init__(self, vocab_size: int, *, max_model_len: int = 256):
         super().__init__(EngineConfig(model="none"))
         self.script: Script = lambda request: []
+        self.adapters: Callable[[m.LoadAdapter | m.UnloadAdapter], Iterable[Frame | asyncio.Event]] = loaded
+        self.sent: list[m.ToEngine] = []
+        self.calls: list[m.LoadAdapter | m.UnloadAdapter] = []
         self.requests: list[m.Generate] = []
         self.aborted: list[str] = []
         self._playing: dict[str, asyncio.Task[None]] = {}
@@ -46,10 +63,14 @@ class FakeEngine(EngineClient):
 
     def send(self, out: list[m.ToEngine]) -> None:
         for message in m.decode_to_engine(m.encode(out)):
+            self.sent.append(message)
             match message:
                 case m.Generate():
                     self.requests.append(message)
-                    self._playing[message.id] = asyncio.ensure_future(self._play(message))
+                    self._playing[message.id] = asyncio.ensure_future(self._play(self.script(message)))
+                case m.LoadAdapter() | m.UnloadAdapter():
+                    self.calls.append(message)
+                    self._playing[message.id] = asyncio.ensure_future(self._play(self.adapters(message)))
                 case m.Abort(id=request):
                     self.aborted.append(request)
                     self._playing.pop(request).cancel()
@@ -58,8 +79,20 @@ class FakeEngine(EngineClient):
         """Deliver one frame now."""
         self._deliver(m.decode_from_engine(m.encode(list(frame))))
 
-    async def _play(self, request: m.Generate) -> None:
-        for step in self.script(request):
+    def die(self) -> None:
+        """The process ends, and nothing it was asked for will come."""
+        for task in self._playing.values():
+            task.cancel()
+        self.restarts += 1
+        self._become("restarting")
+        self._fail_open("the engine process was killed")
+
+    def start_again(self) -> None:
+        assert self.info is not None
+        self.say(self.info)
+
+    async def _play(self, steps: Iterable[Frame | asyncio.Event]) -> None:
+        for step in steps:
             if isinstance(step, asyncio.Event):
                 await step.wait()
             else:

@@ -39,7 +39,7 @@ class Allowing:
     def rollback(self, count: int) -> None:
         del self.taken[len(self.taken) - count :]
 
-    def forced(self) -> list[int]:
+    def forced(self, left: int | None = None) -> list[int]:
         return self.must.get(len(self.taken), [])
 
 

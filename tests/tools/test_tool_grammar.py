@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import re
 from typing import Any
 
 import jsonschema
@@ -12,7 +13,7 @@ import pytest
 import torch
 from vocabularies import template, templates, vocabulary_of
 
-from quire.engine.errors import RequestError
+from quire.engine.errors import GrammarRefused, RequestError
 from quire.engine.grammar import compile
 from quire.engine.grammar.vocabulary import Vocabulary, members
 from quire.server.binding import Binding, bind
@@ -49,9 +50,9 @@ SCHEMA = {
 }
 DOCUMENT = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}
 EVERY = templates() or [pytest.param("", marks=pytest.mark.skip("shared/data/chat-templates is not beside this"))]
-WRITTEN = [n for n in templates() if (f := choose(template(n))) and f.style == "json"] or EVERY
+WRITTEN = [n for n in templates() if choose(template(n))] or EVERY
 UNFOUND = {"CohereForAI-c4ai-command-r-plus-tool_use"}  # of several calls the engine finds no shortest answer: a 400
-UNWRITTEN = [n for n in templates() if (f := choose(template(n))) and f.style != "json"] or EVERY
+SOME = [*WRITTEN[::7], *[n for n in WRITTEN if (f := choose(template(n))) and f.name == "openai"][:1]]
 
 
 @functools.cache
@@ -173,15 +174,43 @@ def test_beside_tools_that_may_be_called_the_rest_is_the_document(name: str) -> 
     assert kinds
 
 
-@pytest.mark.parametrize("name", UNWRITTEN)
-def test_a_format_without_a_grammar_refuses_to_be_forced_by_its_name(name: str) -> None:
-    format = dialect(name).format
-    assert format is not None
-    with pytest.raises(RequestError, match=format.name) as refused:
-        bind(None, calls(TOOLS, "required", True), dialect(name), prompt(name))
-    assert refused.value.param == "tool_choice"
-    assert bind(None, calls(TOOLS, "auto", True), dialect(name), prompt(name)).spec is None
-    assert bind(None, calls(TOOLS, "auto", False), dialect(name), prompt(name)).one
+JOINED: list[tuple[dict[str, Any], str]] = [
+    ({"guided_regex": "(yes|no)( sir)?"}, r"(yes|no)( sir)?"),
+    ({"grammar": 'root ::= "yes" | "(" root ")"'}, r"\(*yes\)*"),
+    ({"grammar": 'root ::= [a-c]{2,3} "!"'}, r"[a-c]{2,3}!"),
+    ({"guided_grammar": 'start: pair+ END\npair: /[0-9]/ ","\nEND: "."\n'}, r"([0-9],)+\."),
+]
+
+
+@pytest.mark.parametrize(("fields", "matches"), JOINED, ids=["regex", "gbnf", "flat gbnf", "lark"])
+@pytest.mark.parametrize("name", SOME)
+def test_a_regex_or_a_grammar_may_stand_beside_tools_or_behind_a_thought(name: str, fields: Any, matches: str) -> None:
+    of = dialect(name)
+    for tools in (TOOLS, []):
+        binding = bind(constraint(fields), calls(tools, "auto", False), of, prompt(name))
+        for seed in range(4):
+            text = drawn(name, binding, random.Random(seed))
+            events = read(name, text, tools) if of.reader(prompt(name), tools) else [Content(text)]
+            if found := calls_of(events):
+                jsonschema.validate(found[0][1], SCHEMAS[found[0][0]])
+            else:
+                assert re.fullmatch(matches, content_of(events)), text
+
+
+def test_what_is_about_a_whole_grammar_is_refused_beside_tools_by_its_name() -> None:
+    name = SOME[0]
+    for text, why in (
+        ('start: "a"\n%ignore " "\n', "%ignore"),
+        ("start: INT\n%import common.INT\n", "%import"),
+        ("begin: /a/\n", "start"),
+    ):
+        binding = bind(constraint({"guided_grammar": text}), calls(TOOLS, "auto", True), dialect(name), prompt(name))
+        with pytest.raises(GrammarRefused, match=why) as refused:
+            compile(binding.spec, words(name))
+        assert binding.told(refused.value).param == "guided_grammar"
+    tag = {"structural_tag": {"structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}], "triggers": ["<a>"]}}
+    with pytest.raises(RequestError, match="structural_tag"):
+        bind(constraint(tag), calls(TOOLS, "auto", True), dialect(name), prompt(name))
 
 
 @pytest.mark.parametrize("name", [n for n in EVERY if isinstance(n, str) and n])

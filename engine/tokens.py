@@ -1,0 +1,101 @@
+"""What the files of a tokenizer say of its tokens: which are control tokens, what bytes they spell, which end a text.
+
+Pure: both processes read vocabularies, and must not read them differently.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError
+
+_MARKUP = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def is_markup(text: str) -> bool:
+    """Whether an added token looks like one that steers the model: `<think>`, `[INST]`, `<|im_end|>`."""
+    return _MARKUP.fullmatch(text) is not None and not is_byte(text)
+
+
+def is_byte(piece: str) -> bool:
+    """Whether a piece is a single byte of a byte-fallback vocabulary: `<0x0A>`."""
+    return _BYTE.fullmatch(piece) is not None
+
+
+def is_byte_level(description: Mapping[str, Any]) -> bool:
+    """description: tokenizer.json."""
+    return '"ByteLevel"' in _shape(description)
+
+
+def has_byte_fallback(description: Mapping[str, Any]) -> bool:
+    return '"ByteFallback"' in _shape(description)
+
+
+def is_sentencepiece(description: Mapping[str, Any]) -> bool:
+    """Whether a space is written as U+2581."""
+    return has_byte_fallback(description) or '"Metaspace"' in _shape(description)
+
+
+def _shape(description: Mapping[str, Any]) -> str:
+    return json.dumps([description.get("decoder"), description.get("pre_tokenizer")])
+
+
+def spell(piece: str, *, byte_level: bool) -> bytes:
+    """The bytes of a piece of the vocabulary as it stands in tokenizer.json."""
+    if byte_level:
+        return b"".join([BYTE_LEVEL.get(c, c.encode()) for c in piece])
+    if found := _BYTE.fullmatch(piece):
+        return bytes([int(found[1], 16)])
+    return piece.replace("\u2581", " ").encode()
+
+
+def _byte_level_table() -> dict[str, bytes]:
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): bytes([b]) for b in printable} | {chr(0x100 + i): bytes([b]) for i, b in enumerate(others)}
+
+
+BYTE_LEVEL = _byte_level_table()  # character -> byte: printable bytes stand for themselves, the rest from U+0100 on
+
+
+# ---------------------------------------------------------------- a model folder
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, and what special_tokens_map.json knows beside it. Raises ModelError naming a file."""
+    settings = read_object(folder / "tokenizer_config.json")
+    return {**read_object(folder / "special_tokens_map.json"), **settings}
+
+
+def named(settings: Mapping[str, Any], role: str) -> str | None:
+    """A token by its role in the settings: bos_token, eos_token, pad_token, unk_token ..."""
+    found = settings.get(role)
+    return found.get("content") if isinstance(found, dict) else found
+
+
+def configured_ends(folder: Path) -> tuple[int, ...]:
+    """Ids that end a text, as the model's configuration has them; the tokenizer's eos_token is one more. Raises
+    ModelError naming a broken file."""
+    ends: list[int] = []
+    for file in ("generation_config.json", "config.json"):
+        found = read_object(folder / file).get("eos_token_id")
+        ends += found if isinstance(found, list) else [found] if isinstance(found, int) else []
+    return tuple(dict.fromkeys(ends))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an absent file is an empty one. Raises ModelError naming the file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds a {type(found).__name__}; expected an object")
+    return found

@@ -1,0 +1,130 @@
+"""Rows of a table, by token: with what adapters change in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .linear import Linear
+
+if TYPE_CHECKING:
+    from .lora import Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingDelta:
+    """What one adapter changes in a table: (whole or the base's row) * gain + a[token] @ b.T
+
+    a [vocab, rank]: gathered by token, so it lies by token.  b [width, rank]: the scale (and a gain) is in it already.
+    whole [vocab, width]: takes the table's place (modules_to_save).  gain [width]: of DoRA.
+    Raises ValueError where a and b do not fit each other.
+    """
+
+    a: Tensor | None = None
+    b: Tensor | None = None
+    whole: Tensor | None = None
+    gain: Tensor | None = None
+
+    def __post_init__(self):
+        a, b = self.a, self.b
+        if (a is None) != (b is None):
+            raise ValueError(f"{'a' if a is None else 'b'} is missing, expected both a and b or neither")
+        if a is None or b is None:
+            return
+        if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or a.shape[1] == 0:
+            found = f"a is {list(a.shape)} and b {list(b.shape)}"
+            raise ValueError(f"{found}, expected [vocab, rank] and [width, rank], rank > 0")
+        object.__setattr__(self, "a", a.contiguous())
+        object.__setattr__(self, "b", b.contiguous())
+
+
+class EmbeddingDeltas:
+    """Of one table: what each slot changes in it."""
+
+    __slots__ = ("_by_slot", "_width", "_vocab", "_kind")
+
+    def __init__(self, weight: Tensor):
+        self._vocab, self._width = weight.shape
+        self._kind = weight.dtype, weight.device
+        self._by_slot: dict[int, tuple[EmbeddingDelta, Linear | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
+    def put(self, slot: int, delta: EmbeddingDelta) -> None:
+        """Let the slot change this table so, in place of what it did before.
+
+        Raises ValueError, and changes nothing, where a shape or kind does not fit the table.
+        """
+        if slot < 0:
+            raise ValueError(f"slot is {slot}, expected 0 or more")
+        wanted = (
+            ("a", delta.a, (self._vocab, None)),
+            ("b", delta.b, (self._width, None)),
+            ("whole", delta.whole, (self._vocab, self._width)),
+            ("gain", delta.gain, (self._width,)),
+        )
+        for name, tensor, shape in wanted:
+            if tensor is None:
+                continue
+            if len(tensor.shape) != len(shape) or any(
+                n not in (m, None) for m, n in zip(tensor.shape, shape, strict=True)
+            ):
+                expected = ", ".join("rank" if n is None else str(n) for n in shape)
+                raise ValueError(f"{name} is {list(tensor.shape)}, expected [{expected}]")
+            if (tensor.dtype, tensor.device) != self._kind:
+                found, (dtype, device) = f"{tensor.dtype} on {tensor.device}", self._kind
+                raise ValueError(f"{name} is {found}, expected {dtype} on {device}")
+        self._by_slot[slot] = delta, None if delta.b is None else Linear(delta.b)
+
+    def drop(self, slot: int) -> None:
+        """Let the slot change nothing here; one that does not is left as it is."""
+        self._by_slot.pop(slot, None)
+
+    def apply(self, tokens: Tensor, y: Tensor, rows: Rows) -> Tensor:
+        """y [rows, width], the base's rows for the tokens [rows]: changed in place."""
+        for slot in rows.slots:
+            if slot not in self._by_slot:
+                continue
+            if rows.count != y.shape[0]:
+                raise ValueError(f"rows tells of {rows.count} rows, there are {y.shape[0]} tokens")
+            delta, expand = self._by_slot[slot]
+            at = rows.groups[slot]
+            asked = tokens[at]
+            found = y[at] if delta.whole is None else delta.whole[asked]
+            if delta.gain is not None:
+                found = found * delta.gain
+            if delta.a is not None and expand is not None:
+                found = found + expand(delta.a[asked])
+            y[at] = found
+        return y
+
+
+class Embedding:
+    """A table; owns its weights. weight [vocab, width]."""
+
+    __slots__ = ("deltas", "vocab", "weight", "width")
+
+    def __init__(self, weight: Tensor):
+        self.vocab, self.width = weight.shape
+        self.weight = weight
+        self.deltas: EmbeddingDeltas | None = None
+
+    def __call__(self, tokens: Tensor, rows: Rows | None = None) -> Tensor:
+        """tokens [rows], int64 -> [rows, width], a new tensor."""
+        y = self.weight[tokens]
+        return y if rows is None or self.deltas is None else self.deltas.apply(tokens, y, rows)
+
+    def put(self, slot: int, delta: EmbeddingDelta) -> None:
+        """Let an adapter's slot change this table. Raises ValueError where a shape or kind does not fit."""
+        deltas = self.deltas or EmbeddingDeltas(self.weight)
+        deltas.put(slot, delta)
+        self.deltas = deltas
+
+    def drop(self, slot: int) -> None:
+        """Let the slot change nothing here; one that does not is left as it is."""
+        if self.deltas is not None:
+            self.deltas.drop(slot)
+            self.deltas = self.deltas if len(self.deltas) else None

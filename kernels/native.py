@@ -1,0 +1,37 @@
+"""Whether the C++ kernels for the CPU were built with the package, and where they are used.
+
+They come with the package where a compiler was there (pyproject.toml, `ext-modules`). Where there was none, `cpu` is
+None, everything runs in torch, and one line of the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+
+import torch
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of what the module's functions take: one that an older tree left behind must not be used
+
+cpu: ModuleType | None
+try:
+    from . import _cpu
+
+    if _cpu.VERSION != VERSION:
+        raise ImportError(f"_cpu is of version {_cpu.VERSION}, expected {VERSION}: install the package again")
+    cpu = _cpu
+except ImportError as reason:
+    cpu = None
+    log.warning("the C++ kernels for the CPU are not there (%s): adapters run in torch, which is slower", reason)
+
+
+def serves(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the C++ kernels compute with such tensors."""
+    return cpu is not None and dtype == torch.float32 and device.type == "cpu"
+
+
+def described() -> str:
+    """In words, for a log or a page of figures: the instruction set in use, or "torch"."""
+    return "torch" if cpu is None else f"C++ ({cpu.isa()})"

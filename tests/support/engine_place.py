@@ -1,0 +1,53 @@
+"""The engine without its process: requests in, answers as tokens and text out."""
+
+from __future__ import annotations
+
+from quire.engine import messages as m
+from quire.engine import scheduler
+from quire.engine.grammar.spec import GrammarSpec
+from quire.engine.runner import Runner
+from quire.engine.state import Limits, State
+
+
+class Place:
+    """`add` requests, `run` until all have ended; `answers` and the `ends` of those, by (name, index)."""
+
+    def __init__(self, runner: Runner, *, pages: int = 200, budget: int = 64):
+        self.runner = runner
+        self.state = State(Limits(512, 32, budget, 999), min(pages, runner.cache.num_blocks))
+        self.answers: dict[tuple[str, int], list[int]] = {}
+        self.deltas: dict[tuple[str, int], list[m.TokenDelta]] = {}
+        self.ends: dict[tuple[str, int], m.TokenDelta] = {}
+        self.failed: dict[str, m.Failed] = {}
+
+    def add(
+        self, name: str, spec: GrammarSpec | None, budget: int, *, seed: int = 0, n: int = 1, prompt=(), **more
+    ) -> None:
+        eos = self.runner._vocabulary().eos_ids
+        params = m.SamplingParams(max_tokens=budget, seed=seed, stop_token_ids=eos, grammar=spec, **more)
+        request = m.Generate(id=name, prompt=list(prompt) or [3 + seed % 50, 5, 8], params=params, n=n)
+        compiled = self.runner.compile(spec)
+        bound = compiled is not None or params.thought is not None
+        guide = lambda: self.runner.guide(compiled, params.grammar_after, params.thought)  # noqa: E731
+        scheduler.add(self.state, request, [guide() for _ in range(n)] if bound else [])
+
+    def run(self) -> Place:
+        while self.state.has_work():
+            plan = scheduler.schedule(self.state)
+            for news in scheduler.commit(self.state, plan, self.runner.execute(plan)):
+                if isinstance(news, m.Failed):
+                    self.failed[news.id] = news
+                    continue
+                key = (news.id, news.index)
+                self.answers.setdefault(key, []).extend(news.tokens)
+                self.deltas.setdefault(key, []).append(news)
+                if news.finish:
+                    self.ends[key] = news
+            self.state.check()
+        self.runner.execute(scheduler.schedule(self.state))  # it hears who left
+        return self
+
+    def text(self, name: str, index: int = 0) -> str:
+        eos = set(self.runner._vocabulary().eos_ids)
+        tokens = [t for t in self.answers[name, index] if t not in eos]
+        return self.runner._vocabulary().spell(tokens).decode()

@@ -1,0 +1,82 @@
+"""Both processes read a vocabulary alike: the same control tokens, the same bytes, the same ends of a text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from vocabularies import EVERY, byte_level, vocabulary
+
+from quire.engine import tokens
+from quire.engine.errors import GrammarRefused, ModelError
+from quire.engine.grammar.vocabulary import Vocabulary
+from quire.server.tokenizer import Tokenizer
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_server_and_engine_know_the_same_controls_and_spell_alike(name):
+    ours = vocabulary(name).ours
+    try:
+        theirs = Vocabulary(vocabulary(name).description, ours.eos_ids or (0,))
+    except GrammarRefused:
+        pytest.skip("answers of this kind of vocabulary cannot be bound")
+    assert set(theirs.controls) == ours.control_ids
+    hidden = 0
+    for token in range(ours.vocab_size):
+        if token in ours.control_ids:
+            assert theirs.written(token) == ours.token_bytes(token)
+            assert theirs.pieces[token] == b""
+        elif theirs.pieces[token] != ours.token_bytes(token):
+            assert theirs.pieces[token] == b""  # the unknown token, and second spellings of one character
+            hidden += 1
+    assert hidden <= 257
+
+
+def folder_of(tmp_path, **files: object):
+    (tmp_path / "tokenizer.json").write_text(byte_level().description)
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "ends"),
+    [
+        ({"config": {"eos_token_id": 0}}, (0,)),
+        ({"config": {"eos_token_id": 0}, "generation_config": {"eos_token_id": [2, 1]}}, (2, 1, 0)),
+        ({"tokenizer_config": {"eos_token": "<|im_end|>"}}, (2,)),
+        ({"tokenizer_config": {"eos_token": {"content": "<|im_end|>"}}, "config": {"eos_token_id": 2}}, (2,)),
+        ({"special_tokens_map": {"eos_token": {"content": "<|im_end|>"}}}, (2,)),
+        ({"special_tokens_map": {"eos_token": "<|im_end|>"}, "tokenizer_config": {"eos_token": "<|endoftext|>"}}, (0,)),
+        ({"config": {"eos_token_id": None}, "tokenizer_config": {"eos_token": "<|im_end|>"}}, (2,)),
+    ],
+)
+def test_server_and_engine_find_the_same_ends_of_a_text(tmp_path, files, ends):
+    folder = folder_of(tmp_path, **files)
+    assert Tokenizer.load(folder).eos_ids == ends
+    assert Vocabulary.load(folder, 0).eos_ids == ends
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config", "special_tokens_map", "config", "generation_config"])
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_file_is_named(tmp_path, name, content):
+    folder = folder_of(tmp_path, **{name: content})
+    for load in (Tokenizer.load, lambda folder: Vocabulary.load(folder, 0)):
+        with pytest.raises(ModelError, match=name):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "markup"),
+    [("<think>", True), ("[INST]", True), ("<|im_end|>", True), ("{a}", True), ("<\n>", True), ("<0x0A>", False),
+     ("  ", False), ("<a", False), ("a>", False), ("", False), ("<", False)],
+)  # fmt: skip
+def test_what_looks_like_markup(text, markup):
+    assert tokens.is_markup(text) is markup
+
+
+def test_every_byte_has_one_character_in_byte_level_vocabularies():
+    assert sorted(tokens.BYTE_LEVEL.values()) == [bytes([b]) for b in range(256)]
+    assert tokens.spell("Ġhé", byte_level=True) == b" h\xe9"
+    assert tokens.spell("▁hé", byte_level=False) == " hé".encode()
+    assert tokens.spell("<0xE9>", byte_level=False) == b"\xe9"
