@@ -90,7 +90,7 @@ def test_a_model_takes_a_tokenizer_and_further_control_tokens(tiny_model, tmp_pa
 def test_one_command_makes_a_model_starts_a_server_and_prints_the_tables(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "quire.clients.bench.grammars", "--model", "tiny", "--rounds", "1", "--requests", "2",
-         "--concurrency", "2", "--tokens", "64", "--seconds", "2", "--phases", "1",
+         "--concurrency", "2", "--tokens", "128", "--seconds", "2", "--phases", "1",
          "--json", str(tmp_path / "out.json")],
         capture_output=True, text=True,
     )  # fmt: skip
