@@ -180,7 +180,7 @@ class TooMuch:
     def rollback(self, count):
         self.seen -= count
 
-    def forced(self):
+    def forced(self, left=None):
         return []
 
 
