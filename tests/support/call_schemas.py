@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
 
+import jsonschema
 import torch
 from hypothesis import strategies as st
 
@@ -113,3 +115,10 @@ def _taken(matcher: Any, pick: random.Random, words: Sequence[Sequence[int]], ou
             return True
         matcher.rollback(count)
     return False
+
+
+def validate(value: Any, schema: dict[str, Any]) -> None:
+    """By `jsonschema`, with the white space of ECMA-262, to which U+FEFF belongs and for Python does not. Raises
+    jsonschema.ValidationError."""
+    patterns = json.dumps(schema).replace(r"\\s", r"[\\s\ufeff]")
+    jsonschema.validate(value, json.loads(patterns))

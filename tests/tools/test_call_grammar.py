@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from call_schemas import CLOSERS, WORDS, schemas, walked
+from call_schemas import CLOSERS, WORDS, schemas, validate, walked
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from tool_calls import calls_of, content_of, cuts, parse
@@ -90,7 +90,7 @@ def read_back(name: str, controls: bool, tools: list[dict[str, Any]], choice: An
     for called, arguments in read:
         (schema,) = [t["function"]["parameters"] for t in tools if t["function"]["name"] == called]
         try:
-            jsonschema.validate(arguments, schema)
+            validate(arguments, schema)
         except jsonschema.ValidationError:
             raise AssertionError(f"{text!r} was read as {arguments!r}, not valid for {json.dumps(schema)}") from None
     return read
