@@ -20,7 +20,7 @@ from quire.engine.grammar.keywords import ENFORCED
 
 AT_ONCE = 16  # cases
 SHORTEST = re.compile(r"the shortest answer that the grammar allows has (\d+)")
-FEW, MANY = {"schema": 42, "tools": 6}, {"schema": 700, "tools": 100}  # cases; of tools for each of MODELS
+FEW, MANY = {"schema": 14, "tools": 2}, {"schema": 700, "tools": 100}  # cases; of tools for each of MODELS
 MODELS = {  # name: (format, its tags are control tokens)
     "hermes": ("hermes", False),
     "hermes-control": ("hermes", True),
@@ -244,7 +244,8 @@ def check_coverage(tally: Tally) -> None:
 
 
 def test_answers_are_valid_for_random_schemas_at_any_budget(servers):
-    check_coverage(run(servers["hermes"], "schema", 0, FEW["schema"]))
+    seen = run(servers["hermes"], "schema", 0, FEW["schema"]).seen
+    assert min(seen["stop"], seen["length"], seen["forced"]) > 0
 
 
 @pytest.mark.parametrize("model", MODELS)
