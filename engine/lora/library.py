@@ -91,6 +91,11 @@ class _Known:
     raw: Future[Raw] | None  # of the first reading, until it is done
     info: m.AdapterInfo | None = None  # once it is done
 
+    @property
+    def failed(self) -> bool:
+        """It could not be read the first time."""
+        return self.raw is not None and self.raw.done() and self.raw.exception() is not None
+
 
 @dataclass(slots=True)
 class _Load:
@@ -190,7 +195,7 @@ class Library:
         except Exception as error:
             if self._names.get(load.name) is known:
                 del self._names[load.name]
-                if load.before is not None:
+                if load.before is not None and not load.before.failed:
                     self._names[load.name] = load.before
             self._news.append(_failed(load.id, _as_quire(error), "lora_path"))
             return

@@ -255,3 +255,12 @@ def test_a_model_that_transformers_runs_takes_them_too(folders):
         wanted = merged_logits(pocket.FOLDER, [(folders[name], scale) for name, scale in use], prompt).log_softmax(-1)
         for place, found in enumerate(bench.logprobs[f"r{i}"]):
             assert found.logprob == pytest.approx(float(wanted[place, prompt[place + 1]]), abs=1e-4)
+
+
+def test_of_two_loads_that_fail_one_behind_the_other_nothing_stays(folders, tmp_path):
+    bench = Bench(pocket.FOLDER)
+    bench.take([m.LoadAdapter(id=id_, name="x", path=str(tmp_path / id_)) for id_ in ("first", "second")])
+    while len(bench.failed) < 2:
+        bench.take([])
+    bench.run([ask("none", prompts()[0], ("x", 1.0))])
+    assert bench.failed["none"].code == "model_not_found"

@@ -1,11 +1,20 @@
-"""Folders that look like adapters."""
+"""A server that takes adapters, and folders that look like them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adapters_over_http import make
+from adapters_over_http import make, serving
+from small_server import SmallServer
+
+
+@pytest.fixture
+def server() -> Iterator[SmallServer]:
+    """With an admin key. Files about other things have servers of their own."""
+    with serving(admin_keys=("open sesame",)) as server:
+        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,17 +18,11 @@ from adapters_over_http import (
     unload,
 )
 from fake_engine import loaded
-from small_server import HELLO, MODEL, Caller, SmallServer, error_of
+from small_server import HELLO, MODEL, Caller, error_of
 
 from quire.engine import messages as m
 from quire.engine.errors import RequestError
 from quire.server import adapters as registry
-
-
-@pytest.fixture
-def server() -> Iterator[SmallServer]:
-    with serving(admin_keys=("open sesame",)) as server:
-        yield server
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import huggingface_hub
@@ -25,13 +24,6 @@ from quire.engine import messages as m
 from quire.engine.errors import ConfigError, EngineFailed, EngineUnavailable, ModelNotFound, RequestError
 from quire.server import adapters as registry
 from quire.server.config import LoraModule
-
-
-@pytest.fixture
-def server() -> Iterator[SmallServer]:
-    with serving(admin_keys=("open sesame",)) as server:
-        yield server
-
 
 # ---------------------------------------------------------------- first use
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from adapters_over_http import (
@@ -22,16 +21,9 @@ from adapters_over_http import (
 )
 from fake_engine import adapter_info, loaded
 from prometheus_client.parser import text_string_to_metric_families
-from small_server import HELLO, MODEL, Caller, SmallServer, error_of, events
+from small_server import HELLO, MODEL, Caller, error_of, events
 
 from quire.engine import messages as m
-
-
-@pytest.fixture
-def server() -> Iterator[SmallServer]:
-    with serving(admin_keys=("open sesame",)) as server:
-        yield server
-
 
 # ---------------------------------------------------------------- load and unload
 
