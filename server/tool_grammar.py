@@ -169,9 +169,18 @@ class Grammar:
         for i, call in enumerate(structure.calls):
             self.rule(f"c{i}", self._call(call, i, "" if structure.opens != ("",) else cut))
         self.rule("call", " | ".join(f"c{i}" for i in range(len(structure.calls))))
-        calls = "call" if structure.at_most_one else f"call ({self.items(structure.separator)} call)*"
         before = self.items(opening.lstrip().removeprefix(cut) if cut else opening)
-        return self.rule("section", f"{before} {calls} {self.items(structure.closes, last=True)}")
+        return self.rule("section", f"{before} {self._calls(structure)}")
+
+    def _calls(self, structure: Structure) -> str:
+        """Items of calls and what closes them. What closes them may begin as what stands between two does; then that is
+        written once, for the longest match would always be the close."""
+        if structure.at_most_one:
+            return f"call {self.items(structure.closes, last=True)}"
+        between = self.items(structure.separator)
+        if structure.separator and structure.closes.startswith(structure.separator):
+            return f"(call {between})+ {self.items(structure.closes.removeprefix(structure.separator), last=True)}"
+        return f"call ({between} call)* {self.items(structure.closes, last=True)}"
 
     def _call(self, call: Call, number: int, cut: str) -> str:
         parts = list(call.begin)
@@ -214,9 +223,7 @@ class Grammar:
 
     def _first(self, structure: Structure) -> str:
         """The section that opens with what opens one at the beginning of the answer only."""
-        calls = "call" if structure.at_most_one else f"call ({self.items(structure.separator)} call)*"
-        closes = self.items(structure.closes, last=True)
-        return self.rule("first", f"{self.items(structure.starts[0])} {calls} {closes}")
+        return self.rule("first", f"{self.items(structure.starts[0])} {self._calls(structure)}")
 
     def _starts(self, structure: Structure, first: str, rest: str, firm: bool) -> str:
         """Calls without anything before them, with which the answer begins; else text that does not begin like one."""

@@ -26,8 +26,7 @@ from typing import Any, NoReturn
 from . import probe
 from .dialect_text import body, encoded, encoded_text, ending, number, quoted, spelled
 from .errors import GrammarRefused
-from .lower import NEVER, Lowered
-from .lower import _number as plain_number
+from .lower import NEVER, Lowered, plain_number
 from .nodes import ANY, Anything, Array, Bool, Literal, Node, Null, Number, Object, Option, Ref, Text, literal
 from .regexes import Regex
 from .schema import Schema

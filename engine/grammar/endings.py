@@ -233,8 +233,8 @@ class Endings:
             self._carried = earlier._following(self.state.taken[-1])
         return self._carried or self._found
 
-    def narrow(self, row: torch.Tensor, left: int) -> None:
-        """Make a mask of the tokens after which an ending of at most left - 1 tokens is known."""
+    def narrow(self, row: torch.Tensor, left: int, ends: Sequence[int] = ()) -> None:
+        """Make a mask of the tokens after which an ending of at most left - 1 tokens is known, and of `ends`."""
         ending = self.ending(left)
         if ending is None:
             return
@@ -248,8 +248,7 @@ class Endings:
         for many, _ in self._after_many:
             allowed |= many
         allowed[list(self._after)] = True
-        if self.state.token.is_accepting():
-            allowed[list(self.vocabulary.eos_ids)] = True
+        allowed[list(ends)] = True
         row.copy_(pack(allowed))
 
     def _following(self, token: int) -> list[int] | None:
@@ -370,7 +369,7 @@ class Endings:
         return None if way is None else symbols.tokens(way)
 
 
-def shortest(byte: llguidance.LLMatcher, hints: Hints, example: bytes | Way, symbols: Symbols) -> list[int] | None:
+def shortest(byte: llguidance.LLMatcher, hints: Hints, example: Way, symbols: Symbols) -> list[int] | None:
     """The tokens of a short answer, or None if none was found. byte: over symbols. example: what may be one."""
     state = byte.deep_copy()
     fits = bool(example) and state.try_consume_tokens(list(example)) == len(example) and state.is_accepting()

@@ -6,10 +6,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import nfa, regexes
-from .lower import Bounds
+from .lower import Bounds, Lowered
 from .regexes import Chars, Concat, Either, Regex, Repeat
 
 UNFINISHED = 4  # bytes of a character
@@ -59,6 +59,7 @@ class Document:
 
     least: int
     bounds: Bounds
+    lowered: Lowered | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,14 @@ class Not:
     body: Item
 
 
-Item = Regex | Rule | Sequence | Choice | Times | Word | Control | Document | Both | Not
+@dataclass(frozen=True)
+class Lazy:
+    """The body, which ends where it first can."""
+
+    body: Item
+
+
+Item = Regex | Rule | Sequence | Choice | Times | Word | Control | Document | Both | Not | Lazy
 Rules = Mapping[str, Item]
 
 
@@ -96,7 +104,7 @@ def parts_of(item: Item) -> tuple[Item, ...]:
             return parts
         case Choice(options):
             return options
-        case Times(body) | Not(body):
+        case Times(body) | Not(body) | Lazy(body):
             return (body,)
     return ()
 
@@ -138,7 +146,7 @@ class Reach:
     def __init__(self, rules: Rules, measure: Callable[[bytes], Seq[float]]):
         """measure: tokens that spell a text from each place on."""
         self._circles = _circles(rules)  # what a rule uses comes before it
-        self._rules = {name: _repeated(name, rules[name]) for circle in self._circles for name in circle}
+        self._rules = {name: repeated(name, rules[name]) for circle in self._circles for name in circle}
         self._measure = measure
         self._least: dict[str, float] = dict.fromkeys(rules, NEVER)
         self._worst: dict[str, float] = dict.fromkeys(rules, 0)
@@ -195,6 +203,8 @@ class Reach:
                 return most + sum(self._size(p) for p in parts if isinstance(p, Not))
             case Not():
                 return 0 if is_open(item, self._rules) else self._size(item)
+            case Lazy(body):
+                return self.least(body)
         return regexes.least(item, lambda ranges: nfa.in_bytes(ranges)[0])
 
     def worst(self, within: str, item: Item) -> float:
@@ -222,6 +232,8 @@ class Reach:
                 self._nests = True
                 self._frames.append(bounds.frame)
                 return bounds.leaf
+            case Lazy(body):
+                return self.worst(within, body)
         if is_open(item, self._rules):
             return UNFINISHED
         if isinstance(item, Both):
@@ -289,6 +301,8 @@ class Reach:
             case Choice(options):
                 for option in options:
                     yield from self._named(option, loops, opener, after)
+            case Lazy(body):
+                yield from self._named(body, loops, opener, after)
 
 
 def _circles(rules: Rules) -> list[list[str]]:
@@ -325,7 +339,7 @@ def _circles(rules: Rules) -> list[list[str]]:
     return found
 
 
-def _repeated(name: str, item: Item) -> Item:
+def repeated(name: str, item: Item) -> Item:
     """X: X a | b as X: b a*, which asks for no more `a` than were begun."""
     options = item.options if isinstance(item, Choice) else (item,)
     first, more = [], []

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 
 from . import regexes
 from .errors import GrammarRefused
-from .items import Both, Choice, Control, Document, Item, Not, Rule, Sequence, Times, Unknown, Word
+from .items import Both, Choice, Control, Document, Item, Lazy, Not, Rule, Sequence, Times, Unknown, Word
 from .lower import Bounds, Lowered
+from .schema import Schema
+from .spec import Limits
 
 _TOKEN = re.compile(
     r"(?P<space>[ \t\r]+|//[^\n]*|\#[^\n]*)|(?P<line>\n)"
     r'|(?P<string>"(?:\\.|[^"\\\n])*")(?!i)|(?P<regex>/(?![/*])(?:\\.|[^/\\\n])+/)(?![imslux])'
     r"|<\[(?P<control>\d+)\]>|(?P<json>%json)(?=\s*\{)|(?P<count>\{\s*\d+\s*(?:,\s*\d*\s*)?\})|(?P<mark>[()|*+?&~:])"
-    r"|(?P<name>[A-Za-z_]\w*)(?P<lazy>\[lazy\])?"
+    r"|(?P<name>[A-Za-z_]\w*)|(?P<lazy>\[lazy\])"
 )
 _ANYTHING = "(?s:.*)"
 _OURS: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [  # what Python writes otherwise
@@ -42,7 +44,7 @@ class _Reader:
             if found is None:
                 raise Unknown
             at = found.end()
-            kind = "name" if found.lastgroup == "lazy" else found.lastgroup or ""
+            kind = found.lastgroup or ""
             written = found[kind]
             if kind == "json":
                 begin = text.index("{", at)
@@ -61,9 +63,13 @@ class _Reader:
                 self._at += 1
                 continue
             kind, name = self._next()
-            if kind != "name" or name in found or self._next() != ("mark", ":"):
+            if kind != "name" or name in found:
                 raise Unknown
-            found[name] = self._choice()
+            mark = self._next()
+            lazy = mark[0] == "lazy"
+            if (self._next() if lazy else mark) != ("mark", ":"):
+                raise Unknown
+            found[name] = Lazy(self._choice()) if lazy else self._choice()
             if self._at < len(self._tokens) and self._peek()[0] != "line":
                 raise Unknown
         return found
@@ -150,9 +156,10 @@ class _Reader:
 
     def _document(self, text: str) -> Item:
         if (known := self._documents.get(text)) is not None:
-            return Document(int(known.least(known.source.root)), known.bounds)
-        if json.loads(text).get("type") in ("number", "integer"):
-            return Document(NUMBER, Bounds(NUMBER, 0, 0))
+            return Document(int(known.least(known.source.root)), known.bounds, known)
+        if (schema := json.loads(text)).get("type") in ("number", "integer"):
+            schema.pop("x-guidance", None)
+            return Document(NUMBER, Bounds(NUMBER, 0, 0), Lowered(Schema(json.dumps(schema), Limits())))
         raise Unknown
 
 

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import llguidance
 
-from . import gbnf, lark, lower, outlines_, outlook, probe, regexes, tags, witness
+from . import (
+    ahead,
+    gbnf,
+    lark,
+    lark_rules,
+    lower,
+    outlines_,
+    outlook,
+    probe,
+    regexes,
+    searching,
+    tags,
+    whitespace,
+    witness,
+)
+from .ahead import FAR, Course, TooFar
 from .endings import BACK, UNFINISHED, Endings, Known, Plain, State, Tail, shortest
 from .errors import GrammarFailed, GrammarRefused
+from .items import Unknown
 from .lower import Bounds, Lowered, cheapest
 from .nfa import hint, in_bytes
 from .schema import Schema
@@ -24,9 +42,8 @@ from .whitespace import checked
 if TYPE_CHECKING:
     import torch
 
-NEAR = 256  # tokens before its end from which a grammar without Bounds is watched
 AHEAD = 256  # bytes looked ahead for forced tokens
-JUMP = 64  # tokens by which one token is taken to put off the ending of such a grammar at most
+PLACES = 20_000  # of a course, which answers share; beyond that the next one begins anew
 
 
 class _Wrapped:
@@ -71,12 +88,15 @@ def compile(spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits) -> Compil
 
 
 class _Read(NamedTuple):
-    """looks_ahead: what it forces has an end. ours: it is sure to name no control tokens."""
+    """course: followed by goals, where these are sure to mean what the engine underneath does. known, example (what
+    may be an answer): for the search for endings elsewhere. looks_ahead: what it forces has an end. ours: it is sure to
+    name no control tokens."""
 
     grammar: str
-    known: Known
     bounds: Bounds | None = None
-    example: bytes | Way = b""  # what may be an answer
+    course: Callable[[Symbols], Course] | None = None
+    known: Callable[[], Known] = lambda: Known(Hints())
+    example: Callable[[], Way] = lambda: ()
     looks_ahead: bool = False
     ours: bool = False
     text: str = ""  # in Lark
@@ -84,25 +104,62 @@ class _Read(NamedTuple):
 
 def _schema(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
     lowered = Lowered(Schema('{"type": "object"}' if spec.kind == "json_object" else spec.text, limits))
-    strings = tuple(h for p in lowered.patterns if (h := hint(p, cheapest)) is not None)
-    hints = Hints(strings, tuple(lowered.examples()))
-    known = Known(hints, lowered.names, told=len(strings) == len(lowered.patterns))
-    grammar = probe.grammar_of(lowered.schema, checked(spec.whitespace))
-    return _Read(grammar, known, lowered.bounds, lowered.example(), looks_ahead=True, ours=True)
+
+    def known() -> Known:
+        strings = tuple(h for p in lowered.patterns if (h := hint(p, cheapest)) is not None)
+        hints = Hints(strings, tuple(lowered.examples()))
+        return Known(hints, lowered.names, told=len(strings) == len(lowered.patterns))
+
+    return _Read(
+        probe.grammar_of(lowered.schema, checked(spec.whitespace)),
+        lowered.bounds,
+        partial(ahead.of_document, lowered, whitespace.read(spec.whitespace)),
+        known,
+        lambda: tuple(lowered.example()),
+        looks_ahead=True,
+        ours=True,
+    )
 
 
 def _lark(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
     documents: dict[str, Lowered] = {}
     text = lark.checked(spec.text, spec.controls, checked(spec.whitespace), limits, documents, spec.ours)
-    example = witness.of_lark(text, documents, Symbols(vocabulary, spec.controls))
-    return _Read(_from_lark(text), *outlook.of_lark(text, documents, vocabulary), example, text=text)
+    return _of_rules(text, documents, spec, vocabulary, surely=spec.ours and not _JOINED.search(spec.text))
+
+
+_JOINED = re.compile(r'%joined \{"kind": "(?!regex)')  # a client's grammar, which may lean on longest matches
+
+
+def _tags(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
+    documents: dict[str, Lowered] = {}
+    text, surely = tags.to_lark(spec.text, checked(spec.whitespace), limits, documents)
+    return _of_rules(text, documents, spec, vocabulary, surely=surely)
+
+
+def _of_rules(
+    text: str, documents: Mapping[str, Lowered], spec: GrammarSpec, vocabulary: Vocabulary, *, surely: bool
+) -> _Read:
+    """surely: no longest match takes what should follow it."""
+    try:
+        rules = lark_rules.read(text, documents)
+    except Unknown:
+        return _Read(_from_lark(text), text=text)
+    return _Read(
+        _from_lark(text),
+        outlook.bounds(rules, "start", vocabulary),
+        partial(ahead.of_rules, rules, "start", whitespace.read(spec.whitespace)) if surely else None,
+        lambda: outlook.known(rules, "start", documents.values()),
+        lambda: witness.of_rules(rules, "start", documents.values(), Symbols(vocabulary, spec.controls)),
+        text=text,
+    )
 
 
 def _gbnf(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
     text, rules, whole = gbnf.to_lark(spec.text)
     if whole is not None:
         return _expression(whole, text)
-    return _Read(_from_lark(text), *outlook.of_rules(rules, "root", vocabulary), text=text)
+    bounds = outlook.bounds(rules, "root", vocabulary)
+    return _Read(_from_lark(text), bounds, known=lambda: outlook.known(rules, "root", ()), text=text)
 
 
 def _regex(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
@@ -112,17 +169,19 @@ def _regex(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
 
 
 def _expression(regex: regexes.Regex, text: str) -> _Read:
-    hints = Hints(whole=hint(regex, in_bytes))
     far = regexes.worst(regex, lambda ranges: in_bytes(ranges)[0])
-    known = hints.whole is not None and far < lower.NEVER
-    bounds = Bounds(int(far) + UNFINISHED, 0, 0) if known else None
-    return _Read(_from_lark(text), Known(hints), bounds, looks_ahead=known, ours=known, text=text)
-
-
-def _tags(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
-    documents: dict[str, Lowered] = {}
-    text = tags.to_lark(spec.text, checked(spec.whitespace), limits, documents)
-    return _Read(_from_lark(text), *outlook.of_lark(text, documents, vocabulary), text=text)
+    bounds = Bounds(int(far) + UNFINISHED, 0, 0) if far < lower.NEVER else None
+    course = partial(ahead.of_expression, regex)
+    whole = hint(regex, in_bytes)
+    return _Read(
+        _from_lark(text),
+        bounds,
+        course,
+        lambda: Known(Hints(whole=whole)),
+        looks_ahead=bounds is not None,
+        ours=bounds is not None and whole is not None,
+        text=text,
+    )
 
 
 def _from_lark(text: str) -> str:
@@ -143,69 +202,11 @@ _READERS: dict[str, Callable[[GrammarSpec, Limits, Vocabulary], _Read]] = {
 }
 
 
-class _Place(NamedTuple):
-    """Where in JSON one stands, as far as that can be told: the objects and arrays that are open if one is outside of a
-    string, inside of one, or behind a backslash in one; -1: one is not. opened: `Bounds.openers` so far; tail: the last
-    bytes, in which the next may have begun."""
-
-    outside: int = 0
-    inside: int = -1
-    escaped: int = -1
-    opened: int = 0
-    tail: bytes = b""
-
-    @property
-    def depth(self) -> int:
-        return max(self.outside, self.inside, self.escaped)
-
-    def after(self, text: bytes, *, anew: bool) -> _Place:
-        """anew: JSON may begin anywhere in the text."""
-        outside, inside, escaped = self.outside, self.inside, self.escaped
-        least = 0 if anew else -1
-        for byte in text:
-            if byte == 0x22:
-                outside, inside, escaped = max(inside, least), max(outside, escaped), -1
-            elif byte == 0x5C:
-                inside, escaped = escaped, inside
-            else:
-                inside, escaped = max(inside, escaped), -1
-                if outside >= 0 and byte in b"{[":
-                    outside += 1
-                elif outside >= 0 and byte in b"}]":
-                    outside = max(outside - 1, 0)
-        return self._replace(outside=outside, inside=inside, escaped=escaped)
-
-    def counted(self, token: int, text: bytes, openers: tuple[bytes | int, ...]) -> _Place:
-        """With the openers in a token."""
-        if not openers:
-            return self
-        both, opened, longest = self.tail + text, self.opened, 1
-        for opener in openers:
-            if isinstance(opener, int):
-                opened += opener == token
-            else:
-                opened += _count(both, opener) - _count(self.tail, opener)
-                longest = max(longest, len(opener))
-        return self._replace(opened=opened, tail=both[-(longest - 1) :] if longest > 1 else b"")
-
-
-def _count(text: bytes, opener: bytes) -> int:
-    """How often an opener ends in a text, overlapping ones too."""
-    return sum(text.startswith(opener, at) for at in range(len(text) - len(opener) + 1))
-
-
-@functools.lru_cache(maxsize=64)
-def _most_openers(vocabulary: Vocabulary, openers: tuple[bytes | int, ...]) -> int:
-    """That one token may hold, or end."""
-    texts = [opener for opener in openers if isinstance(opener, bytes)]
-    return max(1, *(sum(piece.count(opener) for opener in texts) for piece in vocabulary.pieces)) + len(texts)
-
-
 class Compiled:
     """A grammar that fits a vocabulary. `shortest`: tokens of a shortest answer, None if none was found."""
 
     def __init__(self, read: _Read, spec: GrammarSpec, vocabulary: Vocabulary):
-        self.vocabulary, self.known, self.bounds = vocabulary, read.known, read.bounds
+        self.vocabulary, self.bounds, self._read = vocabulary, read.bounds, read
         self.producible = None if read.ours else vocabulary.producible | vocabulary.mask(spec.controls)
         self.symbols = Symbols(vocabulary, spec.controls)
         self._token = llguidance.LLMatcher(tokenizer(vocabulary), read.grammar, log_level=0, limits=probe.LIMITS)
@@ -215,19 +216,39 @@ class Compiled:
         if self._token.is_error():
             raise GrammarRefused(probe.first_line(self._token.get_error()))
         self.looks_ahead = read.looks_ahead
-        self.jump = _most_openers(vocabulary, read.bounds.openers) if read.bounds and read.bounds.openers else 0
-        self.tail: Tail | None = None
-        if read.known.tail is not None:
-            begin = llguidance.LLMatcher(
-                tokenizer(vocabulary), _from_lark(read.known.tail), log_level=0, limits=probe.LIMITS
-            )
-            self.tail = Tail(begin, _plain(vocabulary), read.known.reach)
-        found = shortest(self._byte, read.known.hints, read.example, self.symbols)
-        if found is None:
-            raise GrammarRefused(self._why_not(read.example))
-        self.shortest = len(found)
+        self._course = self._new_course()
+        self.shortest = self._shortest()
 
-    def _why_not(self, example: bytes | Way) -> str:
+    def _new_course(self) -> Course | None:
+        """None where the grammar is not followed by goals, or the goals have no tokens. Raises GrammarRefused."""
+        if self._read.course is None or self.bounds is None:
+            return None
+        try:
+            course = self._read.course(self.symbols)
+            return course if course.left(course.start) < FAR else None
+        except Unknown:
+            return None
+        except TooFar:
+            raise GrammarRefused("the grammar is too much to be followed to its end") from None
+
+    @functools.cached_property
+    def _known(self) -> Known:
+        return self._read.known()
+
+    def _shortest(self) -> int:
+        if self._course is not None:
+            found = self._course.ending(self._course.start)
+            trial = self._token.deep_copy()
+            if trial.try_consume_tokens(found) < len(found) or not trial.is_accepting():
+                raise GrammarRefused(self._why_not(tuple(self.symbols.spell(found))))
+            return len(found)
+        example = self._read.example()
+        known = shortest(self._byte, self._known.hints, example, self.symbols)
+        if known is None:
+            raise GrammarRefused(self._why_not(example))
+        return len(known)
+
+    def _why_not(self, example: Way) -> str:
         trial = self._byte.deep_copy()
         trial.try_consume_tokens(list(example))
         error = probe.first_line(trial.get_error())
@@ -236,6 +257,37 @@ class Compiled:
     def matcher(self) -> Matcher:
         """A new one, at the beginning."""
         return Matcher(self, self._token.deep_copy(), self._byte.deep_copy())
+
+    def watch(self, state: State) -> ahead.Watch | searching.Watch:
+        """Of an answer that stands there."""
+        if self._course is None or self.bounds is None:
+            endings = Endings(_plain(self.vocabulary), state, self._known, self._tail, BACK if self.bounds else 0)
+            return searching.Watch(endings, self.bounds, self.shortest)
+        if len(self._course) > PLACES:
+            self._renewed()
+        bounds = self.bounds
+        jump = searching.most_openers(self.vocabulary, bounds.openers)
+        rise = (_opens(self.vocabulary) + 1) * bounds.frame + bounds.leaf + jump * bounds.nest
+        return ahead.Watch(self._renewed, self._course, state.taken, bounds.flat, rise)
+
+    def _renewed(self) -> Course:
+        self._course = self._new_course()
+        assert self._course is not None
+        return self._course
+
+    @functools.cached_property
+    def _tail(self) -> Tail | None:
+        if self._known.tail is None:
+            return None
+        text = _from_lark(self._known.tail)
+        begin = llguidance.LLMatcher(tokenizer(self.vocabulary), text, log_level=0, limits=probe.LIMITS)
+        return Tail(begin, _plain(self.vocabulary), self._known.reach)
+
+
+@functools.lru_cache(maxsize=4)
+def _opens(vocabulary: Vocabulary) -> int:
+    """The most objects and arrays that one token may open."""
+    return max(piece.count(b"{") + piece.count(b"[") for piece in vocabulary.pieces)
 
 
 class Matcher:
@@ -247,10 +299,7 @@ class Matcher:
         self._token = token
         self._state = State(token, byte, compiled.symbols)
         self._ended = False
-        self._nests = compiled.bounds is not None and compiled.bounds.flat is None
-        self._places = [_Place()]  # after each token; kept only where Bounds need it
-        back = BACK if compiled.bounds is not None else 0
-        self._endings = Endings(_plain(self._vocabulary), self._state, compiled.known, compiled.tail, back)
+        self._watch = compiled.watch(self._state)
 
     @property
     def may_end(self) -> bool:
@@ -270,9 +319,9 @@ class Matcher:
         self._check()
         if self._compiled.producible is not None:
             row &= self._compiled.producible
-        if left is not None and not self._token.is_stopped() and self._is_near(left):
-            self._state.follow()
-            self._endings.narrow(row, left)
+        if left is not None and not self._token.is_stopped() and self._watch.is_near(left):
+            ends = self._vocabulary.eos_ids if self._token.is_accepting() else ()
+            self._watch.narrow(row, left, ends)
 
     def accept(self, tokens: list[int]) -> int:
         """How many were taken, in order, up to the first that is not allowed. An end of text counts as one."""
@@ -288,19 +337,8 @@ class Matcher:
             elif not self._take(token):
                 break
             self._state.taken.append(token)
-            if self._nests:
-                self._places.append(self._moved(token))
             taken += 1
         return taken
-
-    def _moved(self, token: int) -> _Place:
-        """The place behind a token."""
-        bounds, text, place = self._compiled.bounds, self._vocabulary.pieces[token], self._places[-1]
-        if bounds is None:
-            return place
-        if bounds.frame:
-            place = place.after(text, anew=not self._compiled.looks_ahead)
-        return place.counted(token, text, bounds.openers)
 
     def _take(self, token: int) -> bool:
         producible = self._compiled.producible
@@ -309,7 +347,7 @@ class Matcher:
         taken = self._token.try_consume_tokens([token]) == 1
         self._check()
         if taken:
-            self._endings.moved(token)
+            self._watch.moved(token)
         return taken
 
     def rollback(self, count: int) -> None:
@@ -323,20 +361,15 @@ class Matcher:
         if self._token.rollback(count - ended) is False and count > ended:
             self._check()
         self._state.back(count)
-        if self._nests:
-            del self._places[-count:]
-        self._endings.forget()
+        self._watch.back()
 
     def forced(self, left: int | None = None) -> list[int]:
         """The canonical tokens that must come next, whatever is sampled. left: tokens that may still come; where these
         are few, only those that an ending begins with which is known to fit."""
         found = self._canonical()
-        if not found or left is None or not self._is_near(left - len(found)):
+        if not found or left is None or not self._watch.is_near(left - len(found)):
             return found
-        self._state.follow()
-        ending = self._endings.ending(left) or []
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(found, ending, strict=False))
-        return [token for token, _ in same] if len(ending) <= left else []
+        return self._watch.in_time(found, left)
 
     def _canonical(self) -> list[int]:
         if self._ended or self._token.is_stopped():
@@ -360,21 +393,6 @@ class Matcher:
             way.append(mask.bit_length() - 1)
         before = self._state.taken[symbols.behind(self._state.taken) :]
         return symbols.canonical(before, way, ends=bool(state.is_stopped()))
-
-    def _is_near(self, left: int) -> bool:
-        bounds = self._compiled.bounds
-        if bounds is None:
-            return left <= NEAR and self._compiled.shortest is not None and self._is_close(left)
-        if bounds.flat is not None:
-            return left - 1 < bounds.flat
-        place = self._places[-1]
-        depth = _plain(self._vocabulary).opens + place.depth + 1
-        return left - 1 < depth * bounds.frame + bounds.leaf + (place.opened + self._compiled.jump) * bounds.nest
-
-    def _is_close(self, left: int) -> bool:
-        self._state.follow()
-        ending = self._endings.ending(left)
-        return ending is not None and left - 1 < len(ending) + JUMP
 
     def _check(self) -> None:
         if self._token.is_error():

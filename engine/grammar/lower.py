@@ -304,7 +304,7 @@ class Lowered:
             case Ref(pointer):
                 return {"$ref": self._places[pointer]}
             case Number():
-                return _number(option)
+                return plain_number(option)
             case Text():
                 self.patterns.update(dict.fromkeys(option.patterns))
                 return self._text(option)
@@ -338,7 +338,7 @@ class Lowered:
         names = dict(option.properties)
         self.names += names
         self.patterns.update(dict.fromkeys(p for p, _ in option.patterns))
-        low, high = self._counted(option)
+        low, high = self.counted(option)
         return _kept(
             type="object",
             properties={n: self._write(v) for n, v in names.items()},
@@ -349,7 +349,7 @@ class Lowered:
             maxProperties=high,
         )
 
-    def _counted(self, option: Object) -> tuple[int | None, int | None]:
+    def counted(self, option: Object) -> tuple[int | None, int | None]:
         """minProperties and maxProperties as far as they bind. One name may be written twice where names are free, so
         more than one of those cannot be asked for."""
         all_required = all(n in option.required for n, v in option.properties if self.least(v) < NEVER)
@@ -378,7 +378,7 @@ def _kept(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _number(option: Number) -> dict[str, Any]:
+def plain_number(option: Number) -> dict[str, Any]:
     return _kept(
         type="integer" if option.integer else "number",
         minimum=None if option.low_open else _plain(option.low),

@@ -74,6 +74,10 @@ class Object:
     high: int | None = None
     path: str = field(default="", compare=False)  # where it stands, for errors
 
+    @functools.cached_property
+    def named(self) -> dict[str, Node]:
+        return dict(self.properties)
+
 
 @dataclass(frozen=True)
 class Literal:
@@ -221,7 +225,7 @@ class Meeting:
 
     def value_of(self, option: Object, name: str, path: str) -> Node:
         """What the value of a property must be: what is listed under its name meets every pattern that matches it."""
-        nodes = [v for n, v in option.properties if n == name]
+        nodes = [option.named[name]] if name in option.named else []
         nodes += [v for p, v in option.patterns if probe.matches(p, name)]
         return functools.reduce(lambda a, b: self.both(a, b, path), nodes) if nodes else option.extra
 

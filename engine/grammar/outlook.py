@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
-from . import lark_rules
 from .endings import OUTSIDE, Known
 from .items import (
     Both,
@@ -18,7 +17,6 @@ from .items import (
     Rules,
     Sequence,
     Times,
-    Unknown,
     Word,
     inside,
     is_open,
@@ -35,20 +33,14 @@ CLOSERS = 64  # texts that may end free text
 _HARMLESS = OUTSIDE | set("\n\t\r")
 
 
-def of_lark(text: str, documents: Mapping[str, Lowered], vocabulary: Vocabulary) -> tuple[Known, Bounds | None]:
-    """documents: those of its `%json`, by their text."""
-    try:
-        rules = lark_rules.read(text, documents)
-    except Unknown:
-        return Known(Hints()), None
-    return _of(rules, "start", list(documents.values()), vocabulary)
+def bounds(rules: Rules, start: str, vocabulary: Vocabulary) -> Bounds | None:
+    """How far from its end an answer can be; None where that cannot be told."""
+    return Reach(rules, lambda text: fewest(vocabulary, text)).bounds(start)
 
 
-def of_rules(rules: Rules, start: str, vocabulary: Vocabulary) -> tuple[Known, Bounds | None]:
-    return _of(rules, start, [], vocabulary)
-
-
-def _of(rules: Rules, start: str, documents: list[Lowered], vocabulary: Vocabulary) -> tuple[Known, Bounds | None]:
+def known(rules: Rules, start: str, documents: Iterable[Lowered]) -> Known:
+    """documents: those of its `%json`."""
+    documents = list(documents)
     patterns = dict.fromkeys(pattern for document in documents for pattern in document.patterns)
     strings = [hint(pattern, cheapest) for pattern in patterns]
     values = dict.fromkeys(value for document in documents for value in document.examples())
@@ -65,8 +57,7 @@ def _of(rules: Rules, start: str, documents: list[Lowered], vocabulary: Vocabula
     barred = _tail(rules, start)
     tail = None if barred is None else _free_text(barred)
     longest = max((len(text.encode()) for text in barred or ()), default=1)
-    reach = Reach(rules, lambda text: fewest(vocabulary, text))
-    return Known(hints, list(dict.fromkeys(names)), told, tail, longest - 1), reach.bounds(start)
+    return Known(hints, list(dict.fromkeys(names)), told, tail, longest - 1)
 
 
 def _closers(item: Item) -> Iterator[str]:

@@ -57,14 +57,14 @@ def grammar_of(schema: dict[str, Any] | bool, whitespace: str | None) -> str:
 
 
 @functools.lru_cache(maxsize=512)
-def _string_matcher(schema: str) -> llguidance.LLMatcher:
+def matcher_of(schema: str) -> llguidance.LLMatcher:
     return llguidance.LLMatcher(byte_tokenizer(), grammar_of(json.loads(schema), None), log_level=0, limits=LIMITS)
 
 
 def matches(regex: regexes.Regex, text: str) -> bool:
     """Whether the whole text matches. Raises GrammarRefused if the expression is too large."""
     schema = {"type": "string", "pattern": f"^(?:{regexes.write(regex)})$"}
-    matcher = _string_matcher(json.dumps(schema)).deep_copy()
+    matcher = matcher_of(json.dumps(schema)).deep_copy()
     if matcher.is_error():
         raise GrammarRefused(f"regex too large or empty: {first_line(matcher.get_error())}")
     quoted = json.dumps(text, ensure_ascii=False).encode()
@@ -79,7 +79,7 @@ def are_apart(one: regexes.Regex, other: regexes.Regex) -> bool:
 
 def is_empty(schema: dict[str, Any]) -> bool:
     """Whether no string is valid for a schema of strings."""
-    return "nsatisfiable" in _string_matcher(json.dumps(schema)).get_error()
+    return "nsatisfiable" in matcher_of(json.dumps(schema)).get_error()
 
 
 def first_line(error: str) -> str:

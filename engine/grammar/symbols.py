@@ -32,6 +32,10 @@ class Symbols:
     def number(self, control: int) -> int:
         return self._of[control]
 
+    def token_of(self, symbol: int) -> int:
+        """The control token of a symbol behind the end."""
+        return self.controls[symbol - probe.EOS - 1]
+
     def of(self, token: int) -> list[int]:
         """A token, spelled; [] where it says nothing."""
         return [self._of[token]] if token in self._of else list(self.vocabulary.pieces[token])

@@ -10,10 +10,13 @@ from .errors import GrammarRefused
 from .lower import Lowered
 from .spec import Limits
 
+_IN_NUMBERS = tuple("0123456789.eE")
 
-def to_lark(text: str, whitespace: str | None, limits: Limits, documents: dict[str, Lowered]) -> str:
-    """text: {"structures": [{"begin", "schema", "end"}], "triggers": [...]}. documents: takes each schema's by its text
-    in the grammar. Raises GrammarRefused."""
+
+def to_lark(text: str, whitespace: str | None, limits: Limits, documents: dict[str, Lowered]) -> tuple[str, bool]:
+    """(the grammar, whether no number of a document can take what ends a structure for its own). text: {"structures":
+    [{"begin", "schema", "end"}], "triggers": [...]}. documents: takes each schema's by its text in the grammar. Raises
+    GrammarRefused."""
     structures, triggers = _read(text, limits)
     quoted = [json.dumps(t, ensure_ascii=False) for t in triggers]
     lines = [f"start: ({' | '.join(f't{i}' for i in range(len(triggers)))})* tail", "tail: TEXT"]
@@ -30,7 +33,7 @@ def to_lark(text: str, whitespace: str | None, limits: Limits, documents: dict[s
                 document = lark.embedded(schema, whitespace, limits, where, documents)
                 parts = [p for p in (begin, document, end) if p != '""']
                 lines.append(f"b{i}_{j}: {' '.join(parts)}")
-    return "\n".join(lines)
+    return "\n".join(lines), not any(structure["end"].startswith(_IN_NUMBERS) for structure in structures)
 
 
 def _read(text: str, limits: Limits) -> tuple[list[dict[str, Any]], list[str]]:

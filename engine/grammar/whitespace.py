@@ -9,19 +9,23 @@ from .spec import WHITESPACE
 _BLANK = {0x20, 0x0A, 0x0D, 0x09}
 
 
-def checked(pattern: str | None) -> str | None:
-    """The expression for llguidance; None: nothing may stand there. It is matched at most once at each place, and need
-    not be. Raises GrammarRefused if it matches more than white space."""
+def read(pattern: str | None) -> regexes.Regex | None:
+    """What may stand there; None: nothing. It is matched at most once at each place, and need not be. Raises
+    GrammarRefused if it matches more than white space."""
     if pattern == "":
         return None
-    if pattern is None:
-        return WHITESPACE
-    regex = regexes.parse(pattern, whole=True, path="whitespace_pattern")
+    regex = regexes.parse(WHITESPACE if pattern is None else pattern, whole=True, path="whitespace_pattern")
     if not set(_characters(regex)) <= _BLANK:
         raise GrammarRefused(
             "whitespace_pattern: only space, tab, line feed and carriage return", path="whitespace_pattern"
         )
-    return f"(?:{regexes.write(regex)})"
+    return regex
+
+
+def checked(pattern: str | None) -> str | None:
+    """The same as an expression for llguidance."""
+    regex = read(pattern)
+    return WHITESPACE if pattern is None else None if regex is None else f"(?:{regexes.write(regex)})"
 
 
 def _characters(regex: regexes.Regex) -> list[int]:

@@ -7,24 +7,20 @@ first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from . import lark_rules, nfa, regexes
-from .items import Both, Choice, Control, Document, Item, Not, Rule, Rules, Sequence, Times, Unknown, Word
+from . import nfa, regexes
+from .items import Both, Choice, Control, Document, Item, Lazy, Not, Rule, Rules, Sequence, Times, Word
 from .lower import LONGEST, Lowered
 from .symbols import Symbols, Way
 
 _ROUNDS = 200
 
 
-def of_lark(text: str, documents: Mapping[str, Lowered], symbols: Symbols) -> Way:
-    """() where nothing was found. documents: those of its `%json`, by their text."""
-    try:
-        rules = lark_rules.read(text, documents)
-    except Unknown:
-        return ()
-    examples = {id(lowered.bounds): tuple(lowered.example()) for lowered in documents.values()}
-    return _Texts(rules, examples, symbols).of("start")
+def of_rules(rules: Rules, start: str, documents: Iterable[Lowered], symbols: Symbols) -> Way:
+    """() where nothing was found. documents: those of its `%json`."""
+    examples = {id(lowered.bounds): tuple(lowered.example()) for lowered in documents}
+    return _Texts(rules, examples, symbols).of(start)
 
 
 class _Texts:
@@ -67,6 +63,8 @@ class _Texts:
                 return max(found, key=len, default=())
             case Not():
                 return ()
+            case Lazy(body):
+                return self._text(body)
         return _cheapest(item)
 
     def _joined(self, ways: list[Way | None]) -> Way | None:

@@ -139,20 +139,14 @@ class Case:
         for budget in self.budgets(shortest) if shortest > 1 else self.pick.sample(range(30, 300), 2):
             asked = self.sampled(body, budget)
             for answer in await self.choices(asked):
-                self.calls(asked, answer, kind, must=kind != "auto", budgeted=shortest > 1)
+                self.calls(asked, answer, kind, must=kind != "auto")
 
-    def calls(self, asked: Body, choice: Body, kind: str, *, must: bool, budgeted: bool) -> None:
-        """budgeted: the shortest answer is known, so that no call may be cut. Else the last call may be: it comes as a
-        call without its end, or, where not even its head is whole, as content."""
+    def calls(self, asked: Body, choice: Body, kind: str, *, must: bool) -> None:
         message, finish = choice["message"], choice["finish_reason"]
         calls = message.get("tool_calls") or []
-        opened = (message["content"] or "").lstrip().startswith(next(iter(self.served.tags)))
-        cut = not budgeted and (finish == "length" or opened)
-        whole = calls[:-1] if cut and calls and not _is_json(calls[-1]["function"]["arguments"]) else calls
-        self.tally.note(kind, *(["cut"] if cut else []), *([f"{kind} called"] if whole else []))
-        self.tally.note(*(["several"] if len(whole) > 1 else []))
+        self.tally.note(kind, *([f"{kind} called"] if calls else []), *(["several"] if len(calls) > 1 else []))
         tools = {tool["function"]["name"]: tool for tool in asked["tools"]}
-        for call in whole:
+        for call in calls:
             text, tool = call["function"]["arguments"], tools.get(call["function"]["name"])
             if tool is None:
                 self.wrong(asked, f"no tool of this name: {call}")
@@ -160,9 +154,9 @@ class Case:
             enforced = must or tool["function"].get("strict")
             if why := complaint(schema_of(tool) if enforced else {"type": "object"}, text):
                 self.wrong(asked, f"{why} in {call}")
-        if must and not cut and (not calls or message["content"]):
+        if must and (not calls or message["content"]):
             self.wrong(asked, f"{finish} with {message}")
-        if calls and not cut and finish != "tool_calls":
+        if calls and finish != "tool_calls":
             self.wrong(asked, f"{finish} with {message}")
         if len(calls) > 1 and (kind == "named" or not asked["parallel_tool_calls"]):
             self.wrong(asked, f"{len(calls)} calls: {message}")
@@ -170,14 +164,6 @@ class Case:
             asked["tool_choice"]["function"]["name"]
         }:
             self.wrong(asked, f"another function: {message}")
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 ASK: Body = {"model": "random", "messages": [{"role": "user", "content": "Hello"}]}

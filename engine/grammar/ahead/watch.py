@@ -1,0 +1,82 @@
+"""One answer on its course: near the end of its budget, only what still leads to an end in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import GrammarFailed
+from ..vocabulary import pack, unpack
+from .course import NOWHERE, Course
+from .letters import TooFar
+
+if TYPE_CHECKING:
+    import torch
+
+Found = TypeVar("Found")
+
+
+class Watch:
+    """Follows the answer only where something is asked; that raises GrammarFailed where the grammar is too much to be
+    followed."""
+
+    def __init__(self, renew: Callable[[], Course], course: Course, taken: Sequence[int], flat: int | None, rise: int):
+        """renew: gives another course of the same grammar. taken: the tokens of the answer, which others add to. flat:
+        tokens that no place is further from its end than, None where there is no such number; rise: by how much one
+        token can put off the end."""
+        self._renew, self._course, self._taken = renew, course, taken
+        self._flat, self._rise = flat, rise
+        self._places = [course.start]  # behind each token, as far as they were asked for
+
+    def moved(self, token: int) -> None:
+        """A token was taken."""
+
+    def back(self) -> None:
+        """The answer is shorter now."""
+        del self._places[len(self._taken) + 1 :]
+
+    def is_near(self, left: int) -> bool:
+        """Whether the next token may lead to where `left` are not enough."""
+        if self._flat is not None:
+            return left - 1 < self._flat
+        return self._asked(lambda: left - 1 < self._course.length(self._place()) + self._rise)
+
+    def narrow(self, row: torch.Tensor, left: int, ends: Sequence[int]) -> None:
+        """Leave of a mask what at most left - 1 tokens can bring to an end. ends: tokens that end the answer here."""
+        size = self._course.size
+        behind = self._asked(lambda: self._course.behind(self._place(), lambda: unpack(row)[:size]))
+        if behind.most <= left - 1:
+            return
+        allowed = behind.left <= left - 1
+        allowed[list(ends)] = True
+        row.copy_(pack(allowed))
+
+    def in_time(self, tokens: Sequence[int], left: int) -> list[int]:
+        """The first of some tokens that come next, as far as the answer can end in time behind them."""
+        return self._asked(lambda: self._in_time(tokens, left))
+
+    def _in_time(self, tokens: Sequence[int], left: int) -> list[int]:
+        place = self._place()
+        for count, token in enumerate(tokens, 1):
+            place = self._course.take(place, token)
+            if self._course.left(place) > left - count:
+                return list(tokens[: count - 1])
+        return list(tokens)
+
+    def _place(self) -> int:
+        for token in self._taken[len(self._places) - 1 :]:
+            self._places.append(self._course.take(self._places[-1], token))
+        assert self._places[-1] != NOWHERE, "goals that differ from the grammar"
+        return self._places[-1]
+
+    def _asked(self, question: Callable[[], Found]) -> Found:
+        """Once more on a new course where the work on this one, which many answers share, is done."""
+        try:
+            return question()
+        except TooFar:
+            self._course = self._renew()
+            self._places = [self._course.start]
+        try:
+            return question()
+        except TooFar:
+            raise GrammarFailed("the grammar is too much to be followed to an end within the budget") from None
