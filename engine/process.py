@@ -24,6 +24,7 @@ from .errors import QuireError
 log = logging.getLogger("quire.engine")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+SWITCH = 0.0005  # seconds until a thread that compiles a grammar lets the loop go on; 5 ms is Python's own
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -80,6 +81,7 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH)
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

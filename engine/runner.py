@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 import logging
@@ -106,6 +107,7 @@ class Runner:
     def warm(self) -> None:
         """Make ready what every grammar needs, so that the first one does not wait for it."""
         warm_grammars(self._vocabulary())
+        gc.freeze()  # it stays, and is large: a collection that looked at it would hold up the loop
 
     def guide(self, grammar: Compiled | None, after: tuple[int, ...], thought: ThoughtBudget | None = None) -> Guide:
         """A new answer's. grammar: None where only its thoughts are bound; after: ids behind which it begins."""

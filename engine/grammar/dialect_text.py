@@ -141,17 +141,21 @@ def number(option: Number) -> str | None:
         return None
     if option.low is None and option.high is None:
         return _WHOLE if option.integer else _NUMBER
-    if not option.integer:
-        return None
-    most = 10**_DIGITS - 1
-    low, high = -most if option.low is None else _up(option.low), most if option.high is None else _down(option.high)
-    low += option.low_open and option.low == low
-    high -= option.high_open and option.high == high
-    parts = []
-    if low < 0:
-        parts.append(f"-(?:{_between(max(1, -high), -low)})")
-    if high >= 0:
-        parts.append(_between(max(0, low), high))
+    return whole_number(option, 10**_DIGITS - 1) if option.integer else None
+
+
+def whole_number(option: Number, most: int | None = None) -> str:
+    """An expression of the whole numbers within the bounds of an option, and within `most` of 0."""
+    low = high = most
+    if option.low is not None:
+        low = -_up(option.low) - (option.low_open and option.low == _up(option.low))
+    if option.high is not None:
+        high = _down(option.high) - (option.high_open and option.high == _down(option.high))
+    parts = []  # low is how far below 0 they go
+    if low is None or low > 0:
+        parts.append(f"-(?:{_between(max(1, -(high or 0)), low)})")
+    if high is None or high >= 0:
+        parts.append(_between(max(0, -(low or 0)), high))
     return "|".join(parts)
 
 
@@ -163,9 +167,12 @@ def _down(bound: Decimal) -> int:
     return int(bound.to_integral_value(ROUND_FLOOR))
 
 
-def _between(low: int, high: int) -> str:
-    """The whole numbers from low to high, neither below 0."""
+def _between(low: int, high: int | None) -> str:
+    """The whole numbers from low to high, neither below 0; None: without end."""
     parts = []
+    if high is None:
+        size = len(str(low))
+        parts, high = [f"[1-9][0-9]{{{size},}}"], 10**size - 1
     for size in range(len(str(low)), len(str(high)) + 1):
         a = max(low, 10 ** (size - 1) if size > 1 else 0)
         b = min(high, 10**size - 1)

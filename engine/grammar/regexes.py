@@ -280,3 +280,13 @@ def positions(regex: Regex) -> int:
 
 def literal(text: str) -> Regex:
     return Concat(tuple(Chars(((ord(c), ord(c)),)) for c in text))
+
+
+def text_of(regex: Regex) -> str | None:
+    """The one text that matches, of what is spelled out; None of others."""
+    if isinstance(regex, Chars):
+        return chr(regex.ranges[0][0]) if len(regex.ranges) == 1 and regex.ranges[0][0] == regex.ranges[0][1] else None
+    if isinstance(regex, Concat):
+        texts = [text_of(part) for part in regex.parts]
+        return None if None in texts else "".join(text or "" for text in texts)
+    return None

@@ -53,6 +53,7 @@ def compare(grammar: llguidance_.Compiled, pick: random.Random, walks: int, step
     shortest way to an end is one, and the shortest."""
     course = grammar._course
     assert course is not None
+    course._work.left = 10**9  # of all symbols at each place, which no answer asks for
     size = END + 1 + len(grammar.symbols.controls)
     for _ in range(walks):
         matcher, place, text = grammar._byte.deep_copy(), course.start, []

@@ -7,7 +7,7 @@ So what follows from a place is a matter of the text alone, however it was token
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..symbols import Symbols
 from ..vocabulary import Vocabulary
-from .goals import Goal, Goals
+from .goals import Goal, Goals, Spelled
 from .letters import Work
 from .writing import order
 
@@ -24,6 +24,7 @@ FAR = 1 << 30  # tokens; there is no end
 WALKING = 300_000  # steps of work while answers walk
 REMEMBERED = 64  # places behind which all tokens are known
 _LETTER = 0x61
+_FEW, _ANY = 16, -1
 _UNKNOWN = -1
 _BYTES = 256
 
@@ -181,6 +182,7 @@ class Course:
         self._far = np.full(64, _UNKNOWN, dtype=np.int32)
         self._far[NOWHERE] = FAR
         self.size = symbols.vocabulary.size
+        self._by_first: dict[int, dict[int, list[_Stack]]] = {}  # of places of many stacks
         self._pieces = pieces_of(symbols.vocabulary)
         self._behind: dict[int, Behind] = {}  # the last that was asked for comes last
         self.start = self._number(self._push(start, self._done))
@@ -204,13 +206,27 @@ class Course:
         return place
 
     def _stepped(self, place: int, symbol: int) -> int:
-        self._work.spend(2 * len(self._places[place]))
         found: dict[_Stack, None] = {}
-        for stack in self._places[place]:
+        stacks = self._moving(place, symbol)
+        self._work.spend(2 * len(stacks))
+        for stack in stacks:
             found.update(dict.fromkeys(self._moves(stack, symbol)))
         to = self._number(tuple(found))
         self._table[place, symbol] = to
         return to
+
+    def _moving(self, place: int, symbol: int) -> Sequence[_Stack]:
+        """The stacks that a symbol may move, and no more of the others than need be."""
+        stacks = self._places[place]
+        if len(stacks) <= _FEW:
+            return stacks
+        by_first = self._by_first.get(place)
+        if by_first is None:
+            by_first = self._by_first[place] = {}
+            for stack in stacks:
+                first = stack.goal.way[0] if isinstance(stack.goal, Spelled) else _ANY
+                by_first.setdefault(first, []).append(stack)
+        return [*by_first.get(symbol, ()), *by_first.get(_ANY, ())]
 
     def _number(self, stacks: tuple[_Stack, ...] | _Stack) -> int:
         stacks = stacks if isinstance(stacks, tuple) else (stacks,)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from .. import regexes
+from ..dialect_text import whole_number
 from ..lower import NEVER, Lowered, plain_number
 from ..nodes import (
     ANY,
@@ -21,6 +22,7 @@ from ..nodes import (
     Ref,
     Text,
 )
+from ..symbols import Way
 from .goals import Chosen, Goal, Goals, Kit
 from .letters import Letters
 from .numerals import Numerals
@@ -29,7 +31,7 @@ from .writing import Place, Writing, first
 _WHOLE = regexes.parse(r"-?(?:0|[1-9][0-9]*)", whole=True)
 _NUMBER = regexes.parse(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", whole=True)
 _MANY = 8  # constant strings that are read as one expression
-_ENDED, _BEGUN = 50, 2_000  # steps of work for a number that may end, and for one that may not
+_ENDED, _BEGUN = 50, 500  # steps of work for a number that may end, and for one that may not
 _EXAMPLES: Node = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), (), (), ANY))
 
 
@@ -47,7 +49,13 @@ class Documents:
         self._bound = Writing(kit.letters, json=True)
         self._plain = Writing(kit.letters)
         self._shortest: dict[str, bytes | None] = dict.fromkeys(lowered.source.definitions)
+        self._required: dict[int, list[tuple[bytes | None, int]]] = {}
+        self._counts: dict[int, tuple[int | None, int | None]] = {}
+        self._extra: dict[int, list[tuple[Goal, Node]]] = {}
+        self._settled = False
         self._settle()
+        self._settled = True
+        self._required = {}
 
     def root(self) -> Goal:
         return self._value(self._lowered.source.root)
@@ -100,15 +108,38 @@ class Documents:
         return self._joined([*parts, b"]"])
 
     def _members_left(self, option: Object, at: int, count: int, begun: bool) -> bytes | None:
-        parts: list[bytes | None] = []
-        low, _ = self._lowered.counted(option)
-        for name, value in option.properties[at:]:
+        """Of the members from `at` on, where `count` were written: those that must be, and the end."""
+        low, _ = self._counted(option)
+        text, required = self._musts(option)[at]
+        extra = self._joined([b",", self._least_extra(option)]) if low is not None and count + required < low else b""
+        whole = self._joined([text, extra])
+        return None if whole is None else (whole if begun else whole[1:]) + b"}"
+
+    def _musts(self, option: Object) -> list[tuple[bytes | None, int]]:
+        """The required members from each place on, a comma before each; and how many they are."""
+        if self._settled and (known := self._required.get(id(option))) is not None:
+            return known
+        text: bytes | None = b""
+        count = 0
+        found: list[tuple[bytes | None, int]] = [(text, count)]
+        for name, value in reversed(option.properties):
             if name in option.required:
-                parts += [b"," if begun else b"", _quoted(name), b":", self._least(value)]
-                begun, count = True, count + 1
-        if low is not None and count < low:
-            parts += [b"," if begun else b"", self._least_extra(option)]
-        return self._joined([*parts, b"}"])
+                text, count = self._joined([b",", _quoted(name), b":", self._least(value), text]), count + 1
+            found.append((text, count))
+        self._required[id(option)] = found[::-1]
+        return found[::-1]
+
+    def _least_member(self, option: Object, at: int, count: int) -> bytes | None:
+        """A member, and what must follow."""
+        best: bytes | None = None
+        for place, (name, value) in enumerate(option.properties[at:], at):
+            rest = self._members_left(option, place + 1, count + 1, True)
+            member = self._joined([_quoted(name), b":", self._least(value), rest])
+            best = best if member is None else first(best, member)
+            if name in option.required:
+                return best
+        member = self._joined([self._least_extra(option), self._members_left(option, at, count + 1, True)])
+        return best if member is None else first(best, member)
 
     def _least_extra(self, option: Object) -> bytes | None:
         best: bytes | None = None
@@ -126,6 +157,12 @@ class Documents:
             return _EXAMPLES
         return tuple(option for option in node if self._lowered.least((option,)) < NEVER)
 
+    def _counted(self, option: Object) -> tuple[int | None, int | None]:
+        """The least and most members."""
+        if id(option) not in self._counts:
+            self._counts[id(option)] = self._lowered.counted(option)
+        return self._counts[id(option)]
+
     def _value(self, node: Node) -> Goal:
         if node == ANY:
             node = ANY
@@ -139,7 +176,7 @@ class Documents:
             return [*found, self._one_of(texts)]
 
         return self._kit.goal(
-            (self, "value", id(node)), lambda: Chosen(self._kit, tuple(self._least(node) or b""), sequences)
+            (self, "value", id(node)), lambda: Chosen(self._kit, lambda: tuple(self._least(node) or b""), sequences)
         )
 
     def _sequences(self, option: Option) -> list[Goals]:
@@ -168,9 +205,9 @@ class Documents:
     def _one_of(self, texts: Sequence[Option]) -> Goals:
         """One of several constant strings, read as one expression."""
         letters = self._kit.letters
-        found = [letters.text(json.loads(option.written)) for option in texts if isinstance(option, Literal)]
+        found = letters.words(json.loads(option.written) for option in texts if isinstance(option, Literal))
         quote = self._kit.spelled('"')
-        return (quote, *self._text(self._bound, letters.either(found)), quote)
+        return (quote, *self._text(self._bound, found), quote)
 
     def _literal(self, value: object) -> Goals:
         kit, blank = self._kit, self._blank
@@ -192,6 +229,9 @@ class Documents:
     def _number(self, option: Number) -> Goals:
         if option.low is None and option.high is None and option.multiple is None:
             return self._text(self._plain, self._kit.letters.of(_WHOLE if option.integer else _NUMBER))
+        if option.integer and option.multiple is None:
+            within = regexes.parse(whole_number(option), whole=True)
+            return self._text(self._plain, self._kit.letters.of(within))
         numerals = Numerals(option, plain_number(option))
         return (self._numeral(numerals, option, b""),)
 
@@ -214,7 +254,7 @@ class Documents:
             (self, "items", id(option), at, begun),
             lambda: Chosen(
                 self._kit,
-                tuple(self._items_left(option, at, begun) or b""),
+                lambda: tuple(self._items_left(option, at, begun) or b""),
                 lambda: self._item_options(option, at, begun),
             ),
         )
@@ -233,43 +273,57 @@ class Documents:
     # objects
 
     def _members(self, option: Object, at: int, count: int, begun: bool) -> Goal:
-        low, high = self._lowered.counted(option)
+        low, high = self._counted(option)
         if high is None:
             count = min(count, low or 0)
         return self._kit.goal(
             (self, "members", id(option), at, count, begun),
             lambda: Chosen(
                 self._kit,
-                tuple(self._members_left(option, at, count, begun) or b""),
+                lambda: tuple(self._members_left(option, at, count, begun) or b""),
                 lambda: self._member_options(option, at, count, begun),
             ),
         )
 
     def _member_options(self, option: Object, at: int, count: int, begun: bool) -> list[Goals]:
         kit, blank = self._kit, self._blank
-        low, high = self._lowered.counted(option)
-        before = (*blank, kit.spelled(","), *blank) if begun else blank
-        between = (*blank, kit.spelled(":"), *blank)
+        low, high = self._counted(option)
+        comma = (*blank, kit.spelled(",")) if begun else ()
         found: list[Goals] = []
-        full = high is not None and count >= high
+        listed = any(self._possible(value) for _, value in option.properties[at:])
+        if (listed or self._extras(option)) and (high is None or count < high):
+            member = Chosen(
+                kit,
+                lambda: tuple(self._least_member(option, at, count) or b""),
+                lambda: self._member(option, at, count),
+            )
+            found.append((*comma, *blank, member))
+        if not any(name in option.required for name, _ in option.properties[at:]) and (low is None or count >= low):
+            found.append((*blank, kit.spelled("}")))
+        return found
+
+    def _member(self, option: Object, at: int, count: int) -> list[Goals]:
+        """A member and all that is behind it."""
+        kit, found = self._kit, []
+        between = (*self._blank, kit.spelled(":"), *self._blank)
         for place in range(at, len(option.properties)):
             name, value = option.properties[place]
-            if self._possible(value) and not full:
+            if self._possible(value):
                 after = self._members(option, place + 1, count + 1, True)
-                found.append((*before, kit.spelled(tuple(_quoted(name))), *between, self._value(value), after))
+                found.append((kit.spelled(tuple(_quoted(name))), *between, self._value(value), after))
             if name in option.required:
                 return found
-        for key, value in self._extras(option) if not full else ():
+        for key, value in self._extras(option):
             after = self._members(option, len(option.properties), count + 1, True)
-            found.append((*before, kit.spelled('"'), key, kit.spelled('"'), *between, self._value(value), after))
-        if low is None or count >= low:
-            found.append((*blank, kit.spelled("}")))
+            found.append((kit.spelled('"'), key, kit.spelled('"'), *between, self._value(value), after))
         return found
 
     def _extras(self, option: Object) -> list[tuple[Goal, Node]]:
         """Names of properties that are not listed, without their quotes, and what these must be."""
+        if (known := self._extra.get(id(option))) is not None:
+            return known
         letters = self._kit.letters
-        names = [letters.other(letters.text(name)) for name, _ in option.properties]
+        names = [letters.other(letters.words(name for name, _ in option.properties))]
         patterns = [(letters.of(pattern), value) for pattern, value in option.patterns]
         others = [*names, *(letters.other(pattern) for pattern, _ in patterns)]
         found: list[tuple[Goal, Node]] = []
@@ -280,6 +334,7 @@ class Documents:
             if self._possible(value) and self._bound.rest(Place(own)) is not None:
                 writing = self._free if own is letters.anything else self._bound
                 found.append((self._kit.written(writing, Place(own)), value))
+        self._extra[id(option)] = found
         return found
 
 
@@ -287,12 +342,17 @@ class _Numeral(Goal):
     __slots__ = ("_kit", "_numerals", "_option", "_text")
 
     def __init__(self, kit: Kit, numerals: Numerals, option: Number, text: bytes):
-        done = numerals.ends(text)
-        kit.work.spend(_ENDED if done else _BEGUN)
-        rest = b"" if done else numerals.rest(text)
-        assert rest is not None, f"no number begins with {text!r}"
-        super().__init__(tuple(rest), done=done, begun=bool(text))
+        kit.work.spend(_ENDED)
+        super().__init__(done=numerals.ends(text), begun=bool(text))
         self._kit, self._numerals, self._option, self._text = kit, numerals, option, text
+
+    def _shortest(self) -> Way:
+        if self.done:
+            return ()
+        self._kit.work.spend(_BEGUN)
+        rest = self._numerals.rest(self._text)
+        assert rest is not None, f"no number begins with {self._text!r}"
+        return tuple(rest)
 
     def _after(self, symbol: int) -> list[Goals]:
         if symbol >= 0x80 or not self._numerals.may_come(self._text, symbol):

@@ -18,11 +18,22 @@ Goals = tuple["Goal", ...]
 class Goal:
     """done: nothing need be written. begun: something was, and what can go on does so."""
 
-    __slots__ = ("_moves", "begun", "best", "done")
+    __slots__ = ("_best", "_moves", "begun", "done")
 
-    def __init__(self, best: Way, *, done: bool = False, begun: bool = False):
-        self.best, self.done, self.begun = best, done, begun
+    def __init__(self, *, done: bool = False, begun: bool = False):
+        self.done, self.begun = done, begun
+        self._best: Way | None = None
         self._moves: dict[int, tuple[Goals, ...]] = {}
+
+    @property
+    def best(self) -> Way:
+        """The shortest way through. Raises TooFar."""
+        if self._best is None:
+            self._best = self._shortest()
+        return self._best
+
+    def _shortest(self) -> Way:
+        raise NotImplementedError
 
     @property
     def uniform(self) -> bool:
@@ -43,17 +54,19 @@ class Goal:
 class Spelled(Goal):
     """Symbols as they are."""
 
-    __slots__ = ("_kit",)
+    __slots__ = ("_kit", "way")
 
     def __init__(self, kit: Kit, way: Way):
-        super().__init__(way, done=not way)
-        self._kit = kit
+        super().__init__(done=not way)
+        self._kit, self.way = kit, way
+
+    def _shortest(self) -> Way:
+        return self.way
 
     def _after(self, symbol: int) -> Sequence[Goals]:
-        if self.best[:1] != (symbol,):
+        if self.way[:1] != (symbol,):
             return ()
-        rest = self.best[1:]
-        return [(self._kit.spelled(rest),) if rest else ()]
+        return [(self._kit.spelled(self.way[1:]),) if self.way[1:] else ()]
 
 
 class Written(Goal):
@@ -62,8 +75,11 @@ class Written(Goal):
     __slots__ = ("_kit", "_place", "_writing")
 
     def __init__(self, kit: Kit, writing: Writing, place: Place, begun: bool):
-        super().__init__(tuple(writing.rest(place) or b""), done=writing.ends(place), begun=begun)
+        super().__init__(done=writing.ends(place), begun=begun)
         self._kit, self._writing, self._place = kit, writing, place
+
+    def _shortest(self) -> Way:
+        return tuple(self._writing.rest(self._place) or b"")
 
     @property
     def uniform(self) -> bool:
@@ -77,13 +93,16 @@ class Written(Goal):
 class Chosen(Goal):
     """One of several sequences."""
 
-    __slots__ = ("_kit", "_make", "_options")
+    __slots__ = ("_find", "_kit", "_make", "_options")
 
-    def __init__(self, kit: Kit, best: Way, make: Callable[[], Sequence[Goals]], *, done: bool = False):
-        """make: the sequences; asked once, when they are needed."""
-        super().__init__(best, done=done)
-        self._kit, self._make = kit, make
+    def __init__(self, kit: Kit, best: Callable[[], Way], make: Callable[[], Sequence[Goals]], *, done: bool = False):
+        """best, make (the sequences): asked once, when they are needed."""
+        super().__init__(done=done)
+        self._kit, self._find, self._make = kit, best, make
         self._options: Sequence[Goals] | None = None
+
+    def _shortest(self) -> Way:
+        return self._find()
 
     def _after(self, symbol: int) -> Sequence[Goals]:
         if self._options is None:

@@ -109,6 +109,24 @@ class Alphabet:
     def text(self, text: str) -> Letters:
         return self.then([self.one(((ord(c), ord(c)),)) for c in text])
 
+    def words(self, texts: Iterable[str]) -> Letters:
+        """One of some texts, as a tree, so that what they begin with is read once."""
+        by_first: dict[str, list[str]] = {}
+        for text in texts:
+            by_first.setdefault(text[:1], []).append(text[1:])
+        found = [] if by_first.pop("", None) is None else [self.empty]
+        for first, rests in by_first.items():
+            if len(rests) == 1:
+                found.append(self.text(first + rests[0]))
+                continue
+            low, high = min(rests), max(rests)
+            shared = low[
+                : next((i for i, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), len(low))
+            ]
+            rest = self.words(text[len(shared) :] for text in rests)
+            found.append(self.then([self.text(first + shared), rest]))
+        return self.either(found)
+
     def then(self, parts: Iterable[Letters]) -> Letters:
         flat: list[Letters] = []
         for part in parts:
@@ -155,6 +173,9 @@ class Alphabet:
             case regexes.Concat(parts):
                 return self.then(map(self.of, parts))
             case regexes.Either(options):
+                texts = [regexes.text_of(option) for option in options]
+                if None not in texts:
+                    return self.words(dict.fromkeys(text or "" for text in texts))
                 return self.either(map(self.of, options))
         return self.times(self.of(regex.body), regex.low, regex.high)
 

@@ -13,8 +13,7 @@ from .. import probe
 from ..nodes import Number
 from .writing import first
 
-_MOST = 20  # digits added before and behind the point
-_TRIED = 64  # texts that arithmetic finds and the engine does not know
+_MOST = 40  # characters added
 
 
 class Numerals:
@@ -37,44 +36,38 @@ class Numerals:
         """What is best added; None if no number begins so."""
         if self.ends(text):
             return b""
-        found = sorted(set(self._added(text.decode())), key=len)
-        best: bytes | None = None
-        for added in found[:_TRIED]:
-            if best is not None and len(added) > len(best):
-                break
-            if self.ends(text + added.encode()):
-                best = first(best, added.encode())
-        return best
-
-    def _added(self, text: str) -> Iterator[str]:
-        """What may make a number of a text, of each form the first. The engine underneath knows no -0, and not every
-        0 at the end of a fraction; so the second too."""
-        if not text:
-            yield from self._added_to_sign("", "")
-            yield from self._added_to_sign("-", "-")
-        elif text == "-":
-            yield from self._added_to_sign("-", "")
-        else:
-            sign = "-" if text.startswith("-") else ""
-            whole, point, behind = text.lstrip("-").partition(".")
-            if point:
-                for size in range(0 if behind else 1, _MOST):
-                    low = int(whole + behind) * 10**size
-                    for digits in self._digits(sign, low, low + 10**size - 1, len(behind) + size):
-                        yield digits.rjust(size, "0")[-size:] if size else ""
-            for size in range(0 if point else 1 if whole == "0" else _MOST):
-                low = int(whole) * 10**size
-                yield from self._within(sign, low, low + 10**size - 1, whole)
-
-    def _added_to_sign(self, sign: str, added: str) -> Iterator[str]:
         for size in range(1, _MOST):
-            for digits in self._within(sign, 10 ** (size - 1) if size > 1 else 0, 10**size - 1, ""):
-                yield added + digits
+            best: bytes | None = None
+            for added in set(self._added(text.decode(), size)):
+                if self.ends(text + added.encode()):
+                    best = first(best, added.encode())
+            if best is not None:
+                return best
+        return None
 
-    def _within(self, sign: str, low: int, high: int, written: str) -> Iterator[str]:
-        """What follows `written` in numbers whose whole part is from low to high, with digits behind a point or
-        without."""
-        for places in range(1 if self._option.integer else _MOST):
+    def _added(self, text: str, size: int) -> Iterator[str]:
+        """So many characters that may make a number of a text, of each form the first. The engine underneath knows no
+        -0, and not every 0 at the end of a fraction; so the second too."""
+        sign = "-" if text.startswith("-") else ""
+        whole, point, behind = text.lstrip("-").partition(".")
+        if not text:
+            yield from self._within("", "", size)
+            yield from (f"-{added}" for added in self._within("-", "", size - 1))
+        elif point:
+            low = int(whole + behind) * 10**size
+            for digits in self._digits(sign, low, low + 10**size - 1, len(behind) + size):
+                yield digits.rjust(size, "0")[-size:]
+        else:
+            yield from self._within(sign, whole, size)
+
+    def _within(self, sign: str, written: str, size: int) -> Iterator[str]:
+        """What follows the first digits of a number: more of them, a point with digits behind it, or both."""
+        for places in range(1 if self._option.integer else size):
+            more = size - (places + 1 if places else 0)  # digits before the point
+            if more < 0 or (written == "0" and more) or not (written or more):
+                continue
+            low = int(written) * 10**more if written else 10 ** (more - 1) if more > 1 else 0
+            high = low + 10**more - 1 if written else 10**more - 1
             for digits in self._digits(sign, low * 10**places, (high + 1) * 10**places - 1, places):
                 text = digits.rjust(places + 1, "0")
                 yield (f"{text[:-places]}.{text[-places:]}" if places else text)[len(written) :]

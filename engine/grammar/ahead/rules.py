@@ -182,7 +182,7 @@ class Grammar:
             return [self._goals(part) for part in parts if self._least(part) is not None]
 
         best = self._least(item) or ()
-        return self._kit.goal(key, lambda: Chosen(self._kit, best, options, done=not best))
+        return self._kit.goal(key, lambda: Chosen(self._kit, lambda: best, options, done=not best))
 
     def _again(self, item: Times, count: int) -> Goal:
         if item.high is None:
@@ -195,7 +195,7 @@ class Grammar:
             found: list[Goals] = [(*self._goals(item.body), self._again(item, count + 1))] if more else []
             return [*found, ()] if count >= item.low else found
 
-        return self._kit.goal((self, id(item), count), lambda: Chosen(self._kit, best, options, done=not best))
+        return self._kit.goal((self, id(item), count), lambda: Chosen(self._kit, lambda: best, options, done=not best))
 
 
 def _joined(ways: list[Way | None]) -> Way | None:
