@@ -165,7 +165,7 @@ def _calls(wanted: Constraint | None, calls: Calls, dialect: Dialect, format: Fo
             param=wanted.field, code="unsupported_parameter",
         )  # fmt: skip
     _arguments(grammar, structure, calls, enforced=wanted is None)
-    grammar.section(structure, _opening(structure, prompt))
+    grammar.section(structure, _opening(structure, prompt), beside_json=wanted is not None)
     lead = _lead(grammar, dialect, prompt)
     if dialect.reasoning.channels and wanted is not None:
         answer = grammar.channels(document=True)

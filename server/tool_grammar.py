@@ -73,6 +73,9 @@ def _has_text(pieces: list[str | int]) -> bool:
     return any(isinstance(piece, str) for piece in pieces)
 
 
+_JSON = re.compile(r'"(?:[^"\\]|\\.)*"|\w+|.', re.DOTALL)  # its tokens
+
+
 class Grammar:
     """Rules, written line by line. `lines`: of those with a schema, the field of the request that it comes from."""
 
@@ -145,7 +148,7 @@ class Grammar:
         may stand for another."""
         for i, (schema, field, must) in enumerate(zip(schemas, fields, firm, strict=True)):
             if structure.style == "json":
-                self.rule(f"a{i}", f"%json {json.dumps(schema, ensure_ascii=False)}", field)
+                self.rule(f"a{i}", f"%call {json.dumps(schema, ensure_ascii=False)}", field)
                 continue
             asked = {"style": structure.style, "schema": schema, "firm": must, **self._written_by(structure)}
             if structure.parameters is not None:
@@ -164,10 +167,12 @@ class Grammar:
         self._controls |= set(controls.values())
         return {**tags, "controls": controls}
 
-    def section(self, structure: Structure, opening: str, *, cut: str = "") -> str:
-        """Calls, and what opens and closes them. cut: what of the opening was written already."""
+    def section(self, structure: Structure, opening: str, *, cut: str = "", beside_json: bool = False) -> str:
+        """Calls, and what opens and closes them. cut: what of the opening was written already. beside_json: a document
+        may stand in their place, so they are spelled by the tokens of JSON: a longer text that begins as a document
+        does would be the longest match."""
         for i, call in enumerate(structure.calls):
-            self.rule(f"c{i}", self._call(call, i, "" if structure.opens != ("",) else cut))
+            self.rule(f"c{i}", self._call(call, i, "" if structure.opens != ("",) else cut, beside_json))
         self.rule("call", " | ".join(f"c{i}" for i in range(len(structure.calls))))
         before = self.items(opening.lstrip().removeprefix(cut) if cut else opening)
         return self.rule("section", f"{before} {self._calls(structure)}")
@@ -182,10 +187,12 @@ class Grammar:
             return f"(call {between})+ {self.items(structure.closes.removeprefix(structure.separator), last=True)}"
         return f"call ({between} call)* {self.items(structure.closes, last=True)}"
 
-    def _call(self, call: Call, number: int, cut: str) -> str:
+    def _call(self, call: Call, number: int, cut: str, beside_json: bool) -> str:
         parts = list(call.begin)
         if cut and isinstance(parts[0], str):
             parts[0] = parts[0].lstrip().removeprefix(cut)
+        if beside_json:
+            parts = [piece for part in parts for piece in _json_tokens(part)]
         items = [self._slot(part) if isinstance(part, Slot) else self.items(part) for part in parts]
         return " ".join(filter(None, [*items, f"a{number}", self.items(call.end, last=True)]))
 
@@ -248,6 +255,10 @@ class Grammar:
     def channels(self, *, document: bool) -> str:
         """Items of gpt-oss's answer: a message for the user, or calls."""
         return f"({self.items(FINAL)} {'doc' if document else 'ANY'} | section)"
+
+
+def _json_tokens(part: str | Slot) -> list[str | Slot]:
+    return list(_JSON.findall(part)) if isinstance(part, str) and part.startswith("{") else [part]
 
 
 def _without(texts: list[str]) -> str:

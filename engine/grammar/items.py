@@ -55,11 +55,13 @@ class Control:
 
 @dataclass(frozen=True)
 class Document:
-    """JSON. least: bytes of a shortest one; bounds: of its way to an end, in bytes."""
+    """JSON. least: bytes of a shortest one; bounds: of its way to an end, in bytes. marks: what stands between members,
+    and behind a name."""
 
     least: int
     bounds: Bounds
     lowered: Lowered | None = field(default=None, compare=False)
+    marks: tuple[str, str] = (",", ":")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from .lower import Lowered
 from .probe import ESCAPES
 from .schema import Schema
 from .spec import Limits
+from .whitespace import CALLS, PLAIN, Layout
 
 # Text that is not grammar (strings, expressions, comments) is passed over; the rest is looked for.
 _SCAN = re.compile(
     r'(?P<skip>"(?:\\.|[^"\\\n])*"|//[^\n]*|\#[^\n]*|/(?![/*])(?:\\.|[^/\\\n])+/)'
-    r"|(?P<json>%json\s*(?=\{))|(?P<arguments>%arguments\s*(?=\{))|(?P<joined>%joined\s*(?=\{))"
+    r"|(?P<json>%json\s*(?=\{))|(?P<call>%call\s*(?=\{))|(?P<arguments>%arguments\s*(?=\{))|(?P<joined>%joined\s*(?=\{))"
     r"|(?P<options>%llguidance\s*(?!\s*\{\s*\}))"
     r"|(?P<control><[^<>\s]+>)|(?P<attribute>\b(?:temperature|max_tokens|stop|stop_capture)\s*=)|(?P<other>@\w+)"
 )
@@ -27,6 +28,7 @@ _WHY = {
     "options": "%llguidance options are not supported",
     "attribute": "temperature, max_tokens and stop in a rule are not followed",
     "arguments": "%arguments is not known",
+    "call": "%call is not known",
     "joined": "%joined is not known",
     "other": "there are no other grammars to refer to",
 }
@@ -41,8 +43,9 @@ def checked(
     ours: bool = False,
 ) -> str:
     """The grammar, with each `%json {...}` put through the gatekeeper. controls: the tokens that it may name (<[id]>).
-    documents: takes each document by its text. ours: the server wrote it; then each `%arguments {...}` (dialects.py)
-    and each `%joined {...}` (joined.py) becomes rules. Raises GrammarRefused with the line."""
+    documents: takes each document by its text. ours: the server wrote it; then `%call {...}` is as `%json`, laid out as
+    calls are, and each `%arguments {...}` (dialects.py) and `%joined {...}` (joined.py) becomes rules. Raises
+    GrammarRefused with the line."""
     out, at = [], 0
     rules: list[str] = []
     while found := _SCAN.search(text, at):
@@ -54,6 +57,9 @@ def checked(
         elif kind == "json":
             schema, at = _object(text, at)
             out.append(embedded(schema, whitespace, limits, f"line {_line(text, found.start())}", documents))
+        elif kind == "call" and ours:
+            schema, at = _object(text, at)
+            out.append(embedded(schema, None, limits, f"line {_line(text, found.start())}", documents, CALLS))
         elif kind == "arguments" and ours:
             asked, at = _object(text, at)
             with _placed(f"line {_line(text, found.start())}"):
@@ -93,12 +99,19 @@ def renumbered(text: str, number: Callable[[int], int]) -> str:
 
 
 def embedded(
-    schema: str, whitespace: str | None, limits: Limits, where: str, documents: dict[str, Lowered] | None = None
+    schema: str,
+    whitespace: str | None,
+    limits: Limits,
+    where: str,
+    documents: dict[str, Lowered] | None = None,
+    layout: Layout = PLAIN,
 ) -> str:
-    """A JSON Schema as an item of a rule."""
+    """A JSON Schema as an item of a rule. whitespace: what may stand between its tokens, beside the marks of
+    `layout`."""
     with _placed(where):
-        lowered = Lowered(Schema(schema, limits))
+        lowered = Lowered(Schema(schema, limits), len(layout.comma), len(layout.colon))
     options: dict[str, Any] = {"json_allowed_escapes": ESCAPES, "whitespace_flexible": False}
+    options |= {"item_separator": layout.comma, "key_separator": layout.colon}
     if whitespace is not None:
         options["whitespace_pattern"] = whitespace
     written = json.dumps({"x-guidance": options, **lowered.schema})

@@ -156,7 +156,9 @@ class _Reader:
 
     def _document(self, text: str) -> Item:
         if (known := self._documents.get(text)) is not None:
-            return Document(int(known.least(known.source.root)), known.bounds, known)
+            options = json.loads(text)["x-guidance"]
+            marks = options["item_separator"], options["key_separator"]
+            return Document(int(known.least(known.source.root)), known.bounds, known, marks)
         if (schema := json.loads(text)).get("type") in ("number", "integer"):
             schema.pop("x-guidance", None)
             return Document(NUMBER, Bounds(NUMBER, 0, 0), Lowered(Schema(json.dumps(schema), Limits())))

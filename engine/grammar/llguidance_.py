@@ -113,7 +113,7 @@ def _schema(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
     return _Read(
         probe.grammar_of(lowered.schema, checked(spec.whitespace)),
         lowered.bounds,
-        partial(ahead.of_document, lowered, whitespace.read(spec.whitespace)),
+        partial(ahead.of_document, lowered, whitespace.Layout(blank=whitespace.read(spec.whitespace))),
         known,
         lambda: tuple(lowered.example()),
         looks_ahead=True,

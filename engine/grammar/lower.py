@@ -73,9 +73,10 @@ class Bounds:
 class Lowered:
     """`schema`: a plain JSON Schema. `names`: all strings that it spells out. `patterns`: of the others."""
 
-    def __init__(self, source: Schema):
-        """Raises GrammarRefused if no document is valid, or what is asked cannot be written plainly."""
-        self.source = source
+    def __init__(self, source: Schema, comma: int = 1, colon: int = 1):
+        """comma, colon: bytes of what stands between members, and behind a name. Raises GrammarRefused if no document
+        is valid, or what is asked cannot be written plainly."""
+        self.source, self._comma, self._colon = source, comma, colon
         self._least: dict[str, float] = dict.fromkeys(source.definitions, NEVER)
         self._settle()
         if self.least(source.root) == NEVER:
@@ -129,7 +130,7 @@ class Lowered:
                     return NEVER
                 items = [self.least(prefix[i] if i < len(prefix) else rest) for i in range(min(low, len(prefix) + 1))]
                 more = max(0, low - len(items)) * items[-1] if items else 0
-                return 2 + sum(items) + more + max(0, low - 1)
+                return 2 + sum(items) + more + self._comma * max(0, low - 1)
             case Object():
                 return self._least_object(option)
 
@@ -149,15 +150,16 @@ class Lowered:
         if option.high is not None and option.high < max(option.low, len(option.required)):
             return NEVER
         known = dict(option.properties)
-        total = 2.0 + max(0, len(option.required) - 1)
-        total += sum(_quoted(name) + 1 + self.least(known[name]) for name in option.required)
+        total = 2.0 + self._comma * max(0, len(option.required) - 1)
+        total += sum(_quoted(name) + self._colon + self.least(known[name]) for name in option.required)
         return total + (self._least_extra(option) if option.low > len(option.required) else 0)
 
     def _least_extra(self, option: Object) -> float:
         """One more property, under any name."""
         names = [n for n, _ in option.properties]
-        free = 4 + max(map(_quoted, names), default=0) + self.least(option.extra)
-        return min([free, *(4 + regexes.least(p, cost) + self.least(n) for p, n in option.patterns)])
+        marks = 2 + self._comma + self._colon
+        free = marks + max(map(_quoted, names), default=0) + self.least(option.extra)
+        return min([free, *(marks + regexes.least(p, cost) + self.least(n) for p, n in option.patterns)])
 
     def example(self) -> bytes:
         """What is likely a shortest document; b"" if that is not easily told."""
@@ -233,10 +235,10 @@ class Lowered:
     def _frame(self, option: Array | Object) -> float:
         """Bytes that an object or array may still need around the value that is being written in it."""
         if isinstance(option, Array):
-            return self._least_option(option) + 2
+            return self._least_option(option) + 1 + self._comma
         names = max((_quoted(n) for n, _ in option.properties), default=0)
         patterns = max((self._walk((p,), 0) for p, _ in option.patterns), default=0)
-        return self._least_option(option) + names + patterns + 12
+        return self._least_option(option) + names + patterns + 10 + self._comma + self._colon
 
     def _leaf(self, option: Option) -> float:
         if isinstance(option, Text):

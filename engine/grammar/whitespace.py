@@ -1,11 +1,25 @@
-"""What may stand between the tokens of JSON."""
+"""What stands between the tokens of JSON."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from . import regexes
 from .errors import GrammarRefused
 from .spec import WHITESPACE
 
+
+class Layout(NamedTuple):
+    """comma, colon: between members, and behind a name. blank: what may stand beside them and the brackets; None:
+    nothing."""
+
+    comma: str = ","
+    colon: str = ":"
+    blank: regexes.Regex | None = None
+
+
+PLAIN = Layout()
+CALLS = Layout(", ", ": ")  # as chat templates write the calls of a conversation, so that keys and marks are forced
 _BLANK = {0x20, 0x0A, 0x0D, 0x09}
 
 

@@ -16,6 +16,7 @@ from ..items import Rules
 from ..lower import Lowered
 from ..regexes import Regex
 from ..symbols import Symbols
+from ..whitespace import Layout
 from .course import FAR, Course
 from .documents import Documents
 from .goals import Kit
@@ -30,10 +31,10 @@ __all__ = ["FAR", "Course", "TooFar", "Watch", "of_document", "of_expression", "
 MAKING = 2_000_000  # steps of work for a course to begin with
 
 
-def of_document(lowered: Lowered, whitespace: Regex | None, symbols: Symbols) -> Course:
-    """whitespace: what may stand between two parts of JSON; None: nothing. Raises TooFar."""
+def of_document(lowered: Lowered, layout: Layout, symbols: Symbols) -> Course:
+    """Raises TooFar."""
     work = Work(MAKING)
-    return Course((Documents(Kit(work), lowered, whitespace).root(),), symbols, work)
+    return Course((Documents(Kit(work), lowered, layout).root(),), symbols, work)
 
 
 def of_expression(regex: Regex, symbols: Symbols) -> Course:
@@ -43,7 +44,7 @@ def of_expression(regex: Regex, symbols: Symbols) -> Course:
     return Course((kit.written(Writing(kit.letters), Place(kit.letters.of(regex))),), symbols, work)
 
 
-def of_rules(rules: Rules, start: str, whitespace: Regex | None, symbols: Symbols) -> Course:
-    """whitespace: as above. Raises Unknown for what is not read here, TooFar."""
+def of_rules(rules: Rules, start: str, blank: Regex | None, symbols: Symbols) -> Course:
+    """blank: what may stand in documents. Raises Unknown for what is not read here, TooFar."""
     work = Work(MAKING)
-    return Course(Grammar(Kit(work), rules, symbols, whitespace).start(start), symbols, work)
+    return Course(Grammar(Kit(work), rules, symbols, blank).start(start), symbols, work)

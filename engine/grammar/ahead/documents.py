@@ -23,6 +23,7 @@ from ..nodes import (
     Text,
 )
 from ..symbols import Way
+from ..whitespace import Layout
 from .goals import Chosen, Goal, Goals, Kit
 from .letters import Letters
 from .numerals import Numerals
@@ -38,12 +39,12 @@ _EXAMPLES: Node = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), 
 class Documents:
     """Of one schema."""
 
-    def __init__(self, kit: Kit, lowered: Lowered, whitespace: regexes.Regex | None):
-        """whitespace: what may stand once between two parts; None: nothing."""
-        self._kit, self._lowered = kit, lowered
+    def __init__(self, kit: Kit, lowered: Lowered, layout: Layout):
+        self._kit, self._lowered, self._layout = kit, lowered, layout
+        self._comma, self._colon = layout.comma.encode(), layout.colon.encode()
         self._blank: Goals = ()
-        if whitespace is not None:
-            blank = kit.letters.of(whitespace)
+        if layout.blank is not None:
+            blank = kit.letters.of(layout.blank)
             self._blank = self._text(Writing(kit.letters), kit.letters.either([blank, kit.letters.empty]))
         self._free = Writing(kit.letters, json=True, uniform=True)
         self._bound = Writing(kit.letters, json=True)
@@ -89,7 +90,7 @@ class Documents:
             case Bool():
                 return b"true"
             case Literal(_, written):
-                return _compact(written)
+                return self._compact(written)
             case Number() | Text():
                 return b"".join(bytes(goal.best) for goal in self._sequences(option)[0])
             case Array():
@@ -98,22 +99,30 @@ class Documents:
                 return self._joined([b"{", self._members_left(option, 0, 0, False)])
         return b"0"
 
+    def _compact(self, written: str) -> bytes:
+        marks = (self._layout.comma, self._layout.colon)
+        return json.dumps(json.loads(written), ensure_ascii=False, separators=marks).encode()
+
     def _joined(self, parts: list[bytes | None]) -> bytes | None:
         return None if None in parts else b"".join(part or b"" for part in parts)
 
     def _items_left(self, option: Array, at: int, begun: bool) -> bytes | None:
         parts: list[bytes | None] = []
         for place in range(at, option.low):
-            parts += [b"," if begun or place > at else b"", self._least(_item(option, place))]
+            parts += [self._comma if begun or place > at else b"", self._least(_item(option, place))]
         return self._joined([*parts, b"]"])
 
     def _members_left(self, option: Object, at: int, count: int, begun: bool) -> bytes | None:
         """Of the members from `at` on, where `count` were written: those that must be, and the end."""
         low, _ = self._counted(option)
         text, required = self._musts(option)[at]
-        extra = self._joined([b",", self._least_extra(option)]) if low is not None and count + required < low else b""
+        extra = (
+            self._joined([self._comma, self._least_extra(option)])
+            if low is not None and count + required < low
+            else b""
+        )
         whole = self._joined([text, extra])
-        return None if whole is None else (whole if begun else whole[1:]) + b"}"
+        return None if whole is None else (whole if begun else whole[len(self._comma) :]) + b"}"
 
     def _musts(self, option: Object) -> list[tuple[bytes | None, int]]:
         """The required members from each place on, a comma before each; and how many they are."""
@@ -124,7 +133,10 @@ class Documents:
         found: list[tuple[bytes | None, int]] = [(text, count)]
         for name, value in reversed(option.properties):
             if name in option.required:
-                text, count = self._joined([b",", _quoted(name), b":", self._least(value), text]), count + 1
+                text, count = (
+                    self._joined([self._comma, _quoted(name), self._colon, self._least(value), text]),
+                    count + 1,
+                )
             found.append((text, count))
         self._required[id(option)] = found[::-1]
         return found[::-1]
@@ -134,7 +146,7 @@ class Documents:
         best: bytes | None = None
         for place, (name, value) in enumerate(option.properties[at:], at):
             rest = self._members_left(option, place + 1, count + 1, True)
-            member = self._joined([_quoted(name), b":", self._least(value), rest])
+            member = self._joined([_quoted(name), self._colon, self._least(value), rest])
             best = best if member is None else first(best, member)
             if name in option.required:
                 return best
@@ -146,7 +158,7 @@ class Documents:
         for key, value in self._extras(option):
             least = self._least(value)
             if least is not None:
-                best = first(best, b'"' + bytes(key.best) + b'":' + least)
+                best = first(best, b'"' + bytes(key.best) + b'"' + self._colon + least)
         return best
 
     # ------------------------------------------------------------ goals
@@ -214,12 +226,12 @@ class Documents:
         found: list[Goal] = []
         if isinstance(value, list):
             for i, item in enumerate(value):
-                found += [*((kit.spelled(","), *blank) if i else ()), *self._literal(item), *blank]
+                found += [*((kit.spelled(self._layout.comma), *blank) if i else ()), *self._literal(item), *blank]
             return (kit.spelled("["), *blank, *found, kit.spelled("]"))
         if isinstance(value, dict):
             for i, (name, item) in enumerate(value.items()):
-                found += [*((kit.spelled(","), *blank) if i else ()), kit.spelled(tuple(_quoted(name)))]
-                found += [*blank, kit.spelled(":"), *blank, *self._literal(item), *blank]
+                found += [*((kit.spelled(self._layout.comma), *blank) if i else ()), kit.spelled(tuple(_quoted(name)))]
+                found += [*blank, kit.spelled(self._layout.colon), *blank, *self._literal(item), *blank]
             return (kit.spelled("{"), *blank, *found, kit.spelled("}"))
         return (kit.spelled(json.dumps(value, ensure_ascii=False)),)
 
@@ -266,7 +278,7 @@ class Documents:
             found.append((*blank, kit.spelled("]")))
         node = _item(option, at)
         if (option.high is None or at < option.high) and self._possible(node):
-            comma = (kit.spelled(","), *blank) if begun else ()
+            comma = (kit.spelled(self._layout.comma), *blank) if begun else ()
             found.append((*blank, *comma, self._value(node), self._items(option, at + 1, True)))
         return found
 
@@ -288,7 +300,7 @@ class Documents:
     def _member_options(self, option: Object, at: int, count: int, begun: bool) -> list[Goals]:
         kit, blank = self._kit, self._blank
         low, high = self._counted(option)
-        comma = (*blank, kit.spelled(",")) if begun else ()
+        comma = (*blank, kit.spelled(self._layout.comma)) if begun else ()
         found: list[Goals] = []
         listed = any(self._possible(value) for _, value in option.properties[at:])
         if (listed or self._extras(option)) and (high is None or count < high):
@@ -305,7 +317,7 @@ class Documents:
     def _member(self, option: Object, at: int, count: int) -> list[Goals]:
         """A member and all that is behind it."""
         kit, found = self._kit, []
-        between = (*self._blank, kit.spelled(":"), *self._blank)
+        between = (*self._blank, kit.spelled(self._layout.colon), *self._blank)
         for place in range(at, len(option.properties)):
             name, value = option.properties[place]
             if self._possible(value):
@@ -372,7 +384,3 @@ def _item(option: Array, at: int) -> Node:
 
 def _quoted(name: str) -> bytes:
     return json.dumps(name, ensure_ascii=False).encode()
-
-
-def _compact(written: str) -> bytes:
-    return json.dumps(json.loads(written), ensure_ascii=False, separators=(",", ":")).encode()

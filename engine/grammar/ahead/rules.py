@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ..items import Both, Choice, Control, Document, Item, Lazy, Not, Rule, Sequence, Times, Unknown, Word, repeated
 from ..regexes import Regex
 from ..symbols import Symbols, Way
+from ..whitespace import CALLS, Layout
 from .documents import Documents
 from .goals import Chosen, Goal, Goals, Kit
 from .letters import Letters
@@ -17,10 +18,11 @@ class Grammar:
     """Terminals, which are written in capitals, are texts of one expression; whatever else a rule names is written
     part by part."""
 
-    def __init__(self, kit: Kit, rules: Mapping[str, Item], symbols: Symbols, whitespace: Regex | None):
-        """whitespace: what may stand in documents. Raises Unknown for what is not read here: rules that begin with
-        themselves but as `X: X a | b`, and parts without text that may come again and again."""
-        self._kit, self._symbols, self._whitespace = kit, symbols, whitespace
+    def __init__(self, kit: Kit, rules: Mapping[str, Item], symbols: Symbols, blank: Regex | None):
+        """blank: what may stand in documents, but for those laid out as calls. Raises Unknown for what is not read
+        here: rules that begin with themselves but as `X: X a | b`, and parts without text that may come again and
+        again."""
+        self._kit, self._symbols, self._blank = kit, symbols, blank
         self._rules = {name: repeated(name, item) for name, item in rules.items()}
         self._plain, self._lazy = Writing(kit.letters), Writing(kit.letters, lazy=True)
         self._terminals: dict[int, tuple[Item, Goal]] = {}
@@ -153,7 +155,8 @@ class Grammar:
         if known is None:
             if item.lowered is None:
                 raise Unknown
-            known = self._documents[id(item)] = Documents(self._kit, item.lowered, self._whitespace).root()
+            layout = CALLS if item.marks == CALLS[:2] else Layout(blank=self._blank)
+            known = self._documents[id(item)] = Documents(self._kit, item.lowered, layout).root()
         return known
 
     def _goals(self, item: Item) -> Goals:
