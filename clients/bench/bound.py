@@ -44,16 +44,19 @@ DOCUMENT: Body = {  # never complete before its budget ends it: neither its list
     "required": ["title", "chapters"],
     "additionalProperties": False,
 }
-FUNCTIONS: list[Body] = [  # where no file of tools is given
+FUNCTIONS: list[Body] = [  # where no file of tools is given: as strict function schemas are
     {"name": "get_weather_forecast", "parameters": {"type": "object", "properties": {
         "location": {"type": "string", "maxLength": 24}, "unit": {"enum": ["celsius", "fahrenheit"]},
-        "days": {"type": "integer", "minimum": 1, "maximum": 14}}, "required": ["location", "unit", "days"]}},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14}}, "required": ["location", "unit", "days"],
+        "additionalProperties": False}},
     {"name": "book_restaurant_table", "parameters": {"type": "object", "properties": {
         "restaurant_name": {"type": "string", "maxLength": 24}, "number_of_guests": {"type": "integer"},
-        "date_and_time": {"type": "string", "format": "date-time"}}, "required": ["restaurant_name", "date_and_time"]}},
+        "date_and_time": {"type": "string", "format": "date-time"}},
+        "required": ["restaurant_name", "number_of_guests", "date_and_time"], "additionalProperties": False}},
     {"name": "convert_currency", "parameters": {"type": "object", "properties": {
         "amount": {"type": "number"}, "from_currency": {"enum": ["EUR", "USD", "GBP"]},
-        "to_currency": {"enum": ["EUR", "USD", "GBP"]}}, "required": ["amount", "from_currency", "to_currency"]}},
+        "to_currency": {"enum": ["EUR", "USD", "GBP"]}}, "required": ["amount", "from_currency", "to_currency"],
+        "additionalProperties": False}},
 ]  # fmt: skip
 
 

@@ -383,16 +383,22 @@ class Matcher:
 
     def _only_way(self) -> list[int]:
         """The same, found by walking as long as there is one way on."""
+        way, ends = self._watch.only_way(self._walked)
+        symbols = self._compiled.symbols
+        before = self._state.taken[symbols.behind(self._state.taken) :] if way else []
+        return symbols.canonical(before, way, ends=ends)
+
+    def _walked(self) -> tuple[Way, bool]:
+        """What must come, and whether the answer must end behind it."""
         self._state.follow()
-        state, symbols = self._state.byte.deep_copy(), self._compiled.symbols
+        state = self._state.byte.deep_copy()
         way: list[int] = []
         while len(way) < AHEAD and not state.is_accepting():
             mask = int.from_bytes(state.compute_bitmask(), "little")
             if mask & (mask - 1) or not mask or not state.consume_token(mask.bit_length() - 1):
                 break
             way.append(mask.bit_length() - 1)
-        before = self._state.taken[symbols.behind(self._state.taken) :]
-        return symbols.canonical(before, way, ends=bool(state.is_stopped()))
+        return tuple(way), bool(state.is_stopped())
 
     def _check(self) -> None:
         if self._token.is_error():

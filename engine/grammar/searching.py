@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .endings import Endings
 from .lower import Bounds
+from .symbols import Way
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ class Watch:
         here."""
         self._state.follow()
         self._endings.narrow(row, left, ends)
+
+    def only_way(self, search: Callable[[], tuple[Way, bool]]) -> tuple[Way, bool]:
+        return search()
 
     def in_time(self, tokens: Sequence[int], left: int) -> list[int]:
         """The first of some tokens that come next, as far as an ending that fits begins with them."""

@@ -130,16 +130,19 @@ class Vocabulary:
 _NO_WAY = 1 << 40
 
 
-def canonical(vocabulary: Vocabulary, taken: list[int], text: bytes, ends: bool) -> list[int]:
-    """The tokens of `text` after `taken` as the tokenizer writes them, as far as nothing that may follow (unless the
-    answer ends) can change them."""
+def _written(vocabulary: Vocabulary, taken: list[int], text: bytes) -> list[int]:
     try:
         whole = vocabulary.encode((vocabulary.spell(taken) + text).decode())
     except UnicodeDecodeError:
         return []
-    if whole[: len(taken)] != taken or vocabulary.spell(whole[len(taken) :]) != text:
-        return []
-    tokens = whole[len(taken) :]
+    same = whole[: len(taken)] == taken and vocabulary.spell(whole[len(taken) :]) == text
+    return whole[len(taken) :] if same else []
+
+
+def canonical(vocabulary: Vocabulary, taken: list[int], text: bytes, ends: bool) -> list[int]:
+    """The tokens of `text` after `taken` as the tokenizer writes them, as far as nothing that may follow (unless the
+    answer ends) can change them. Where it would have written `taken` otherwise, `text` is written for itself."""
+    tokens = _written(vocabulary, taken, text) or _written(vocabulary, [], text)
     if ends:
         return tokens
     sure = next((p for p in range(len(text)) if text[p:] in vocabulary.beginnings), len(text))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..symbols import Symbols
+from ..symbols import Symbols, Way
 from ..vocabulary import Vocabulary
 from .goals import Goal, Goals, Spelled
 from .letters import Work
@@ -22,7 +22,7 @@ from .writing import order
 NOWHERE = 0  # the place of what cannot come
 FAR = 1 << 30  # tokens; there is no end
 WALKING = 300_000  # steps of work while answers walk
-REMEMBERED = 64  # places behind which all tokens are known
+REMEMBERED = 4_000_000  # tokens behind places; 12 bytes each
 _LETTER = 0x61
 _FEW, _ANY = 16, -1
 _UNKNOWN = -1
@@ -60,10 +60,11 @@ def pieces_of(vocabulary: Vocabulary) -> Pieces:
 class Behind(NamedTuple):
     """What the tokens that may come at a place leave to be written.
 
-    left  [size] `Course.left` behind each of them; FAR for others
-    most  of those that may come
+    tokens, left  [N] those that may come, and `Course.left` behind each
+    most          of `left`
     """
 
+    tokens: NDArray[np.int64]
     left: NDArray[np.int32]
     most: int
 
@@ -185,6 +186,8 @@ class Course:
         self._by_first: dict[int, dict[int, list[_Stack]]] = {}  # of places of many stacks
         self._pieces = pieces_of(symbols.vocabulary)
         self._behind: dict[int, Behind] = {}  # the last that was asked for comes last
+        self._remembered = 0  # tokens in it
+        self.only: dict[int, tuple[Way, bool]] = {}  # what must come at a place, and whether the answer ends behind it
         self.start = self._number(self._push(start, self._done))
         self.left(self.start)
         work.left = min(work.left, WALKING)
@@ -309,11 +312,13 @@ class Course:
         """allowed: [size] the tokens that may come here; the same whenever the place is."""
         found = self._behind.pop(place, None)
         if found is None:
-            tokens = allowed()
-            left = self._measured(place, tokens)
-            found = Behind(left, int(left[tokens].max(initial=0)))
-            while len(self._behind) >= REMEMBERED:
-                del self._behind[next(iter(self._behind))]
+            bits = allowed()
+            tokens = np.flatnonzero(bits)
+            left = self._measured(place, bits)[tokens]
+            found = Behind(tokens, left, int(left.max(initial=0)))
+            self._remembered += len(tokens)
+            while self._behind and self._remembered > REMEMBERED:
+                self._remembered -= len(self._behind.pop(next(iter(self._behind))).tokens)
         self._behind[place] = found
         return found
 

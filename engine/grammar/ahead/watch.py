@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from ..errors import GrammarFailed
+from ..symbols import Way
 from ..vocabulary import pack, unpack
 from .course import NOWHERE, Course
 from .letters import TooFar
@@ -47,9 +50,17 @@ class Watch:
         behind = self._asked(lambda: self._course.behind(self._place(), lambda: unpack(row)[:size]))
         if behind.most <= left - 1:
             return
-        allowed = behind.left <= left - 1
+        allowed = np.zeros(size, dtype=np.bool_)
+        allowed[behind.tokens[behind.left <= left - 1]] = True
         allowed[list(ends)] = True
         row.copy_(pack(allowed))
+
+    def only_way(self, search: Callable[[], tuple[Way, bool]]) -> tuple[Way, bool]:
+        """What `search` finds here, or found where another answer stood at the same place."""
+        place = self._asked(self._place)
+        if place not in self._course.only:
+            self._course.only[place] = search()
+        return self._course.only[place]
 
     def in_time(self, tokens: Sequence[int], left: int) -> list[int]:
         """The first of some tokens that come next, as far as the answer can end in time behind them."""
