@@ -144,14 +144,27 @@ def number(option: Number) -> str | None:
     return whole_number(option, 10**_DIGITS - 1) if option.integer else None
 
 
+def least_whole(option: Number) -> str:
+    """The shortest of the whole numbers within the bounds of an option that has some."""
+    low, high = whole_bounds(option)
+    return str(high) if high is not None and high < 0 else str(max(0, low or 0))
+
+
+def whole_bounds(option: Number) -> tuple[int | None, int | None]:
+    """The least and the largest of them."""
+    low = None if option.low is None else _up(option.low) + (option.low_open and option.low == _up(option.low))
+    high = (
+        None if option.high is None else _down(option.high) - (option.high_open and option.high == _down(option.high))
+    )
+    return low, high
+
+
 def whole_number(option: Number, most: int | None = None) -> str:
     """An expression of the whole numbers within the bounds of an option, and within `most` of 0."""
-    low = high = most
-    if option.low is not None:
-        low = -_up(option.low) - (option.low_open and option.low == _up(option.low))
-    if option.high is not None:
-        high = _down(option.high) - (option.high_open and option.high == _down(option.high))
-    parts = []  # low is how far below 0 they go
+    least, high = whole_bounds(option)
+    low = most if least is None else -least  # how far below 0 they go
+    high = most if high is None else high
+    parts = []
     if low is None or low > 0:
         parts.append(f"-(?:{_between(max(1, -(high or 0)), low)})")
     if high is None or high >= 0:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from .. import regexes
-from ..dialect_text import whole_number
+from ..dialect_text import least_whole, whole_number
 from ..lower import NEVER, Lowered, plain_number
 from ..nodes import (
     ANY,
@@ -32,7 +32,7 @@ from .writing import Place, Writing, first
 _WHOLE = regexes.parse(r"-?(?:0|[1-9][0-9]*)", whole=True)
 _NUMBER = regexes.parse(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", whole=True)
 _MANY = 8  # constant strings that are read as one expression
-_ENDED, _BEGUN = 50, 500  # steps of work for a number that may end, and for one that may not
+_ENDED, _BEGUN, _LEAST = 50, 500, 20  # steps of work for a number that may end, one that may not, a shortest document
 _EXAMPLES: Node = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), (), (), ANY))
 
 
@@ -53,10 +53,11 @@ class Documents:
         self._required: dict[int, list[tuple[bytes | None, int]]] = {}
         self._counts: dict[int, tuple[int | None, int | None]] = {}
         self._extra: dict[int, list[tuple[Goal, Node]]] = {}
+        self._leasts: dict[int, bytes | None] = {}
         self._settled = False
         self._settle()
         self._settled = True
-        self._required = {}
+        self._required, self._leasts = {}, {}
 
     def root(self) -> Goal:
         return self._value(self._lowered.source.root)
@@ -75,10 +76,14 @@ class Documents:
                     self._shortest[pointer], changed = found, True
 
     def _least(self, node: Node) -> bytes | None:
+        if self._settled and id(node) in self._leasts:
+            return self._leasts[id(node)]
+        self._kit.work.spend(_LEAST)
         best: bytes | None = None
         for option in self._possible(node):
             if (found := self._least_option(option)) is not None:
                 best = first(best, found)
+        self._leasts[id(node)] = best
         return best
 
     def _least_option(self, option: Option) -> bytes | None:
@@ -91,6 +96,8 @@ class Documents:
                 return b"true"
             case Literal(_, written):
                 return self._compact(written)
+            case Number(True, multiple=None) if _is_bound(option):
+                return least_whole(option).encode()
             case Number() | Text():
                 return b"".join(bytes(goal.best) for goal in self._sequences(option)[0])
             case Array():
@@ -239,7 +246,7 @@ class Documents:
         return (self._kit.written(writing, Place(letters)),)
 
     def _number(self, option: Number) -> Goals:
-        if option.low is None and option.high is None and option.multiple is None:
+        if not _is_bound(option):
             return self._text(self._plain, self._kit.letters.of(_WHOLE if option.integer else _NUMBER))
         if option.integer and option.multiple is None:
             within = regexes.parse(whole_number(option), whole=True)
@@ -372,6 +379,10 @@ class _Numeral(Goal):
         text = self._text + bytes([symbol])
         goal = self._kit.goal((self._option, text), lambda: _Numeral(self._kit, self._numerals, self._option, text))
         return [(goal,)]
+
+
+def _is_bound(option: Number) -> bool:
+    return (option.low, option.high, option.multiple) != (None, None, None)
 
 
 def _is_text(option: Option) -> bool:
