@@ -180,6 +180,7 @@ class Course:
         self._numbers: dict[frozenset[_Stack], int] = {frozenset(): NOWHERE}
         self._table = np.full((64, _BYTES + 1 + len(symbols.controls)), _UNKNOWN, dtype=np.int32)
         self._table[NOWHERE] = NOWHERE
+        self._shortest: dict[int, End] = {}  # way to an end, of places
         self._far = np.full(64, _UNKNOWN, dtype=np.int32)
         self._far[NOWHERE] = FAR
         self.size = symbols.vocabulary.size
@@ -291,7 +292,11 @@ class Course:
         return self._end(place).length if place != NOWHERE else FAR
 
     def _end(self, place: int) -> End:
-        return self._ends.first([self._end_of(stack) for stack in self._places[place]])
+        found = self._shortest.get(place)
+        if found is None:
+            found = self._ends.first([self._end_of(stack) for stack in self._places[place]])
+            self._shortest[place] = found
+        return found
 
     def _end_of(self, stack: _Stack) -> End:
         todo = []
