@@ -1,10 +1,10 @@
 """Whose turn it is where more adapters are wanted than a step can hold.
 
 An adapter is active while sequences of it run, and at most `slots` are. Adapters that wait for a slot are hungry. What
-each has had is counted in tokens, beginning where the active ones stand (start-time fair queueing, Goyal et al. 1996),
-so that to have been away earns no credit. When an active one is a quantum ahead of a hungry one it must yield: nothing
-of it begins any more, and what still runs after a while is preempted. A free slot goes to the hungry one that had the
-least.
+each has had is counted in tokens, divided by the weight of who asks, beginning where the active ones stand (start-time
+fair queueing, Goyal et al. 1996), so that to have been away earns no credit. When an active one is a quantum ahead of a
+hungry one it must yield: nothing of it begins any more, and what still runs after a while is preempted. A free slot
+goes to the hungry one that had the least.
 
 Sequences of the base, and of adapters that are active already, go in the order of the queue.
 """
@@ -33,8 +33,8 @@ class Lanes:
         self.slots = slots
         self.waiting: dict[str, int] = {}  # sequences in the queue
         self.active: dict[str, int] = {}  # sequences that run
-        self.served: dict[str, int] = {}  # tokens, counted from `clock` where one comes anew
-        self.clock = 0  # what the active one with the least has had, at its highest
+        self.served: dict[str, float] = {}  # tokens by weight, counted from `clock` where one comes anew
+        self.clock = 0.0  # what the active one with the least has had, at its highest
         self.yielding: dict[str, int] = {}  # steps since it was asked to
 
     def enqueued(self, seq: Sequence) -> None:
@@ -102,7 +102,7 @@ class Lanes:
         if self.active:
             for piece in slices:
                 if (adapter := piece.seq.adapter) is not None:
-                    self.served[adapter.key] += len(piece.tokens)
+                    self.served[adapter.key] += len(piece.tokens) / piece.seq.weight
             self.clock = max(self.clock, min(self.served[key] for key in self.active))
 
     def check(self, running: Iterable[Sequence], waiting: Iterable[Sequence]) -> None:

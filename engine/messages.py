@@ -108,6 +108,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_default
     cache_salt: str = ""  # pages are shared only between requests of equal salt
     adapters: tuple[Use, ...] = ()  # none: the base alone
     merge: Merge = Merge()
+    weight: float = 1.0  # of its turns, where more adapters are wanted than there are slots
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

@@ -60,6 +60,7 @@ def add(state: State, request: m.Generate, guides: Seq[Guide] = (), adapter: Ada
                 leader=group[0] if group else None,
                 guide=guides[index] if guides else None,
                 adapter=adapter,
+                weight=request.weight,
             )
         )
     state.requests[request.id] = group[:]

@@ -29,7 +29,7 @@ class Sequence:
     __slots__ = (
         "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "blocks", "hashes", "status",
         "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
-        "published", "prompt_logprobs_sent", "guide", "adapter",
+        "published", "prompt_logprobs_sent", "guide", "adapter", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +45,7 @@ class Sequence:
         leader: Sequence | None = None,
         guide: Guide | None = None,
         adapter: Adapter | None = None,
+        weight: float = 1.0,
     ):
         self.id = f"{request}/{index}"
         self.request = request
@@ -69,6 +70,7 @@ class Sequence:
         self.published = 0  # pages of `blocks` that others may find
         self.guide = guide  # where its answer stands in its grammar; the sampler moves it
         self.adapter = adapter  # None: the base alone
+        self.weight = weight  # of its turns among adapters
         self.prompt_logprobs_sent = 0  # prompt positions, from 1 on, whose logprobs have gone out
 
     @property

@@ -44,6 +44,7 @@ class Adapter:
     source: str  # the folder or hub name that was asked for
     folder: str = ""  # where it is read from; "": not known yet
     pinned: bool = False
+    weight: float = 1.0  # of its turns
     found: bool = False  # by a request, on first use
     kept: bool = False  # it stays listed where it cannot be loaded
     created: int = field(default_factory=lambda: int(time.time()))
@@ -110,7 +111,7 @@ class Adapters:
         self._tasks: set[asyncio.Task[None]] = set()
         for module in config.lora_modules:
             self._check_module(module.name, module.base_model_name)
-            self._known[module.name] = Adapter(module.name, module.path, kept=True)
+            self._known[module.name] = Adapter(module.name, module.path, weight=module.weight, kept=True)
         engine.on_ready = self._load_all
         engine.on_adapters = self._told
 
@@ -191,7 +192,7 @@ class Adapters:
 
     # ------------------------------------------------------------ operators
 
-    async def load(self, name: str, path: str, *, in_place: bool, pinned: bool) -> Adapter:
+    async def load(self, name: str, path: str, *, in_place: bool, pinned: bool, weight: float = 1.0) -> Adapter:
         """Make `name` mean what lies at `path`; returns when it can be used. Raises QuireError; a name that was known
         then means what it did. A caller that is cancelled stops nothing."""
         if not is_name(name):
@@ -208,13 +209,13 @@ class Adapters:
             )
         adapter = self._known.get(name)
         if adapter is None:
-            adapter = self._known[name] = Adapter(name, path, pinned=pinned)
+            adapter = self._known[name] = Adapter(name, path, pinned=pinned, weight=weight)
             self._begin(adapter)
             await adapter.settled()
             if adapter.error:
                 raise _told_again(adapter.error, "", "lora_path")
         elif in_place:
-            await asyncio.shield(self._task(self._replace(adapter, path, pinned)))
+            await asyncio.shield(self._task(self._replace(adapter, path, pinned, weight)))
         else:
             how = "could not be loaded" if adapter.state == "failed" else f"is taken ({adapter.source})"
             raise RequestError(f"lora_name: {name!r} {how}; load_inplace: true replaces it", param="lora_name")
@@ -236,7 +237,7 @@ class Adapters:
             if adapter.error:
                 raise _told_again(adapter.error, f"--lora-modules {adapter.name}={adapter.source}: ", None)
 
-    async def _replace(self, adapter: Adapter, path: str, pinned: bool) -> None:
+    async def _replace(self, adapter: Adapter, path: str, pinned: bool, weight: float) -> None:
         async with adapter.lock:
             try:
                 folder = await self._folder(path)  # requests go on with what is there
@@ -253,7 +254,7 @@ class Adapters:
             async def swap() -> None:
                 self._now(adapter, await reply, began)
                 adapter.source, adapter.folder, adapter.pinned = path, folder, pinned
-                adapter.found, adapter.kept = False, True
+                adapter.found, adapter.kept, adapter.weight = False, True, weight
 
             adapter.loading = self._task(swap())  # whoever comes now waits for the new one
             try:

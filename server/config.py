@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0  # of an adapter's turns
+
 
 @dataclass(frozen=True, slots=True)
 class LoraModule:
@@ -12,6 +14,7 @@ class LoraModule:
     name: str
     path: str  # a folder, or a hub name
     base_model_name: str | None = None  # what it must be for: a served name
+    weight: float = 1.0  # of its turns, where more adapters are wanted than there are slots
 
 
 @dataclass(frozen=True, slots=True)

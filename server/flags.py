@@ -15,7 +15,7 @@ from typing import Any
 
 from ..engine.errors import ConfigError
 from . import reasoning
-from .config import LoraModule
+from .config import LEAST_WEIGHT, MOST_WEIGHT, LoraModule
 from .tools import PARSERS
 
 
@@ -54,18 +54,21 @@ def key(text: str) -> str:
 
 
 def lora_module(text: str) -> LoraModule:
-    """An adapter: name=path, or a JSON object with name, path and perhaps base_model_name."""
+    """An adapter: name=path, or a JSON object with name, path and perhaps base_model_name and weight."""
     if not text.lstrip().startswith("{"):
         name, _, path = text.partition("=")
         if not name.strip() or not path.strip():
             raise ValueError(text)
         return LoraModule(name.strip(), path.strip())
     given = {key: value for key, value in json.loads(text).items() if value is not None}
-    if not {"name", "path"} <= given.keys() <= {"name", "path", "base_model_name"}:
+    if not {"name", "path"} <= given.keys() <= {"name", "path", "base_model_name", "weight"}:
+        raise ValueError(text)
+    weight = given.pop("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
         raise ValueError(text)
     if not all(isinstance(value, str) and value for value in given.values()):
         raise ValueError(text)
-    return LoraModule(**given)
+    return LoraModule(**given, weight=float(weight))
 
 
 def words(text: str) -> list[str]:
@@ -128,7 +131,8 @@ SERVER = [
          choices=("auto", *reasoning.NAMES)),
     Flag("--lora-modules", lora_module, (), "adapters loaded at the start, each NAME=PATH or JSON with name and path; "
          "PATH: a folder, or with --lora-hub a hub name", many=True, split=words_or_json,
-         expected="NAME=PATH, or a JSON object with name, path and perhaps base_model_name"),
+         expected=f"NAME=PATH, or a JSON object with name, path and perhaps base_model_name and weight ({LEAST_WEIGHT} "
+                  f"to {MOST_WEIGHT:g})"),
     Flag("--lora-dir", str, None, "folder of adapters, each loaded on first use by the name of its folder"),
     Flag("--lora-hub", switch, False, "let adapters be fetched from the hub, also by requests that name them"),
     Flag("--max-body-size", size, 32 * 2**20, "largest request body, bytes", field="max_body_bytes",

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import torch
 
 AHEAD = 256  # bytes looked ahead for forced tokens
-PLACES = 20_000  # of a course, which answers share; beyond that the next one begins anew
+PLACES = 5_000  # of a course, which answers share; beyond that the next one begins anew
 
 
 class _Wrapped:

@@ -32,7 +32,7 @@ async def load(http: Request) -> dict[str, Any]:
             param="base_model_name",
         )
     adapter = await ctx.adapters.load(
-        body.lora_name, body.lora_path, in_place=body.load_inplace, pinned=body.pinned
+        body.lora_name, body.lora_path, in_place=body.load_inplace, pinned=body.pinned, weight=body.weight
     )  # fmt: skip
     return adapter_entry(ctx, adapter)
 
@@ -62,6 +62,7 @@ class Chosen:
     model: str  # as the answer names it
     uses: tuple[Use, ...] = ()
     merge: Merge = field(default_factory=Merge)
+    weight: float = 1.0  # of several adapters the largest
 
     def merge_as_json(self) -> dict[str, Any] | None:
         """None where there is nothing to merge."""
@@ -91,6 +92,7 @@ async def choose(http: Request, ctx: Context, body: Sampling, usage: Usage, *, l
     else:
         named = [(f"adapters[{i}].name", Use(one.name, one.scale)) for i, one in enumerate(body.adapters)]
     seen: set[str] = set()
+    weights = []
     for param, use in named:
         if use.name in served:
             raise RequestError(f"{param}: {use.name!r} is the base model, not an adapter", param=param)
@@ -98,10 +100,10 @@ async def choose(http: Request, ctx: Context, body: Sampling, usage: Usage, *, l
             raise RequestError(f"{param}: {use.name!r} is named twice; name it once, with one scale", param=param)
         seen.add(use.name)
         if load:
-            await ctx.adapters.take(use.name, held(http), usage, param)
+            weights.append((await ctx.adapters.take(use.name, held(http), usage, param)).weight)
         elif await ctx.adapters.find(use.name) is None:
             raise ctx.adapters.unknown(use.name, param)
-    return Chosen(model, tuple(use for _, use in named), merge)
+    return Chosen(model, tuple(use for _, use in named), merge, max(weights, default=1.0))
 
 
 def _merge(given: AdapterMerge | None) -> Merge:

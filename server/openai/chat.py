@@ -45,6 +45,7 @@ async def chat(http: Request) -> Response:
     request = Generate(
         id=id_, prompt=asked.prompt.ids, params=asked.params, n=body.n, priority=body.priority,
         cache_salt=body.cache_salt, adapters=chosen.uses, merge=chosen.merge,
+        weight=chosen.weight,
     )  # fmt: skip
     shape = ChatShape(id_, chosen.model, body, ctx.tokenizer, asked.prompt.ids)
     source = pieces(ctx.engine, request, ctx.tokenizer, asked.options, usage, watch)

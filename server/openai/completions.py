@@ -64,6 +64,7 @@ async def completions(http: Request) -> Response:
         request = Generate(
             id=f"{id_}/{i}", prompt=prompt, params=params, n=body.n, priority=body.priority,
             cache_salt=body.cache_salt, adapters=chosen.uses, merge=chosen.merge,
+            weight=chosen.weight,
         )  # fmt: skip
         sources.append(_shifted(pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch), i * body.n))
     shape = CompletionShape(id_, chosen.model, body, ctx.tokenizer, prompts)

@@ -66,6 +66,7 @@ def adapter_entry(ctx: Context, adapter: Adapter) -> dict[str, Any]:
             "bytes": info.bytes if info else None,
             "state": adapter.state,
             "pinned": adapter.pinned,
+            "weight": adapter.weight,
             "error": adapter.error.message if adapter.error else None,
         },
     }

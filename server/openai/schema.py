@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..config import LEAST_WEIGHT, MOST_WEIGHT
+
 T = TypeVar("T")
 Items = Annotated[
     list[T], Field(fail_fast=True)
@@ -180,7 +182,7 @@ class TokenizeRequest(Body):
 
 
 class LoadAdapterRequest(Body):
-    """vLLM's names, and pinned."""
+    """vLLM's names, pinned, and weight."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -188,6 +190,7 @@ class LoadAdapterRequest(Body):
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
     load_inplace: bool = False
     pinned: bool = False
+    weight: Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT)] = 1.0
     base_model_name: str | None = None
 
 

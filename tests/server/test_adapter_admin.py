@@ -139,13 +139,17 @@ def test_flags_and_their_variables():
     assert resolved(QUIRE_LORA_MODULES=one)["lora_modules"] == (LoraModule("a", "p, q"),)
     assert resolved(QUIRE_LORA_MODULES=f"[{one}, {two}]")["lora_modules"] == (
         LoraModule("a", "p, q"), LoraModule("b", "x", "base"))  # fmt: skip
+    weighted = resolved("--lora-modules", '{"name": "a", "path": "x", "weight": 2}')["lora_modules"]
+    assert weighted == (LoraModule("a", "x", weight=2.0),)
     assert resolved(QUIRE_LORA_HUB="yes", QUIRE_ADMIN_KEY="a,b")["admin_keys"] == ("a", "b")
 
 
 @pytest.mark.parametrize(
     "text",
     ["a", "=x", "a=", "", " = ", "{", "{}", "[]", '{"name": "a"}', '{"name": "a", "path": 5}',
-     '{"name": "", "path": "x"}', '{"name": "a", "path": "x", "rank": 8}', '{"name": "a", "path": ["x"]}',
+     '{"name": "", "path": "x"}',
+     '{"name": "a", "path": "x", "weight": 0}', '{"name": "a", "path": "x", "weight": true}',
+     '{"name": "a", "path": "x", "rank": 8}', '{"name": "a", "path": ["x"]}',
      "[" * 100_000, '{"a":' * 100_000],
     ids=lambda text: text[:20],
 )  # fmt: skip

@@ -33,7 +33,7 @@ def test_an_adapter_is_loaded_used_listed_and_unloaded(server, pirate):
     assert found["id"] == "pirate"
     assert (found["parent"], found["root"]) == (MODEL, pirate)
     assert found["quire"] == {"key": f"key of {pirate}", "kind": "LORA", "rank": 8, "bytes": 1000, "state": "memory",
-                              "pinned": False, "error": None}  # fmt: skip
+                              "pinned": False, "weight": 1.0, "error": None}  # fmt: skip
     assert found["max_model_len"] == 256
     assert named(server)["pirate"] == server.get("/v1/models/pirate").json() == found
     assert server.chat(model="pirate")["model"] == "pirate"
@@ -51,6 +51,15 @@ def test_streams_carry_the_adapters_name(server, pirate):
     load(server, "pirate", pirate)
     chunks = events(server.post(CHAT, {**HELLO, "model": "pirate", "stream": True}))
     assert {chunk["model"] for chunk in chunks} == {"pirate"}
+
+
+def test_the_weight_of_turns_is_that_of_the_name(server, pirate, parrot):
+    assert load(server, "pirate", pirate, weight=4)["quire"]["weight"] == 4
+    load(server, "bird", parrot)
+    for model, weight in (("pirate", 4), ("bird", 1), (MODEL, 1)):
+        server.chat(model=model)
+        assert server.engine.requests[-1].weight == weight
+    assert load(server, "pirate", pirate, load_inplace=True)["quire"]["weight"] == 1
 
 
 def test_pinned_reaches_the_engine(server, pirate):
@@ -88,6 +97,7 @@ def test_states_are_the_engines_last_word(server, pirate):
         ({"lora_name": "team/small", "lora_path": "/tmp", "load_inplace": True}, "lora_name"),
         ({"lora_name": "x", "lora_path": "/tmp", "load_inplace": "yes"}, "load_inplace"),
         ({"lora_name": "x", "lora_path": "/tmp", "pinned": 1}, "pinned"),
+        ({"lora_name": "x", "lora_path": "/tmp", "weight": 0}, "weight"),
         ({"lora_name": "x", "lora_path": "/tmp", "base_model_name": "other"}, "base_model_name"),
         ({"lora_name": "x", "lora_path": "/tmp", "is_3d_lora_weight": True}, "is_3d_lora_weight"),
     ],

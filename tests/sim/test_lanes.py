@@ -30,8 +30,11 @@ class Place:
         self.done: list[str] = []
         self.steps = 0
 
-    def add(self, name: str, adapter: str | None, prompt: list[int], tokens: int, priority: int = 0) -> None:
-        request = Generate(id=name, prompt=prompt, params=SamplingParams(max_tokens=tokens, seed=0), priority=priority)
+    def add(
+        self, name: str, adapter: str | None, prompt: list[int], tokens: int, priority: int = 0, weight: float = 1.0
+    ) -> None:
+        params = SamplingParams(max_tokens=tokens, seed=0)
+        request = Generate(id=name, prompt=prompt, params=params, priority=priority, weight=weight)
         scheduler.add(self.state, request, (), Named(adapter) if adapter else None)  # type: ignore[arg-type]
 
     def step(self) -> Plan:
@@ -81,6 +84,18 @@ def test_every_answer_is_the_one_it_would_be_alone(seed: int, slots: int, blocks
             alone.add(name, adapter, prompt, tokens)
             alone.run()
             assert together.said[name] == alone.said[name]
+
+
+def test_turns_go_by_weight() -> None:
+    place = Place(slots=1)
+    for i in range(400):
+        for name, weight in (("a", 3.0), ("b", 1.0)):
+            place.add(f"{name}{i}", name, [i % 50] * 4, 60, weight=weight)
+    for _ in range(700):
+        place.step()
+    had = {name: sum(len(said) for id_, said in place.said.items() if id_[0] == name) for name in "ab"}
+    assert min(had.values()) > 1_000
+    assert 2.4 < had["a"] / had["b"] < 3.6
 
 
 def test_one_that_floods_does_not_keep_another_out() -> None:

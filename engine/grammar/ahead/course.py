@@ -7,6 +7,8 @@ So what follows from a place is a matter of the text alone, however it was token
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,15 +24,16 @@ from .writing import order
 NOWHERE = 0  # the place of what cannot come
 FAR = 1 << 30  # tokens; there is no end
 WALKING = 300_000  # steps of work while answers walk
-REMEMBERED = 4_000_000  # tokens behind places; 12 bytes each
+REMEMBERED = 8_000_000  # tokens behind places of a vocabulary's courses; 12 bytes each
 _LETTER = 0x61
+_NUMBERS = itertools.count()  # of courses
 _FEW, _ANY = 16, -1
 _UNKNOWN = -1
 _BYTES = 256
 
 
 class Pieces:
-    """The bytes of a vocabulary's tokens one behind the other.
+    """The bytes of a vocabulary's tokens one behind the other, and what courses found out about them.
 
     begins, sizes  [size] where a token's bytes begin and how many they are; 0: it spells nothing
     characters     [size] of tokens that can stand in any JSON string and say nothing to it; 0: of others
@@ -39,6 +42,8 @@ class Pieces:
     def __init__(self, vocabulary: Vocabulary):
         self.sizes = np.array([len(piece) for piece in vocabulary.pieces], dtype=np.int64)
         self.begins = np.cumsum(self.sizes) - self.sizes
+        self.behind: OrderedDict[tuple[int, int], Behind] = OrderedDict()  # of courses and places, the last asked last
+        self.remembered = 0  # tokens in it
         self.bytes = np.frombuffer(b"".join(vocabulary.pieces) or b"\0", dtype=np.uint8)
         self.characters = np.array([_plain_characters(piece) for piece in vocabulary.pieces], dtype=np.int64)
 
@@ -186,8 +191,7 @@ class Course:
         self.size = symbols.vocabulary.size
         self._by_first: dict[int, dict[int, list[_Stack]]] = {}  # of places of many stacks
         self._pieces = pieces_of(symbols.vocabulary)
-        self._behind: dict[int, Behind] = {}  # the last that was asked for comes last
-        self._remembered = 0  # tokens in it
+        self._id = next(_NUMBERS)
         self.only: dict[int, tuple[Way, bool]] = {}  # what must come at a place, and whether the answer ends behind it
         self.start = self._number(self._push(start, self._done))
         self.left(self.start)
@@ -315,16 +319,18 @@ class Course:
 
     def behind(self, place: int, allowed: Callable[[], NDArray[np.bool_]]) -> Behind:
         """allowed: [size] the tokens that may come here; the same whenever the place is."""
-        found = self._behind.pop(place, None)
+        known = self._pieces.behind
+        found = known.get((self._id, place))
         if found is None:
             bits = allowed()
             tokens = np.flatnonzero(bits)
             left = self._measured(place, bits)[tokens]
             found = Behind(tokens, left, int(left.max(initial=0)))
-            self._remembered += len(tokens)
-            while self._behind and self._remembered > REMEMBERED:
-                self._remembered -= len(self._behind.pop(next(iter(self._behind))).tokens)
-        self._behind[place] = found
+            known[self._id, place] = found
+            self._pieces.remembered += len(tokens)
+            while self._pieces.remembered > REMEMBERED and len(known) > 1:
+                self._pieces.remembered -= len(known.popitem(last=False)[1].tokens)
+        known.move_to_end((self._id, place))
         return found
 
     def _measured(self, place: int, allowed: NDArray[np.bool_]) -> NDArray[np.int32]:
