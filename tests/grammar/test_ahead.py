@@ -275,6 +275,23 @@ def test_many_answers_share_a_course_until_it_is_full(monkeypatch: pytest.Monkey
     assert grammar._course is not first
 
 
+def test_a_long_answer_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its characters is a place of its own."""
+    monkeypatch.setattr(course_, "WALKING", 20_000)
+    monkeypatch.setattr(llguidance_, "PLACES", 0)
+    node = {"t": {"type": "string", "maxLength": 2000}, "n": {"$ref": "#/$defs/n"}}
+    schema = {"type": "object", "properties": node, "required": ["t"], "additionalProperties": False}
+    words = vocabulary(WORDS)
+    matcher = grammar_of("json_schema", json.dumps({"$defs": {"n": schema}, "$ref": "#/$defs/n"}), words).matcher()
+    row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    tokens = words.encode(f'{{"t":"{"a cat " * 300}","n":{{"t":"{"a dog " * 300}"}}}}')
+    for left, token in zip(range(len(tokens) + 5, 0, -1), tokens, strict=False):
+        matcher.fill_mask(row, left)
+        assert int(row[token >> 5]) >> (token & 31) & 1
+        assert matcher.accept([token]) == 1
+    assert matcher.may_end
+
+
 def test_a_grammar_that_is_too_much_to_follow_ends_its_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     words = vocabulary(WORDS)
     grammar = grammar_of("json_schema", json.dumps({"type": "string", "pattern": "^(a|b)*a(a|b){12}$"}), words)

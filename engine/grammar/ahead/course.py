@@ -23,7 +23,8 @@ from .writing import order
 
 NOWHERE = 0  # the place of what cannot come
 FAR = 1 << 30  # tokens; there is no end
-WALKING = 300_000  # steps of work while answers walk
+WALKING = 300_000  # steps of work while answers walk, at most at once
+TOKEN = 5_000  # of them for each token that one goes on
 REMEMBERED = 8_000_000  # tokens behind places of a vocabulary's courses; 12 bytes each
 _LETTER = 0x61
 _NUMBERS = itertools.count()  # of courses
@@ -212,6 +213,11 @@ class Course:
         for symbol in self._symbols.of(token):
             place = self.step(place, symbol)
         return place
+
+    def go_on(self, place: int, token: int) -> int:
+        """The same for a token that was taken: an answer that grows may have work done for it."""
+        self._work.left = min(WALKING, self._work.left + TOKEN)
+        return self.take(place, token)
 
     def _stepped(self, place: int, symbol: int) -> int:
         found: dict[_Stack, None] = {}

@@ -123,12 +123,8 @@ class Documents:
         """Of the members from `at` on, where `count` were written: those that must be, and the end."""
         low, _ = self._counted(option)
         text, required = self._musts(option)[at]
-        extra = (
-            self._joined([self._comma, self._least_extra(option)])
-            if low is not None and count + required < low
-            else b""
-        )
-        whole = self._joined([text, extra])
+        wanting = [self._comma, self._least_extra(option)] if low is not None and count + required < low else []
+        whole = self._joined([text, *wanting])
         return None if whole is None else (whole if begun else whole[len(self._comma) :]) + b"}"
 
     def _musts(self, option: Object) -> list[tuple[bytes | None, int]]:
@@ -140,10 +136,8 @@ class Documents:
         found: list[tuple[bytes | None, int]] = [(text, count)]
         for name, value in reversed(option.properties):
             if name in option.required:
-                text, count = (
-                    self._joined([self._comma, _quoted(name), self._colon, self._least(value), text]),
-                    count + 1,
-                )
+                text = self._joined([self._comma, _quoted(name), self._colon, self._least(value), text])
+                count += 1
             found.append((text, count))
         self._required[id(option)] = found[::-1]
         return found[::-1]

@@ -76,7 +76,7 @@ class Watch:
 
     def _place(self) -> int:
         for token in self._taken[len(self._places) - 1 :]:
-            self._places.append(self._course.take(self._places[-1], token))
+            self._places.append(self._course.go_on(self._places[-1], token))
         assert self._places[-1] != NOWHERE, "goals that differ from the grammar"
         return self._places[-1]
 
