@@ -112,10 +112,12 @@ class Intake:
             raise
         except Exception as error:
             raise GrammarRefused(f"the grammar could not be compiled: {type(error).__name__}: {error}") from None
-        shortest = found.shortest if found is not None and not params.grammar_after else None
-        if shortest is not None and params.max_tokens < shortest:
+        shortest = found.shortest if found is not None else None
+        behind = len(params.grammar_after)
+        if shortest is not None and params.max_tokens < shortest + behind:
+            more = f", behind the {behind} that end its thought" if behind else ""
             raise RequestError(
-                f"max_tokens is {params.max_tokens}; the shortest answer that the grammar allows has {shortest}",
+                f"max_tokens is {params.max_tokens}; the shortest answer that the grammar allows has {shortest}{more}",
                 param="max_tokens",
             )
         return [self._guide(found, params.grammar_after, params.thought) for _ in range(request.n)]

@@ -128,9 +128,12 @@ def test_a_budget_that_the_shortest_answer_does_not_fit_is_refused_at_once():
     place = intake(lambda spec: Compiled(shortest=10))
     place.enter(request("short", "x", max_tokens=9))
     place.enter(request("enough", "x", max_tokens=10))
-    place.enter(request("later", "x", max_tokens=9, grammar_after=(5,)))
-    left = leaving(place, 3)
+    place.enter(request("thinks", "x", max_tokens=10, grammar_after=(5,)))
+    place.enter(request("later", "x", max_tokens=11, grammar_after=(5,)))
+    left = leaving(place, 4)
     with pytest.raises(RequestError, match="shortest answer that the grammar allows has 10") as caught:
         left["short"]()
     assert caught.value.param == "max_tokens"
+    with pytest.raises(RequestError, match="has 10, behind the 1 that end its thought"):
+        left["thinks"]()
     assert len(left["enough"]()) == len(left["later"]()) == 2
