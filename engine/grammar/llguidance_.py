@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import llguidance
 
-from . import (
-    ahead,
-    gbnf,
-    lark,
-    lark_rules,
-    lower,
-    outlines_,
-    outlook,
-    probe,
-    regexes,
-    searching,
-    tags,
-    whitespace,
-    witness,
-)
+from . import ahead, lark, probe, searching
 from .ahead import FAR, Course, TooFar
-from .endings import BACK, UNFINISHED, Endings, Known, Plain, State, Tail, shortest
+from .endings import BACK, Endings, Known, Plain, State, Tail, shortest
 from .errors import GrammarFailed, GrammarRefused
 from .items import Unknown
-from .lower import Bounds, Lowered, cheapest
-from .nfa import hint, in_bytes
-from .schema import Schema
-from .search import Hints
+from .readers import READERS, Read, from_lark
 from .spec import GrammarSpec, Limits
 from .symbols import Symbols, Way
 from .vocabulary import Vocabulary
-from .whitespace import checked
 
 if TYPE_CHECKING:
     import torch
 
 AHEAD = 256  # bytes looked ahead for forced tokens
+LARGE = 16 * 1024  # characters of a grammar whose first masks are made before its answers need them
 PLACES = 5_000  # of a course, which answers share; beyond that the next one begins anew
 
 
@@ -82,135 +62,20 @@ def compile(spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits) -> Compil
     """Raises GrammarRefused. Holds the GIL only for reading the schema; llguidance's part runs without."""
     if len(spec.text.encode(errors="replace")) > limits.text_bytes:
         raise GrammarRefused(f"grammar of {len(spec.text)} characters; at most {limits.text_bytes} bytes")
-    if spec.kind not in _READERS:
+    if spec.kind not in READERS:
         raise GrammarRefused(f"llguidance does not serve {spec.kind}")
-    return Compiled(_READERS[spec.kind](spec, limits, vocabulary), spec, vocabulary)
-
-
-class _Read(NamedTuple):
-    """course: followed by goals, where these are sure to mean what the engine underneath does. known, example (what
-    may be an answer): for the search for endings elsewhere. looks_ahead: what it forces has an end. ours: it is sure to
-    name no control tokens."""
-
-    grammar: str
-    bounds: Bounds | None = None
-    course: Callable[[Symbols], Course] | None = None
-    known: Callable[[], Known] = lambda: Known(Hints())
-    example: Callable[[], Way] = lambda: ()
-    looks_ahead: bool = False
-    ours: bool = False
-    text: str = ""  # in Lark
-
-
-def _schema(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
-    lowered = Lowered(Schema('{"type": "object"}' if spec.kind == "json_object" else spec.text, limits))
-
-    def known() -> Known:
-        strings = tuple(h for p in lowered.patterns if (h := hint(p, cheapest)) is not None)
-        hints = Hints(strings, tuple(lowered.examples()))
-        return Known(hints, lowered.names, told=len(strings) == len(lowered.patterns))
-
-    return _Read(
-        probe.grammar_of(lowered.schema, checked(spec.whitespace)),
-        lowered.bounds,
-        partial(ahead.of_document, lowered, whitespace.Layout(blank=whitespace.read(spec.whitespace))),
-        known,
-        lambda: tuple(lowered.example()),
-        looks_ahead=True,
-        ours=True,
-    )
-
-
-def _lark(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
-    documents: dict[str, Lowered] = {}
-    text = lark.checked(spec.text, spec.controls, checked(spec.whitespace), limits, documents, spec.ours)
-    return _of_rules(text, documents, spec, vocabulary, surely=spec.ours and not _JOINED.search(spec.text))
-
-
-_JOINED = re.compile(r'%joined \{"kind": "(?!regex)')  # a client's grammar, which may lean on longest matches
-
-
-def _tags(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
-    documents: dict[str, Lowered] = {}
-    text, surely = tags.to_lark(spec.text, checked(spec.whitespace), limits, documents)
-    return _of_rules(text, documents, spec, vocabulary, surely=surely)
-
-
-def _of_rules(
-    text: str, documents: Mapping[str, Lowered], spec: GrammarSpec, vocabulary: Vocabulary, *, surely: bool
-) -> _Read:
-    """surely: no longest match takes what should follow it."""
-    try:
-        rules = lark_rules.read(text, documents)
-    except Unknown:
-        return _Read(_from_lark(text), text=text)
-    return _Read(
-        _from_lark(text),
-        outlook.bounds(rules, "start", vocabulary),
-        partial(ahead.of_rules, rules, "start", whitespace.read(spec.whitespace)) if surely else None,
-        lambda: outlook.known(rules, "start", documents.values()),
-        lambda: witness.of_rules(rules, "start", documents.values(), Symbols(vocabulary, spec.controls)),
-        text=text,
-    )
-
-
-def _gbnf(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
-    text, rules, whole = gbnf.to_lark(spec.text)
-    if whole is not None:
-        return _expression(whole, text)
-    bounds = outlook.bounds(rules, "root", vocabulary)
-    return _Read(_from_lark(text), bounds, known=lambda: outlook.known(rules, "root", ()), text=text)
-
-
-def _regex(spec: GrammarSpec, limits: Limits, vocabulary: Vocabulary) -> _Read:
-    """What is too large for an index: the lexer makes states only as they are needed."""
-    regex = outlines_.read(spec, limits)
-    return _expression(regex, f"start: /{regexes.write(regex)}/")
-
-
-def _expression(regex: regexes.Regex, text: str) -> _Read:
-    far = regexes.worst(regex, lambda ranges: in_bytes(ranges)[0])
-    bounds = Bounds(int(far) + UNFINISHED, 0, 0) if far < lower.NEVER else None
-    course = partial(ahead.of_expression, regex)
-    whole = hint(regex, in_bytes)
-    return _Read(
-        _from_lark(text),
-        bounds,
-        course,
-        lambda: Known(Hints(whole=whole)),
-        looks_ahead=bounds is not None,
-        ours=bounds is not None and whole is not None,
-        text=text,
-    )
-
-
-def _from_lark(text: str) -> str:
-    """Without looking ahead: the text that a grammar forces may have no end."""
-    grammar: str = llguidance.LLMatcher.grammar_from_lark('%llguidance {"no_forcing": true}\n' + text)
-    return grammar
-
-
-_READERS: dict[str, Callable[[GrammarSpec, Limits, Vocabulary], _Read]] = {
-    "json_schema": _schema,
-    "json_object": _schema,
-    "lark": _lark,
-    "gbnf": _gbnf,
-    "ebnf": _gbnf,
-    "structural_tag": _tags,
-    "regex": _regex,
-    "choice": _regex,
-}
+    return Compiled(READERS[spec.kind](spec, limits, vocabulary), spec, vocabulary)
 
 
 class Compiled:
     """A grammar that fits a vocabulary. `shortest`: tokens of a shortest answer, None if none was found."""
 
-    def __init__(self, read: _Read, spec: GrammarSpec, vocabulary: Vocabulary):
+    def __init__(self, read: Read, spec: GrammarSpec, vocabulary: Vocabulary):
         self.vocabulary, self.bounds, self._read = vocabulary, read.bounds, read
         self.producible = None if read.ours else vocabulary.producible | vocabulary.mask(spec.controls)
         self.symbols = Symbols(vocabulary, spec.controls)
         self._token = llguidance.LLMatcher(tokenizer(vocabulary), read.grammar, log_level=0, limits=probe.LIMITS)
-        grammar = _from_lark(lark.renumbered(read.text, self.symbols.number)) if spec.controls else read.grammar
+        grammar = from_lark(lark.renumbered(read.text, self.symbols.number)) if spec.controls else read.grammar
         self._byte = llguidance.LLMatcher(self.symbols.tokenizer, grammar, log_level=0, limits=probe.LIMITS)
         self._token.compute_bitmask()  # what is too large shows at the first mask
         if self._token.is_error():
@@ -218,6 +83,19 @@ class Compiled:
         self.looks_ahead = read.looks_ahead
         self._course = self._new_course()
         self.shortest = self._shortest()
+        if len(spec.text) > LARGE and self._course is not None:
+            self._rehearse(self._course.ending(self._course.start))
+
+    def _rehearse(self, answer: list[int]) -> None:
+        """Walk an answer, so that what its masks need is made here, beside the loop, and not in it. Raises
+        GrammarRefused where not even this one can be followed."""
+        matcher, row = self.matcher(), self.vocabulary.mask([])
+        try:
+            for left, token in zip(range(len(answer), 0, -1), answer, strict=True):
+                matcher.fill_mask(row, left)
+                matcher.accept([token])
+        except GrammarFailed as error:
+            raise GrammarRefused(error.message) from None
 
     def _new_course(self) -> Course | None:
         """None where the grammar is not followed by goals, or the goals have no tokens. Raises GrammarRefused."""
@@ -261,14 +139,18 @@ class Compiled:
     def watch(self, state: State) -> ahead.Watch | searching.Watch:
         """Of an answer that stands there."""
         if self._course is None or self.bounds is None:
-            endings = Endings(_plain(self.vocabulary), state, self._known, self._tail, BACK if self.bounds else 0)
-            return searching.Watch(endings, self.bounds, self.shortest)
+            return self.search(state)
         if len(self._course) > PLACES:
             self._renewed()
         bounds = self.bounds
         jump = searching.most_openers(self.vocabulary, bounds.openers)
         rise = (_opens(self.vocabulary) + 1) * bounds.frame + bounds.leaf + jump * bounds.nest
         return ahead.Watch(self._renewed, self._course, state.taken, bounds.flat, rise)
+
+    def search(self, state: State) -> searching.Watch:
+        """The same without goals."""
+        endings = Endings(_plain(self.vocabulary), state, self._known, self._tail, BACK if self.bounds else 0)
+        return searching.Watch(endings, self.bounds, self.shortest)
 
     def _renewed(self) -> Course:
         self._course = self._new_course()
@@ -279,7 +161,7 @@ class Compiled:
     def _tail(self) -> Tail | None:
         if self._known.tail is None:
             return None
-        text = _from_lark(self._known.tail)
+        text = from_lark(self._known.tail)
         begin = llguidance.LLMatcher(tokenizer(self.vocabulary), text, log_level=0, limits=probe.LIMITS)
         return Tail(begin, _plain(self.vocabulary), self._known.reach)
 
@@ -299,7 +181,7 @@ class Matcher:
         self._token = token
         self._state = State(token, byte, compiled.symbols)
         self._ended = False
-        self._watch = compiled.watch(self._state)
+        self._watch: ahead.Watch | searching.Watch = compiled.watch(self._state)
 
     @property
     def may_end(self) -> bool:
@@ -319,9 +201,17 @@ class Matcher:
         self._check()
         if self._compiled.producible is not None:
             row &= self._compiled.producible
-        if left is not None and not self._token.is_stopped() and self._watch.is_near(left):
+        if left is not None and not self._token.is_stopped() and self._is_near(left):
             ends = self._vocabulary.eos_ids if self._token.is_accepting() else ()
             self._watch.narrow(row, left, ends)
+
+    def _is_near(self, left: int) -> bool:
+        return self._watch.is_near(left) and self._watching().is_near(left)
+
+    def _watching(self) -> ahead.Watch | searching.Watch:
+        if self._watch.is_lost:
+            self._watch = self._compiled.search(self._state)
+        return self._watch
 
     def accept(self, tokens: list[int]) -> int:
         """How many were taken, in order, up to the first that is not allowed. An end of text counts as one."""
@@ -367,7 +257,7 @@ class Matcher:
         """The canonical tokens that must come next, whatever is sampled. left: tokens that may still come; where these
         are few, only those that an ending begins with which is known to fit."""
         found = self._canonical()
-        if not found or left is None or not self._watch.is_near(left - len(found)):
+        if not found or left is None or not self._is_near(left - len(found)):
             return found
         return self._watch.in_time(found, left)
 
@@ -383,7 +273,7 @@ class Matcher:
 
     def _only_way(self) -> list[int]:
         """The same, found by walking as long as there is one way on."""
-        way, ends = self._watch.only_way(self._walked)
+        way, ends = self._watching().only_way(self._walked)
         symbols = self._compiled.symbols
         before = self._state.taken[symbols.behind(self._state.taken) :] if way else []
         return symbols.canonical(before, way, ends=ends)

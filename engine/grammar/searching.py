@@ -88,6 +88,10 @@ class Watch:
         self._jump = most_openers(vocabulary, bounds.openers) if bounds is not None else 0
         self._places = [_Place()]  # behind each token
 
+    @property
+    def is_lost(self) -> bool:
+        return False
+
     def moved(self, token: int) -> None:
         self._endings.moved(token)
 

@@ -55,4 +55,5 @@ class Generator:
                 if isinstance(news, m.Failed):
                     raise RuntimeError(f"prompt {news.id}: {news.message}")
                 found[int(news.id)] += news.tokens
+        self._runner.execute(scheduler.schedule(state))  # who left last is forgotten: the next call has the same ids
         return [ids[:-1] if ids and ids[-1] in self._stops else ids for ids in found]

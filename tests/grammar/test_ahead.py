@@ -275,6 +275,16 @@ def test_many_answers_share_a_course_until_it_is_full(monkeypatch: pytest.Monkey
     assert grammar._course is not first
 
 
+def test_the_first_masks_of_a_large_grammar_are_made_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = json.dumps({"enum": [f"value {i}" for i in range(50)]})
+    plain = grammar_of("json_schema", schema, vocabulary(WORDS))
+    monkeypatch.setattr(llguidance_, "LARGE", 100)
+    rehearsed = grammar_of("json_schema", schema, vocabulary(WORDS))
+    places = [len(grammar._course) for grammar in (plain, rehearsed) if grammar._course is not None]
+    assert places[1] > places[0]
+    assert (rehearsed.matcher().forced(), rehearsed.shortest) == (plain.matcher().forced(), plain.shortest)
+
+
 def test_a_long_answer_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its characters is a place of its own."""
     monkeypatch.setattr(course_, "WALKING", 20_000)

@@ -38,6 +38,11 @@ class Watch:
         """The answer is shorter now."""
         del self._places[len(self._taken) + 1 :]
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the engine underneath let something come that the goals do not know."""
+        return self._asked(self._place) == NOWHERE
+
     def is_near(self, left: int) -> bool:
         """Whether the next token may lead to where `left` are not enough."""
         if self._flat is not None:
@@ -77,7 +82,6 @@ class Watch:
     def _place(self) -> int:
         for token in self._taken[len(self._places) - 1 :]:
             self._places.append(self._course.go_on(self._places[-1], token))
-        assert self._places[-1] != NOWHERE, "goals that differ from the grammar"
         return self._places[-1]
 
     def _asked(self, question: Callable[[], Found]) -> Found:
