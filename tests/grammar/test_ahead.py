@@ -275,6 +275,18 @@ def test_many_answers_share_a_course_until_it_is_full(monkeypatch: pytest.Monkey
     assert grammar._course is not first
 
 
+def test_where_nothing_fits_any_more_the_answer_goes_to_its_end_by_the_shortest_way() -> None:
+    """A thought may have taken what the answer needs."""
+    words = vocabulary(WORDS)
+    grammar = grammar_of("json_schema", json.dumps({"const": {"name": [1, 2, 3]}}), words)
+    matcher, row = grammar.matcher(), torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    for left in range(3, 0, -1):
+        matcher.fill_mask(row, left)
+        before = grammar._course.left(matcher._watch._place())  # type: ignore[union-attr]
+        assert matcher.accept([members(row)[0]]) == 1
+        assert grammar._course.left(matcher._watch._place()) == before - 1  # type: ignore[union-attr]
+
+
 def test_the_first_masks_of_a_large_grammar_are_made_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     schema = json.dumps({"enum": [f"value {i}" for i in range(50)]})
     plain = grammar_of("json_schema", schema, vocabulary(WORDS))

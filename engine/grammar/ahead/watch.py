@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import GrammarFailed
 from ..symbols import Way
 from ..vocabulary import pack, unpack
-from .course import NOWHERE, Course
+from .course import FAR, NOWHERE, Course
 from .letters import TooFar
 
 if TYPE_CHECKING:
@@ -50,13 +50,15 @@ class Watch:
         return self._asked(lambda: left - 1 < self._course.length(self._place()) + self._rise)
 
     def narrow(self, row: torch.Tensor, left: int, ends: Sequence[int]) -> None:
-        """Leave of a mask what at most left - 1 tokens can bring to an end. ends: tokens that end the answer here."""
+        """Leave of a mask what at most left - 1 tokens can bring to an end; where nothing can any more (a thought may
+        have taken them), what is nearest to one. ends: tokens that end the answer here."""
         size = self._course.size
         behind = self._asked(lambda: self._course.behind(self._place(), lambda: unpack(row)[:size]))
         if behind.most <= left - 1:
             return
+        most = max(left - 1, int(behind.left.min(initial=FAR)) if not len(ends) else 0)
         allowed = np.zeros(size, dtype=np.bool_)
-        allowed[behind.tokens[behind.left <= left - 1]] = True
+        allowed[behind.tokens[behind.left <= most]] = True
         allowed[list(ends)] = True
         row.copy_(pack(allowed))
 
