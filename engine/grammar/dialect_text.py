@@ -152,11 +152,10 @@ def least_whole(option: Number) -> str:
 
 def whole_bounds(option: Number) -> tuple[int | None, int | None]:
     """The least and the largest of them."""
-    low = None if option.low is None else _up(option.low) + (option.low_open and option.low == _up(option.low))
-    high = (
-        None if option.high is None else _down(option.high) - (option.high_open and option.high == _down(option.high))
-    )
-    return low, high
+    low, high = option.low, option.high
+    least = None if low is None else _up(low) + (option.low_open and low == _up(low))
+    most = None if high is None else _down(high) - (option.high_open and high == _down(high))
+    return least, most
 
 
 def whole_number(option: Number, most: int | None = None) -> str:

@@ -59,7 +59,7 @@ def warm(vocabulary: Vocabulary) -> None:
 
 
 def compile(spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits) -> Compiled:
-    """Raises GrammarRefused. Holds the GIL only for reading the schema; llguidance's part runs without."""
+    """Raises GrammarRefused. Reading the schema and the goals hold the GIL; llguidance's part runs without."""
     if len(spec.text.encode(errors="replace")) > limits.text_bytes:
         raise GrammarRefused(f"grammar of {len(spec.text)} characters; at most {limits.text_bytes} bytes")
     if spec.kind not in READERS:

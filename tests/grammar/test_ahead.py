@@ -90,41 +90,30 @@ def check_ending(course: Course, place: int, further: dict[int, int]) -> None:
         assert course.left(course.take(place, first)) == course.left(place) - 1
 
 
-@pytest.mark.parametrize("first", range(0, 60, 10))
-def test_documents_are_those_of_the_engine_underneath(first: int) -> None:
-    words = vocabulary(WORDS)
-    for seed in range(first, first + 10):
+def compare_documents(seeds: range, walks: int, steps: int, **more: Any) -> None:
+    for seed in seeds:
         pick = random.Random(seed)
         try:
-            grammar = grammar_of("json_schema", json.dumps(random_schema(pick)), words)
+            grammar = grammar_of("json_schema", json.dumps(random_schema(pick)), vocabulary(WORDS), **more)
         except GrammarRefused:
             continue
-        compare(grammar, pick, 2, 40)
+        compare(grammar, pick, walks, steps)
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_documents_are_those_of_the_engine_underneath(first: int) -> None:
+    compare_documents(range(first, first + 10), 2, 40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1_000, 3_000, 100))
 def test_thousands_of_documents_are_those_of_the_engine_underneath(first: int) -> None:
-    words = vocabulary(WORDS)
-    for seed in range(first, first + 100):
-        pick = random.Random(seed)
-        try:
-            grammar = grammar_of("json_schema", json.dumps(random_schema(pick)), words)
-        except GrammarRefused:
-            continue
-        compare(grammar, pick, 6, 60)
+    compare_documents(range(first, first + 100), 6, 60)
 
 
 @pytest.mark.parametrize("whitespace", ["", " ?", r"[ \n\t]*", r"\n {2,4}"])
 def test_white_space_is_that_of_the_engine_underneath(whitespace: str) -> None:
-    for seed in range(4):
-        pick = random.Random(seed)
-        schema = json.dumps(random_schema(pick, obj=True))
-        try:
-            grammar = grammar_of("json_schema", schema, vocabulary(WORDS), whitespace=whitespace)
-        except GrammarRefused:
-            continue
-        compare(grammar, pick, 3, 40)
+    compare_documents(range(4), 3, 40, whitespace=whitespace)
 
 
 # ---------------------------------------------------------------- calls

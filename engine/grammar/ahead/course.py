@@ -194,7 +194,7 @@ class Course:
         self._pieces = pieces_of(symbols.vocabulary)
         self._id = next(_NUMBERS)
         self.only: dict[int, tuple[Way, bool]] = {}  # what must come at a place, and whether the answer ends behind it
-        self.start = self._number(self._push(start, self._done))
+        self.start = self._number((self._push(start, self._done),))
         self.left(self.start)
         work.left = min(work.left, WALKING)
 
@@ -242,8 +242,7 @@ class Course:
                 by_first.setdefault(first, []).append(stack)
         return [*by_first.get(symbol, ()), *by_first.get(_ANY, ())]
 
-    def _number(self, stacks: tuple[_Stack, ...] | _Stack) -> int:
-        stacks = stacks if isinstance(stacks, tuple) else (stacks,)
+    def _number(self, stacks: tuple[_Stack, ...]) -> int:
         key = frozenset(stacks)
         number = self._numbers.get(key)
         if number is None:

@@ -340,10 +340,8 @@ class Documents:
         patterns = [(letters.of(pattern), value) for pattern, value in option.patterns]
         others = [*names, *(letters.other(pattern) for pattern, _ in patterns)]
         found: list[tuple[Goal, Node]] = []
-        for own, value in [
-            *((letters.both([p, *names]), v) for p, v in patterns),
-            (letters.both(others), option.extra),
-        ]:
+        asked = [(letters.both([pattern, *names]), value) for pattern, value in patterns]
+        for own, value in [*asked, (letters.both(others), option.extra)]:
             if self._possible(value) and self._bound.rest(Place(own)) is not None:
                 writing = self._free if own is letters.anything else self._bound
                 found.append((self._kit.written(writing, Place(own)), value))

@@ -6,6 +6,7 @@ sequences, where it is not told yet which of them is being written. `best` is th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 
 from ..symbols import Way
@@ -15,7 +16,7 @@ from .writing import Place, Writing
 Goals = tuple["Goal", ...]
 
 
-class Goal:
+class Goal(ABC):
     """done: nothing need be written. begun: something was, and what can go on does so."""
 
     __slots__ = ("_best", "_moves", "begun", "done")
@@ -32,8 +33,8 @@ class Goal:
             self._best = self._shortest()
         return self._best
 
-    def _shortest(self) -> Way:
-        raise NotImplementedError
+    @abstractmethod
+    def _shortest(self) -> Way: ...
 
     @property
     def uniform(self) -> bool:
@@ -47,8 +48,8 @@ class Goal:
             found = self._moves[symbol] = tuple(dict.fromkeys(self._after(symbol)))
         return found
 
-    def _after(self, symbol: int) -> Sequence[Goals]:
-        raise NotImplementedError
+    @abstractmethod
+    def _after(self, symbol: int) -> Sequence[Goals]: ...
 
 
 class Spelled(Goal):

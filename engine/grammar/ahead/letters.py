@@ -1,4 +1,4 @@
-"""Expressions over characters, followed by derivatives, and the shortest way to the end of a match.
+"""Expressions over characters, followed by derivatives.
 
 What an expression leaves after a character is an expression again (Brzozowski, "Derivatives of regular expressions",
 1964), so `&` and `~` cost no more than `|`. Equal expressions are one object, and there are finitely many.
@@ -6,6 +6,7 @@ What an expression leaves after a character is an expression again (Brzozowski, 
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -119,10 +120,8 @@ class Alphabet:
             if len(rests) == 1:
                 found.append(self.text(first + rests[0]))
                 continue
-            low, high = min(rests), max(rests)
-            shared = low[
-                : next((i for i, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), len(low))
-            ]
+            pairs = zip(min(rests), max(rests), strict=False)
+            shared = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
             rest = self.words(text[len(shared) :] for text in rests)
             found.append(self.then([self.text(first + shared), rest]))
         return self.either(found)
@@ -136,22 +135,20 @@ class Alphabet:
         return self.empty if not flat else flat[0] if len(flat) == 1 else self._made("then", tuple(flat))
 
     def either(self, parts: Iterable[Letters]) -> Letters:
-        flat: dict[Letters, None] = {}
-        for part in parts:
-            flat.update(dict.fromkeys(part.parts if part.kind == "either" else (part,)))
-        flat.pop(self.nothing, None)
-        if self.anything in flat:
-            return self.anything
-        return self.nothing if not flat else next(iter(flat)) if len(flat) == 1 else self._made("either", tuple(flat))
+        return self._merged("either", parts, nothing=self.nothing, all=self.anything)
 
     def both(self, parts: Iterable[Letters]) -> Letters:
+        return self._merged("both", parts, nothing=self.anything, all=self.nothing)
+
+    def _merged(self, kind: str, parts: Iterable[Letters], *, nothing: Letters, all: Letters) -> Letters:
+        """nothing: what adds nothing to the others; all: what leaves nothing of them."""
         flat: dict[Letters, None] = {}
         for part in parts:
-            flat.update(dict.fromkeys(part.parts if part.kind == "both" else (part,)))
-        flat.pop(self.anything, None)
-        if self.nothing in flat:
-            return self.nothing
-        return self.anything if not flat else next(iter(flat)) if len(flat) == 1 else self._made("both", tuple(flat))
+            flat.update(dict.fromkeys(part.parts if part.kind == kind else (part,)))
+        flat.pop(nothing, None)
+        if all in flat:
+            return all
+        return nothing if not flat else next(iter(flat)) if len(flat) == 1 else self._made(kind, tuple(flat))
 
     def other(self, part: Letters) -> Letters:
         if part.kind == "not":

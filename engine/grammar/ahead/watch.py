@@ -60,7 +60,7 @@ class Watch:
         allowed = np.zeros(size, dtype=np.bool_)
         allowed[behind.tokens[behind.left <= most]] = True
         allowed[list(ends)] = True
-        row.copy_(pack(allowed))
+        row &= pack(allowed)
 
     def only_way(self, search: Callable[[], tuple[Way, bool]]) -> tuple[Way, bool]:
         """What `search` finds here, or found where another answer stood at the same place."""

@@ -42,9 +42,7 @@ class Writing:
         self.uniform = uniform
         self._letters, self._json, self._lazy = letters, json, lazy
         self._plain: dict[Letters, bytes | None] = {}  # the shortest text of what holds no `both` and no `not`
-        self._ways: dict[
-            Letters, tuple[bytes, Letters] | None
-        ] = {}  # of others the next character; None: there is none
+        self._ways: dict[Letters, tuple[bytes, Letters] | None] = {}  # the next character of others, if there is one
 
     def ends(self, place: Place) -> bool:
         return not place.begun and not place.missing and place.left.ends
