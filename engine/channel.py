@@ -1,7 +1,7 @@
-"""The wire between the API process and the engine process: frames of messages over one ZMQ pair.
+"""The wire between a process and its child: frames of messages over one ZMQ pair.
 
-The API process listens before it spawns the engine, so no message is lost at start; each engine process gets an
-address of its own, so nothing of a dead one can reach its successor.
+The parent listens before it spawns the child, so no message is lost at start; each child gets an address of its own, so
+nothing of a dead one can reach its successor.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Generic, Self, TypeVar
 
 import zmq
 
 from . import messages as m
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 def new_address() -> str:
@@ -30,28 +34,49 @@ def forget_address(address: str) -> None:
         os.rmdir(os.path.dirname(path))
 
 
-class EngineChannel:
-    """The engine's end: blocking where it may wait, never blocking where it sends."""
+class Channel(Generic[In, Out]):
+    """One end of a wire: blocking where it may wait, never blocking where it sends."""
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, decode: Callable[[bytes], list[In]], encode: Callable[[list[Out]], bytes]):
+        self._decode, self._encode = decode, encode
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.connect(address)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._address = address
 
-    def receive(self, wait: int = 0) -> list[m.ToEngine]:
+    def bind(self) -> Self:
+        self._socket.bind(self._address)
+        return self
+
+    def connect(self) -> Self:
+        self._socket.connect(self._address)
+        return self
+
+    def heed(self, file: int) -> None:
+        """A waiting `receive` also returns where a file can be read."""
+        self._poller.register(file, zmq.POLLIN)
+
+    def receive(self, wait: int = 0) -> list[In]:
         """All messages that have come. wait: milliseconds to sleep until there is one; -1: as long as it takes."""
-        found: list[m.ToEngine] = []
-        if wait and not self._socket.poll(wait):
+        found: list[In] = []
+        if wait and not self._poller.poll(wait):
             return found
         while True:
             try:
-                found += m.decode_to_engine(self._socket.recv(zmq.NOBLOCK))
+                found += self._decode(self._socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return found
 
-    def send(self, out: Iterable[m.FromEngine]) -> None:
-        self._socket.send(m.encode(list(out)))
+    def send(self, out: Iterable[Out]) -> None:
+        self._socket.send(self._encode(list(out)))
 
     def close(self) -> None:
         self._socket.close()
+
+
+def engine_channel(address: str) -> Channel[m.ToEngine, m.FromEngine]:
+    """The engine's end of the wire to the API process."""
+    return Channel(address, m.decode_to_engine, m.encode).connect()

@@ -51,3 +51,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError("grammar_engines", f"gives {kind} to {engine!r}", " or ".join(able))
         if self.memory_utilization is not None and not 0 < self.memory_utilization <= 1:
             raise ConfigError("memory_utilization", f"is {self.memory_utilization}", "more than 0, at most 1")
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What the engine process is told at its start."""
+
+    address: str
+    config: EngineConfig

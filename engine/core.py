@@ -11,7 +11,7 @@ import time
 
 from . import messages as m
 from . import scheduler
-from .channel import EngineChannel
+from .channel import Channel
 from .errors import QuireError
 from .intake import Intake
 from .plan import Outcome, Plan, StepResult
@@ -26,10 +26,11 @@ PAUSE, FOREVER = 1, -1  # ms to wait for messages with nothing to run: while som
 class Engine:
     """One loop over one State. `run` returns when a Shutdown came."""
 
-    def __init__(self, runner: Runner, state: State, channel: EngineChannel):
+    def __init__(self, runner: Runner, state: State, channel: Channel[m.ToEngine, m.FromEngine]):
         self.runner = runner
         self.library = runner.library
-        self.intake = Intake(runner.compile, runner.guide, runner.warm, self.library.want)
+        self.intake = Intake(runner.guides, self.library.want)
+        runner.guides.warm()
         self.state = state
         self.channel = channel
         self.arrived: dict[str, float] = {}  # of requests that have not begun

@@ -1,35 +1,32 @@
 """Requests on their way to the scheduler: grammars are compiled and adapters read beside the loop; nobody waits for
 another's.
 
-A compilation that takes too long is given up, and so is one whose client left; its thread comes to its end by the
-limits of `grammar.spec.Limits`.
+A compilation that takes too long is given up, and so is one whose client left; it comes to its end by the limits of
+`grammar.spec.Limits`.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from . import messages as m
 from .errors import GrammarRefused, QuireError, RequestError
-from .grammar import Compiled
-from .grammar.guide import Guide
 from .grammar.spec import GrammarSpec
+from .guides import Grammar, Guide
 from .lora.adapter import Adapter
 
-THREADS = 2
 SECONDS = 10.0  # a grammar may take to compile
-KEPT = 256  # compiled grammars
 
 
 @dataclass(slots=True)
 class _Waiting:
     request: m.Generate
-    compiled: Future[Compiled | None] | None  # None: nothing to compile
+    compiled: Future[Grammar] | None  # None: nothing to compile
     adapter: Future[Adapter] | None  # None: the base alone
     since: float
 
@@ -41,26 +38,22 @@ class _Waiting:
 Made = Callable[[], tuple[list[Guide], Adapter | None]]
 
 
+class Compiler(Protocol):
+    """Who compiles grammars: engine/guides.py."""
+
+    def compile(self, spec: GrammarSpec | None) -> Future[Grammar]: ...
+
+    def hear(self) -> None: ...
+
+
 class Intake:
     """In the order of arrival, but for those whose grammar or adapter is not ready."""
 
-    def __init__(
-        self,
-        compile: Callable[[GrammarSpec | None], Compiled | None],
-        guide: Callable[[Compiled | None, tuple[int, ...], m.ThoughtBudget | None], Guide],
-        warm: Callable[[], None] = lambda: None,
-        adapt: Callable[[Iterable[m.Use], m.Merge], Future[Adapter]] | None = None,
-    ):
-        """compile: raises QuireError; called in a thread, as is warm, once, first; with None where only the thoughts of
-        an answer have a budget. guide: one answer's, given where its grammar begins and the budget. adapt: an adapter
-        that is, or will be, in memory; needed where requests name any."""
-        self._compile = compile
-        self._guide = guide
+    def __init__(self, compiler: Compiler, adapt: Callable[[Iterable[m.Use], m.Merge], Future[Adapter]] | None = None):
+        """adapt: an adapter that is, or will be, in memory; needed where requests name any."""
+        self._compiler = compiler
         self._adapt = adapt
-        self._pool = ThreadPoolExecutor(THREADS, "grammar")
-        self._known: OrderedDict[GrammarSpec | None, Future[Compiled | None]] = OrderedDict()
         self._waiting: dict[str, _Waiting] = {}
-        self._pool.submit(warm)  # a model that no grammar can bind says so to whoever asks for one
 
     @property
     def waits(self) -> bool:
@@ -70,7 +63,7 @@ class Intake:
     def enter(self, request: m.Generate) -> None:
         params = request.params
         bound = params.grammar is not None or params.thought is not None
-        compiled = self._compiled(params.grammar) if bound else None
+        compiled = self._compiler.compile(params.grammar) if bound else None
         adapter = None
         if request.adapters:
             assert self._adapt is not None
@@ -83,6 +76,8 @@ class Intake:
     def leave(self) -> list[tuple[m.Generate, Made]]:
         """Who can go on, and what gives the guides of its answers (none where nothing binds them) and its adapter. It
         raises QuireError where there can be none."""
+        if self._waiting:
+            self._compiler.hear()
         now = time.monotonic()
         gone = [one for one in self._waiting.values() if one.ready(now)]
         for one in gone:
@@ -93,16 +88,7 @@ class Intake:
         guides = self._guides(one.request, one.compiled) if one.compiled is not None else []
         return guides, one.adapter.result(timeout=0) if one.adapter is not None else None
 
-    def _compiled(self, grammar: GrammarSpec | None) -> Future[Compiled | None]:
-        found = self._known.get(grammar)
-        if found is None:
-            found = self._known[grammar] = self._pool.submit(self._compile, grammar)
-            if len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(grammar)
-        return found
-
-    def _guides(self, request: m.Generate, compiled: Future[Compiled | None]) -> list[Guide]:
+    def _guides(self, request: m.Generate, compiled: Future[Grammar]) -> list[Guide]:
         params = request.params
         try:
             found = compiled.result(timeout=0)
@@ -112,12 +98,12 @@ class Intake:
             raise
         except Exception as error:
             raise GrammarRefused(f"the grammar could not be compiled: {type(error).__name__}: {error}") from None
-        shortest = found.shortest if found is not None else None
-        behind = len(params.grammar_after)
+        shortest, behind = found.shortest, len(params.grammar_after)
         if shortest is not None and params.max_tokens < shortest + behind:
             more = f", behind the {behind} that end its thought" if behind else ""
             raise RequestError(
                 f"max_tokens is {params.max_tokens}; the shortest answer that the grammar allows has {shortest}{more}",
                 param="max_tokens",
             )
-        return [self._guide(found, params.grammar_after, params.thought) for _ in range(request.n)]
+        grammar = found if params.grammar is not None else None
+        return [Guide(grammar, params.grammar_after, params.thought) for _ in range(request.n)]

@@ -1,46 +1,28 @@
-"""The engine process: `python -m quire.engine.process`, spawned by the supervisor.
-
-One line of JSON on standard input says what to serve and where to connect. Standard input then stays open for as long
-as the parent lives: when it closes, the parent is gone and so is this process.
-"""
+"""The engine process: `python -m quire.engine.process`, spawned by the supervisor (child.py says how)."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import logging
-import os
-import signal
 import sys
-import threading
-
-import msgspec
 
 from . import messages as m
-from .channel import EngineChannel
-from .config import EngineConfig
+from .channel import Channel, engine_channel
+from .child import begin
+from .config import EngineConfig, Start
 from .errors import QuireError
 
 log = logging.getLogger("quire.engine")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-SWITCH = 0.0005  # seconds until a thread that compiles a grammar lets the loop go on; 5 ms is Python's own
-
-
-class Start(msgspec.Struct, frozen=True):
-    """The line on standard input."""
-
-    address: str
-    config: EngineConfig
+SWITCH = 0.0005  # seconds until a thread that reads an adapter lets the loop go on; 5 ms is Python's own
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
-    # Ctrl-C reaches the whole process group; when to stop is the parent's word alone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    channel = EngineChannel(start.address)
+    start = begin(Start)
+    channel = engine_channel(start.address)
     try:
         serve(start.config, channel)
     except QuireError as error:
@@ -51,7 +33,7 @@ def main() -> int:
     return 0
 
 
-def serve(config: EngineConfig, channel: EngineChannel) -> None:
+def serve(config: EngineConfig, channel: Channel[m.ToEngine, m.FromEngine]) -> None:
     """Load the model, say so, and run the loop. Raises QuireError where the model or the settings cannot be served."""
     from .core import Engine  # torch is imported from here on: the wire is up first
     from .runner import Runner
@@ -88,12 +70,6 @@ def settle() -> None:
         return  # another C library
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _leave_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os._exit(0)
 
 
 if __name__ == "__main__":

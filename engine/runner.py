@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import importlib
 import json
 import logging
@@ -20,19 +19,14 @@ from .batch import Batch
 from .cache import KVCache, bytes_per_token, free_memory, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError, QuireError
-from .grammar import Compiled
-from .grammar import compile as compile_grammar
-from .grammar import warm as warm_grammars
-from .grammar.guide import Guide
-from .grammar.spec import GrammarSpec
-from .grammar.thoughts import Thoughts
-from .grammar.vocabulary import Vocabulary
+from .grammar.link import Link, ProcessLink
+from .guides import Guides
 from .lora.adapter import Raw
 from .lora.library import Library
 from .lora.read import read as read_adapter
 from .lora.read import ready as ready_adapter
 from .lora.slots import Slots
-from .messages import Ready, SamplingParams, ThoughtBudget, TokenLogprob
+from .messages import Ready, SamplingParams, TokenLogprob
 from .models.load import fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
@@ -51,10 +45,11 @@ class Runner:
     """Loads the model, sizes the cache, and executes plans.
 
     Raises ConfigError or ModelError from the constructor if the model or the settings cannot be served. `progress` is
-    called with bytes done and bytes in all while the weights are read.
+    called with bytes done and bytes in all while the weights are read. link: to who follows grammars; None: a process
+    of its own.
     """
 
-    def __init__(self, config: EngineConfig, progress: Callable[[int, int], None]):
+    def __init__(self, config: EngineConfig, progress: Callable[[int, int], None], link: Link | None = None):
         began = time.perf_counter()
         self.config = config
         self.device = pick_device(config.device)
@@ -70,7 +65,7 @@ class Runner:
             progress=progress,
         )
         self._architecture = _architecture(folder)
-        self._vocabulary = functools.cache(lambda: Vocabulary.load(folder, self.model.vocab_size))
+        self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
         self.sampler = Sampler(self.model.vocab_size)
         self.slots = Slots(config.max_loras)
         self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
@@ -98,25 +93,6 @@ class Runner:
         base = functools.cache(lambda: fingerprint(folder))
         return lambda path: read_adapter(path, model.places, base(), model.dtype, model.device, limit)
 
-    def compile(self, grammar: GrammarSpec | None) -> Compiled | None:
-        """A grammar over this model's vocabulary; of None only the vocabulary is made ready. Raises GrammarRefused; may
-        be called in any thread."""
-        vocabulary = self._vocabulary()
-        return compile_grammar(grammar, vocabulary, engines=self.config.grammar_engines) if grammar else None
-
-    def warm(self) -> None:
-        """Make ready what every grammar needs, so that the first one does not wait for it."""
-        warm_grammars(self._vocabulary())
-        gc.freeze()  # it stays, and is large: a collection that looked at it would hold up the loop
-
-    def guide(self, grammar: Compiled | None, after: tuple[int, ...], thought: ThoughtBudget | None = None) -> Guide:
-        """A new answer's. grammar: None where only its thoughts are bound; after: ids behind which it begins."""
-        vocabulary = self._vocabulary()
-        matcher = grammar.matcher() if grammar is not None else None
-        written = vocabulary.written
-        thoughts = Thoughts(thought, written) if thought is not None else None
-        return Guide(matcher, self.model.vocab_size, vocabulary.eos_ids[0], after, thoughts, written)
-
     def ready(self) -> Ready:
         return Ready(
             architecture=self._architecture,
@@ -135,8 +111,11 @@ class Runner:
     def execute(self, plan: Plan) -> StepResult:
         """One step. What fails for one sequence is that outcome's `error`; what fails as a whole is raised."""
         self.sampler.forget(plan.freed)
+        self.guides.forget(plan.freed)
         if not plan.slices:
             return StepResult([])
+        guided = [piece.seq for piece in plan.slices if piece.sample and piece.seq.guide is not None]
+        self.guides.look(guided)  # masks are filled while the model runs
         batch = Batch.of(plan, self.device)
         attend = self._backend.plan(batch, self.model.layers, self.cache)
         rows = self.slots.rows(plan.slices, self.device)
@@ -146,37 +125,50 @@ class Runner:
             if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None:
                 self._prompt_logprobs(piece, hidden, row, rows, outcome)
         sampled = [i for i, s in enumerate(plan.slices) if s.sample]
-        for i in sampled:  # masks are filled here, while a GPU runs the model
-            if (guide := plan.slices[i].seq.guide) is not None:
-                guide.look(plan.slices[i].seq)
-                if guide.failed is not None:
-                    outcomes[i] = failure(guide.failed)
         if sampled:
             adapted = rows.select(batch.sample_rows) if rows is not None else None
             logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
-            self._sample(logits, plan.slices, outcomes, sampled)
+            self._guided_sample(logits, plan.slices, outcomes, sampled)
         return StepResult(outcomes)
 
-    def _sample(self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int]) -> None:
-        """Sample one token for each of `sampled` that has not failed; the rows of logits [S, vocab_size] are in that
-        order."""
+    def _guided_sample(
+        self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int]
+    ) -> None:
+        """One token for each of `sampled` that has not failed; the rows of logits [S, vocab_size] are in that order.
+        Who waits for its grammar sits the step out."""
+        bound = [i for i in sampled if slices[i].seq.guide is not None]
+        alone = len(bound) == len(slices)
+        if bound:
+            self.guides.wait([slices[i].seq for i in bound], alone)
+        due = []
         for i, finite in zip(sampled, finite_rows(logits), strict=True):
-            if not finite and outcomes[i].error is None:
-                outcomes[i].error = NOT_FINITE
-        sound = [outcomes[i].error is None for i in sampled]
-        if not all(sound):
-            sampled = [i for i, ok in zip(sampled, sound, strict=True) if ok]
-            logits = logits[torch.tensor(sound, device=logits.device)]
+            seq = slices[i].seq
+            found = seq.guide.outcome(seq.generated) if seq.guide is not None else None
+            if found is None and not finite:
+                found = Outcome(error=NOT_FINITE)
+            if found is not None and outcomes[i].error is None:
+                _put(outcomes, i, found)
+            due.append(found is None and outcomes[i].error is None)
+        if not all(due):
+            sampled = [i for i, is_due in zip(sampled, due, strict=True) if is_due]
+            logits = logits[torch.tensor(due, device=logits.device)]
         if not sampled:
             return
+        for i, one in zip(sampled, self._sample(logits, [slices[i] for i in sampled]), strict=True):
+            _put(outcomes, i, one)
+        bound = [i for i in sampled if slices[i].seq.guide is not None and outcomes[i].error is None]
+        if bound:
+            found_ = self.guides.take([(slices[i].seq, outcomes[i]) for i in bound], alone)
+            for i, one in zip(bound, found_, strict=True):
+                _put(outcomes, i, one)
+
+    def _sample(self, logits: torch.Tensor, slices: list[Slice]) -> list[Outcome]:
+        """logits [n, vocab_size], a row for each slice."""
         try:
-            found = self.sampler.sample(logits, [slices[i] for i in sampled])
+            return self.sampler.sample(logits, slices)
         except Exception:
-            log.exception("sampling %d rows failed; trying them one by one", len(sampled))
-            found = [self._sample_alone(logits[j : j + 1], slices[i]) for j, i in enumerate(sampled)]
-        for i, one in zip(sampled, found, strict=True):
-            one.prompt_logprobs = outcomes[i].prompt_logprobs
-            outcomes[i] = one
+            log.exception("sampling %d rows failed; trying them one by one", len(slices))
+            return [self._sample_alone(logits[j : j + 1], piece) for j, piece in enumerate(slices)]
 
     def _sample_alone(self, logits: torch.Tensor, piece: Slice) -> Outcome:
         try:
@@ -227,6 +219,12 @@ class Runner:
         if not cuda:
             return 0
         return torch.cuda.max_memory_allocated(self.device) - before
+
+
+def _put(outcomes: list[Outcome], at: int, one: Outcome) -> None:
+    """`one` is the outcome of a slice, whose prompt's log-probabilities are there."""
+    one.prompt_logprobs = outcomes[at].prompt_logprobs
+    outcomes[at] = one
 
 
 def finite_rows(logits: torch.Tensor) -> list[bool]:

@@ -21,7 +21,7 @@ from .sequence import Sequence, Status
 from .state import State
 
 if TYPE_CHECKING:
-    from .grammar.guide import Guide
+    from .guides import Guide
     from .lora.adapter import Adapter
 
 

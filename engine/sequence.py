@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .messages import SamplingParams
 
 if TYPE_CHECKING:
-    from .grammar.guide import Guide
+    from .guides import Guide
     from .lora.adapter import Adapter
 
 
@@ -68,7 +68,7 @@ class Sequence:
         self.preemptions = 0
         self.announced = False  # its first delta has gone out
         self.published = 0  # pages of `blocks` that others may find
-        self.guide = guide  # where its answer stands in its grammar; the sampler moves it
+        self.guide = guide  # where its answer stands in its grammar; engine/guides.py moves it
         self.adapter = adapter  # None: the base alone
         self.weight = weight  # of its turns among adapters
         self.prompt_logprobs_sent = 0  # prompt positions, from 1 on, whose logprobs have gone out

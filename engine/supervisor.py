@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
-import msgspec
 import zmq
 import zmq.asyncio
 
+from . import child
 from . import messages as m
 from .channel import forget_address, new_address
-from .config import EngineConfig
+from .config import EngineConfig, Start
 
 
 class EngineProcess:
@@ -33,16 +31,7 @@ class EngineProcess:
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(self.address)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "quire.engine.process"],
-            stdin=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C in the terminal is the server's business
-        )
-        assert self.process.stdin is not None
-        line = msgspec.json.encode({"address": self.address, "config": config})
-        with contextlib.suppress(BrokenPipeError):  # died at once: `watch` tells
-            self.process.stdin.write(line + b"\n")
-            self.process.stdin.flush()
+        self.process = child.spawn("quire.engine.process", Start(self.address, config))
 
     def watch(self, on_exit: Callable[[], None]) -> None:
         """Call `on_exit` in the running event loop once the process has ended, however it ended."""
@@ -63,18 +52,11 @@ class EngineProcess:
         self._socket.send(m.encode(out), flags=zmq.NOBLOCK)
 
     def how_it_ended(self) -> str:
-        code = self.process.returncode
-        if code is None:
-            return "is still running"
-        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return child.how_it_ended(self.process)
 
     def kill(self) -> None:
         """End the process now and close the wire. Harmless when it is gone already."""
-        if self.process.poll() is None:
-            self.process.kill()
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        child.end(self.process)
         self._socket.close()
         self._context.term()
         forget_address(self.address)

@@ -13,9 +13,7 @@ from .errors import GrammarRefused, TooLarge
 from .spec import GrammarSpec, Limits
 
 if TYPE_CHECKING:
-    import torch
-
-    from .vocabulary import Vocabulary
+    from .vocabulary import Row, Vocabulary
 
 KINDS: dict[str, str] = {  # which engine serves which kind; --grammar-engine and a spec's `engine` override it
     "json_schema": "llguidance",
@@ -47,7 +45,7 @@ class Matcher(Protocol):
     @property
     def must_end(self) -> bool: ...
 
-    def fill_mask(self, row: torch.Tensor, left: int | None = None) -> None:
+    def fill_mask(self, row: Row, left: int | None = None) -> None:
         """row: int32 [ceil(vocab/32)] on the CPU, contiguous; a set bit is a token that may come. left: tokens that may
         still come, this one included; then what cannot be brought to an end in time is left out. None: no limit."""
 

@@ -14,7 +14,6 @@ is the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import llguidance
 import numpy as np
@@ -22,10 +21,7 @@ from numpy.typing import NDArray
 
 from .search import SEARCHED, Hints, find, find_any
 from .symbols import Symbols, Way
-from .vocabulary import Vocabulary, pack, unpack
-
-if TYPE_CHECKING:
-    import torch
+from .vocabulary import Row, Vocabulary, pack, unpack
 
 NEARBY = 256  # bytes of an answer that is searched for
 TRIED = 1_000  # tokens tried one by one in one mask, the most frequent first
@@ -144,7 +140,7 @@ class Tail:
             state = self._begin.deep_copy()
             del seen[: count + 1]
         row = vocabulary.mask([])
-        state.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
+        state.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         found = unpack(row & vocabulary.producible)[: vocabulary.size].copy()
         found[list(vocabulary.eos_ids)] = False
         return found
@@ -233,14 +229,14 @@ class Endings:
             self._carried = earlier._following(self.state.taken[-1])
         return self._carried or self._found
 
-    def narrow(self, row: torch.Tensor, left: int, ends: Sequence[int] = ()) -> None:
+    def narrow(self, row: Row, left: int, ends: Sequence[int] = ()) -> None:
         """Make a mask of the tokens after which an ending of at most left - 1 tokens is known, and of `ends`."""
         ending = self.ending(left)
         if ending is None:
             return
         self._after, self._after_many = {}, []
         if len(ending) <= left:
-            self.state.token.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
+            self.state.token.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
             self._allow(unpack(row)[: self.vocabulary.size], ending, left - 1)
         if ending and ending[0] not in self._after:
             self._after[ending[0]] = ending[1:]
@@ -249,7 +245,7 @@ class Endings:
             allowed |= many
         allowed[list(self._after)] = True
         allowed[list(ends)] = True
-        row.copy_(pack(allowed))
+        row[:] = pack(allowed)
 
     def _following(self, token: int) -> list[int] | None:
         if token in self._after:

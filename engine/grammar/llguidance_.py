@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING
 
 import llguidance
 
@@ -16,10 +15,7 @@ from .items import Unknown
 from .readers import READERS, Read, from_lark
 from .spec import GrammarSpec, Limits
 from .symbols import Symbols, Way
-from .vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    import torch
+from .vocabulary import Row, Vocabulary
 
 AHEAD = 256  # bytes looked ahead for forced tokens
 LARGE = 16 * 1024  # characters of a grammar whose first masks are made before its answers need them
@@ -192,12 +188,12 @@ class Matcher:
         """Nothing but the end can come."""
         return self._ended or bool(self._token.is_stopped())
 
-    def fill_mask(self, row: torch.Tensor, left: int | None = None) -> None:
+    def fill_mask(self, row: Row, left: int | None = None) -> None:
         """row: int32 [ceil(vocab/32)], contiguous. left: tokens that may still come, this one included."""
         if self._ended:
-            row.copy_(self._vocabulary.mask(list(self._vocabulary.eos_ids)))
+            row[:] = self._vocabulary.mask(list(self._vocabulary.eos_ids))
             return
-        self._token.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
+        self._token.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         self._check()
         if self._compiled.producible is not None:
             row &= self._compiled.producible

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import compile, warm
 from .spec import GrammarSpec, Limits
 from .vocabulary import Vocabulary, members
@@ -72,7 +70,7 @@ ANSWERS, TOKENS, COMPILED = 4, 120, 20
 def masks(schema: str, vocabulary: Vocabulary, near: bool) -> list[float]:
     """Seconds of each mask of random answers. near: few tokens are left, so that each is tried."""
     grammar = compile(GrammarSpec(kind="json_schema", text=schema), vocabulary)
-    row = torch.zeros((vocabulary.size + 31) // 32, dtype=torch.int32)
+    row = vocabulary.mask([])
     found = []
     for answer in range(ANSWERS):
         pick = random.Random(answer)

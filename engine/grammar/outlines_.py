@@ -11,7 +11,6 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from outlines_core import Index
 from outlines_core import Vocabulary as Pieces
@@ -19,7 +18,7 @@ from outlines_core import Vocabulary as Pieces
 from . import nfa, regexes
 from .errors import GrammarRefused, TooLarge
 from .spec import GrammarSpec, Limits
-from .vocabulary import Vocabulary, canonical
+from .vocabulary import Row, Vocabulary, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +136,7 @@ class Compiled:
             raise GrammarRefused("no token spells what the expression asks for")
         self.farthest = int(self.distance[self.distance < FAR].max())
         self.shortest = int(self.distance[self.start])
-        self._masks: dict[int, torch.Tensor] = {}
+        self._masks: dict[int, Row] = {}
         self._forced: dict[int, tuple[bytes, bool]] = {}
 
     def _distances(self) -> NDArray[np.int64]:
@@ -152,7 +151,7 @@ class Compiled:
                 break
         return np.minimum(distance, FAR)
 
-    def allowed(self, state: int, room: int) -> torch.Tensor:
+    def allowed(self, state: int, room: int) -> Row:
         """Mask of the tokens after which at most `room` more are needed, and the ends of text where one may end."""
         if room >= self.farthest:
             if state not in self._masks:
@@ -160,7 +159,7 @@ class Compiled:
             return self._masks[state]
         return self._mask(state, room)
 
-    def _mask(self, state: int, room: int) -> torch.Tensor:
+    def _mask(self, state: int, room: int) -> Row:
         near = self.tokens[state][self.distance[self.next[state]] <= room]
         ends = list(self.vocabulary.eos_ids) if self.final[state] else []
         return self.vocabulary.mask(np.concatenate([near, np.array(ends, np.int64)]))
@@ -215,12 +214,12 @@ class Matcher:
         """Nothing but the end can come."""
         return self.may_end and (self._ended or not len(self._compiled.tokens[self._states[-1]]))
 
-    def fill_mask(self, row: torch.Tensor, left: int | None = None) -> None:
+    def fill_mask(self, row: Row, left: int | None = None) -> None:
         """row: int32 [ceil(vocab/32)]. left: tokens that may still come, this one included."""
         if self._ended:
-            row.copy_(self._compiled.vocabulary.mask(list(self._compiled.vocabulary.eos_ids)))
+            row[:] = self._compiled.vocabulary.mask(list(self._compiled.vocabulary.eos_ids))
             return
-        row.copy_(self._compiled.allowed(self._states[-1], FAR if left is None else left - 1))
+        row[:] = self._compiled.allowed(self._states[-1], FAR if left is None else left - 1)
 
     def accept(self, tokens: Sequence[int]) -> int:
         """How many were taken, in order, up to the first that is not allowed. An end of text counts as one."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .endings import Endings
 from .lower import Bounds
 from .symbols import Way
-from .vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    import torch
+from .vocabulary import Row, Vocabulary
 
 NEAR = 256  # tokens before its end from which a grammar without Bounds is watched
 JUMP = 64  # tokens by which one token is taken to put off the ending of such a grammar at most
@@ -123,7 +120,7 @@ class Watch:
             self._places.append(place.counted(token, text, bounds.openers))
         return self._places[-1]
 
-    def narrow(self, row: torch.Tensor, left: int, ends: Sequence[int]) -> None:
+    def narrow(self, row: Row, left: int, ends: Sequence[int]) -> None:
         """Leave of a mask what is known to come to an end within left - 1 tokens. ends: tokens that end the answer
         here."""
         self._state.follow()

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 from .. import tokens as files
 from .errors import GrammarRefused
+
+Row = NDArray[np.int32]  # a packed mask: bit t % 32 of word t // 32 is token t
 
 
 class Vocabulary:
@@ -98,11 +99,11 @@ class Vocabulary:
         return max(map(len, self.pieces))
 
     @cached_property
-    def producible(self) -> torch.Tensor:
+    def producible(self) -> Row:
         """int32 [ceil(size/32)]: the tokens that spell something, and the ends of text."""
         return self.mask([t for t, piece in enumerate(self.pieces) if piece] + list(self.eos_ids))
 
-    def mask(self, tokens: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
+    def mask(self, tokens: Sequence[int] | NDArray[np.int64]) -> Row:
         """int32 [ceil(size/32)] with the bits of `tokens` set."""
         bits = np.zeros(self.size, dtype=np.bool_)
         bits[np.asarray(tokens, dtype=np.int64)] = True
@@ -155,19 +156,19 @@ def canonical(vocabulary: Vocabulary, taken: list[int], text: bytes, ends: bool)
     return kept
 
 
-def pack(bits: NDArray[np.bool_]) -> torch.Tensor:
+def pack(bits: NDArray[np.bool_]) -> Row:
     """bool [n] -> int32 [ceil(n/32)], the first of each 32 in the lowest bit."""
     padded = np.zeros((len(bits) + 31) // 32 * 32, dtype=np.bool_)
     padded[: len(bits)] = bits
-    return torch.from_numpy(np.packbits(padded, bitorder="little").view(np.int32))
+    return np.packbits(padded, bitorder="little").view(np.int32)
 
 
-def unpack(row: torch.Tensor) -> NDArray[np.bool_]:
+def unpack(row: Row) -> NDArray[np.bool_]:
     """int32 [n] -> bool [32 * n]."""
-    return np.unpackbits(row.numpy().view(np.uint8), bitorder="little").view(np.bool_)
+    return np.unpackbits(row.view(np.uint8), bitorder="little").view(np.bool_)
 
 
-def members(row: torch.Tensor) -> list[int]:
+def members(row: Row) -> list[int]:
     """The numbers of the set bits, ascending."""
     found: list[int] = np.flatnonzero(unpack(row)).tolist()
     return found

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import RequestError
 from ..messages import SamplingParams, TokenLogprob
-from ..plan import Outcome, Slice, failure
+from ..plan import Outcome, Slice
 from ..sequence import Sequence
 from . import bans, mirostat, penalties, truncation
 from .draw import draw
@@ -83,13 +82,6 @@ class Sampler:
             found = token_logprobs(own, [max(tokens[i], 0) for i in asking], tops)
             for i, logprob in zip(asking, found, strict=True):
                 outcomes[i].logprobs = [logprob]
-        for i, (seq, outcome) in enumerate(zip(seqs, outcomes, strict=True)):
-            if seq.guide is not None and outcome.tokens:
-                try:
-                    outcome.forced = seq.guide.take(seq, outcome.tokens[0])
-                    outcome.guided = seq.guide.summary(seq.generated + 1 + len(outcome.forced))
-                except RequestError as error:
-                    outcomes[i] = failure(error)
         return outcomes
 
     def prompt_logprobs(self, logits: torch.Tensor, targets: list[int], top: int) -> list[TokenLogprob]:

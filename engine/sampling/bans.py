@@ -15,7 +15,7 @@ NEVER = float("-inf")
 
 
 def grammar(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
-    """What a sequence's grammar does not allow is out; its guide has looked by now, and is told what was left."""
+    """What a sequence's grammar does not allow is out; its mask is here by now, and its guide is told what was left."""
     guides = [seq.guide for seq in seqs]
     rows = [i for i, guide in enumerate(guides) if guide is not None and guide.bound]
     if not rows:

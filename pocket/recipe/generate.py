@@ -10,6 +10,7 @@ from ...engine import scheduler
 from ...engine.config import EngineConfig
 from ...engine.errors import RequestError
 from ...engine.grammar.spec import GrammarSpec
+from ...engine.guides import Guide
 from ...engine.runner import Runner
 from ...engine.state import Limits, State
 
@@ -44,7 +45,7 @@ class Generator:
                 max_tokens=room, seed=0, temperature=0.0, stop_token_ids=self._stops, grammar=grammar
             )
             try:
-                guides = [self._runner.guide(self._runner.compile(grammar), ())] if grammar is not None else []
+                guides = [Guide(self._runner.guides.compiled(grammar))] if grammar is not None else []
             except RequestError:
                 continue
             scheduler.add(state, m.Generate(id=str(n), prompt=prompt, params=params), guides)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from guides import LocalLink
+
 from quire.engine import messages as m
 from quire.engine.core import Engine
+from quire.engine.grammar.desk import Desk
+from quire.engine.guides import Guides
 from quire.engine.lora.library import Library
 from quire.engine.lora.slots import Slots
 from quire.engine.plan import Outcome, Plan, StepResult
@@ -18,10 +22,8 @@ class Runner:
         self.times = times
         self.plans: list[Plan] = []
 
-    compile = guide = None  # nobody asks for a grammar or an adapter here
-    library, slots = Library(None, None, 0), Slots(1)
-
-    def warm(self) -> None: ...
+    # nobody asks for a grammar or an adapter here
+    guides, library, slots = Guides(LocalLink(Desk(None, 8, threads=0))), Library(None, None, 0), Slots(1)
 
     def execute(self, plan: Plan) -> StepResult:
         self.plans.append(plan)

@@ -8,12 +8,10 @@ import re
 import jsonschema
 import pytest
 import torch
-from engine_place import Place
+from engine_place import Place, local_runner, vocabulary_of
 
 from quire.clients.bench.make_model import make_model
-from quire.engine.config import EngineConfig
 from quire.engine.grammar.spec import GrammarSpec
-from quire.engine.runner import Runner
 
 PERSON = {
     "type": "object",
@@ -33,7 +31,7 @@ def runner(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny")
     make_model("tiny", folder)
-    return Runner(EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+    return local_runner(folder)
 
 
 def schema(of: dict) -> GrammarSpec:
@@ -42,7 +40,7 @@ def schema(of: dict) -> GrammarSpec:
 
 def test_every_answer_fits_its_schema_at_every_budget_from_the_shortest_on(runner):
     spec = schema(PERSON)
-    shortest = runner.compile(spec).shortest
+    shortest = runner.guides.compiled(spec).shortest
     place = Place(runner)
     budgets = [*range(shortest, shortest + 12), shortest + 30, shortest + 100]
     for budget in budgets:
@@ -104,7 +102,7 @@ def test_regex_and_choice_and_lark(runner):
 
 def test_a_grammar_behind_a_trigger_leaves_the_thought_free(runner):
     place = Place(runner)
-    (trigger,) = runner._vocabulary().encode("\x01")  # no other token has it
+    (trigger,) = vocabulary_of(runner).encode("\x01")  # no other token has it
     spec = GrammarSpec(kind="regex", text="[0-9]{4}")
     for seed in range(4):
         place.add(f"late{seed}", spec, 200, grammar_after=(trigger,), seed=seed, logit_bias={trigger: 12.0})
@@ -112,5 +110,5 @@ def test_a_grammar_behind_a_trigger_leaves_the_thought_free(runner):
     for seed in range(4):
         answer = place.answers[f"late{seed}", 0]
         begin = answer.index(trigger) + 1
-        assert re.fullmatch(r"[0-9]{4}", runner._vocabulary().spell(answer[begin:-1]).decode())
+        assert re.fullmatch(r"[0-9]{4}", vocabulary_of(runner).spell(answer[begin:-1]).decode())
         assert place.ends[f"late{seed}", 0].finish == "stop"

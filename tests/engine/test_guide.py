@@ -7,14 +7,13 @@ import math
 import msgspec
 import pytest
 import torch
-from guides import Allowing, guided
+from guides import Allowing, guided, look
 from sampling import sequence, some_logits, step
 
 from quire.engine.errors import RequestError
+from quire.engine.grammar.answer import MOST_FORCED
 from quire.engine.grammar.errors import GrammarFailed
-from quire.engine.grammar.guide import MOST_FORCED, Guide
 from quire.engine.grammar.spec import GrammarSpec
-from quire.engine.grammar.thoughts import Thoughts
 from quire.engine.messages import Guided, ThoughtBudget
 from quire.engine.sampling import Sampler
 
@@ -50,13 +49,14 @@ def test_a_step_that_is_run_again_gives_the_same_and_takes_no_token_twice():
     matcher = Allowing(range(3, 30))
     seq = bound(matcher, (9, 8))
     sampler, logits = Sampler(VOCAB), some_logits(1, VOCAB, 5)
-    first, _ = step(sampler, logits, [seq])
-    assert matcher.taken == [9, 8, first[0].tokens[0]]
-    seq.guide.look(seq)
-    assert matcher.taken == [9, 8]
-    again, _ = step(sampler, logits, [seq])
-    assert again[0].tokens == first[0].tokens
-    assert again[0].guided == first[0].guided
+    (first,), _ = step(sampler, logits, [seq])
+    assert matcher.taken == [9, 8, first.tokens[0]]
+    look(seq)  # nothing was committed
+    assert seq.guide.outcome(seq.generated) is first
+    seq.tokens.pop()
+    look(seq)
+    assert matcher.taken == [9]
+    assert seq.guide.outcome(seq.generated) is None
 
 
 def test_where_the_grammar_must_end_the_end_follows_at_once():
@@ -87,12 +87,12 @@ def test_a_grammar_begins_behind_its_trigger_and_not_before():
     matcher = Allowing([5])
     seq = bound(matcher, (20, 21), after=(21, 22))
     assert not seq.guide.bound
-    logits = some_logits(1, VOCAB, 9)
+    logits = favour(22)
     (outcome,), after = step(Sampler(VOCAB), logits, [seq])
     assert torch.equal(after, logits)
     assert outcome.guided.lowest == 1.0
-    seq.tokens.append(22)
-    seq.guide.look(seq)
+    seq.tokens += outcome.tokens
+    look(seq)
     assert seq.guide.bound
     assert matcher.taken == []
     (outcome,), _ = step(Sampler(VOCAB), logits, [seq])
@@ -105,7 +105,7 @@ def test_the_matcher_is_told_how_many_tokens_may_still_come():
     seq = bound(matcher, (5, 5), max_tokens=10)
     assert matcher.lefts == [8]
     seq.tokens.append(5)
-    seq.guide.look(seq)
+    look(seq)
     assert matcher.lefts == [8, 7]
 
 
@@ -115,8 +115,7 @@ def test_a_grammar_that_became_too_much_ends_its_own_row_alone():
             raise RequestError("too many states")
 
     seq = bound(Failing([5]))
-    with pytest.raises(RequestError, match="too many states"):
-        step(Sampler(VOCAB), some_logits(1, VOCAB, 10), [seq])
+    assert seq.guide.outcome(seq.generated).error == "too many states"
 
 
 def test_what_the_mask_left_is_kept_by_place_and_averaged():
@@ -129,7 +128,7 @@ def test_what_the_mask_left_is_kept_by_place_and_averaged():
         shares.append(float(torch.softmax(logits[0], -1)[[5, 6]].sum()))
         (outcome,), _ = step(sampler, logits, [seq])
         seq.tokens += outcome.tokens
-        seq.guide.look(seq)
+        look(seq)
     assert outcome.guided.lowest == pytest.approx(min(shares), rel=1e-5)
     assert outcome.guided.mean == pytest.approx(math.fsum(shares) / 3, rel=1e-5)
 
@@ -147,9 +146,7 @@ def written(token: int) -> bytes:
 def thinking(answer=(), *, matcher=None, after=(), budget=BUDGET, name="row", **options):
     options |= {"thought": budget, "grammar": GRAMMAR if matcher is not None else None, "grammar_after": after}
     seq = sequence((1, 2), answer, name=name, **options)
-    seq.guide = Guide(matcher, VOCAB, EOS, after, Thoughts(budget, written))
-    seq.guide.look(seq)
-    return seq
+    return guided(seq, matcher, VOCAB, EOS, after, budget, written)
 
 
 def favour(token: int) -> torch.Tensor:
@@ -172,7 +169,7 @@ def test_a_budget_lets_the_model_think_and_then_the_end_follows_what_it_said_las
     assert (outcome.tokens, outcome.forced) == ([7], [LINE, TAG])
     assert outcome.guided == Guided(None, None, 2)
     seq.tokens += [7, LINE, TAG]
-    seq.guide.look(seq)
+    look(seq)
     (outcome,), _ = step(Sampler(VOCAB), favour(9), [seq])
     assert (outcome.tokens, outcome.forced) == ([9], [])
     assert outcome.guided == Guided(None, None, 2)
@@ -180,11 +177,11 @@ def test_a_budget_lets_the_model_think_and_then_the_end_follows_what_it_said_las
 
 def test_no_budget_at_all_closes_before_the_first_token_and_in_a_step_that_is_run_again():
     seq = thinking(budget=msgspec.structs.replace(BUDGET, tokens=0))
-    for _ in range(2):
-        (outcome,), _ = step(Sampler(VOCAB), favour(7), [seq])
-        assert (outcome.tokens, outcome.forced) == ([LINE], [TAG])
-        assert outcome.guided.forced == 2
-        seq.guide.look(seq)
+    (outcome,), _ = step(Sampler(VOCAB), favour(7), [seq])
+    assert (outcome.tokens, outcome.forced) == ([LINE], [TAG])
+    assert outcome.guided.forced == 2
+    look(seq)
+    assert seq.guide.outcome(seq.generated) is outcome
 
 
 @pytest.mark.parametrize("options", [{"logprobs": 0}, {"mirostat": 2}])
@@ -195,7 +192,7 @@ def test_where_nothing_is_forced_the_mask_closes_the_thought_token_by_token(opti
         assert outcome.forced == []
         said += outcome.tokens
         seq.tokens += outcome.tokens
-        seq.guide.look(seq)
+        look(seq)
     assert said == [LINE, TAG, 7]
     assert outcome.guided.forced == 2
     if "logprobs" in options:
@@ -209,13 +206,13 @@ def test_a_grammar_begins_behind_the_end_that_was_forced_and_its_figures_know_no
     assert outcome.forced == [LINE, TAG]
     assert outcome.guided == Guided(1.0, 1.0, 2)
     seq.tokens += [7, LINE, TAG]
-    seq.guide.look(seq)
+    look(seq)
     (outcome,), _ = step(sampler, torch.zeros(1, VOCAB), [seq])
     assert outcome.tokens[0] in (8, 9)
     assert outcome.forced == [3, 4]
     assert outcome.guided.lowest == pytest.approx(2 / VOCAB)
     assert outcome.guided.forced == 4
-    assert matcher.taken == outcome.tokens
+    assert matcher.taken == outcome.tokens + outcome.forced
 
 
 def test_a_grammar_around_the_thought_has_the_last_word_about_its_end():
@@ -237,7 +234,7 @@ def test_a_grammar_around_the_thought_has_the_last_word_about_its_end():
         (outcome,), _ = step(sampler, favour(5), [seq])
         said += outcome.tokens + outcome.forced
         seq.tokens += outcome.tokens + outcome.forced
-        seq.guide.look(seq)
+        look(seq)
         assert matcher.taken == seq.tokens[2:]
     assert said == [5, 5, 5, 5, TAG]
 
@@ -249,7 +246,7 @@ def test_an_end_of_many_tokens_goes_on_where_a_step_or_the_answer_had_no_room():
     (outcome,), _ = step(sampler, favour(7), [seq])
     assert outcome.forced == list(close[:MOST_FORCED])
     seq.tokens += outcome.tokens + outcome.forced
-    seq.guide.look(seq)
+    look(seq)
     (outcome,), _ = step(sampler, favour(7), [seq])
     assert outcome.tokens + outcome.forced == list(close[MOST_FORCED:])
     assert outcome.guided.forced == len(close)
@@ -281,21 +278,19 @@ SPELLED = {30: b"</think>", 31: b"</", 32: b"think", 33: b">", 34: b">\n\n", 35:
 def test_a_grammar_begins_behind_its_tag_however_the_model_spells_it(answer):
     matcher = Allowing([5])
     seq = sequence((1, 2), answer, grammar=GRAMMAR, grammar_after=(30,))
-    seq.guide = Guide(matcher, VOCAB, EOS, (30,), written=lambda token: SPELLED.get(token, b""))
-    seq.guide.look(seq)
+    guided(seq, matcher, VOCAB, EOS, (30,), written=lambda token: SPELLED.get(token, b""))
     assert seq.guide.bound
     seq.tokens.append(5)
-    seq.guide.look(seq)
+    look(seq)
     assert matcher.taken == [5]
     del seq.tokens[-2:]
-    seq.guide.look(seq)
+    look(seq)
     assert not seq.guide.bound
 
 
 def test_an_answer_that_begins_within_the_tags_token_is_an_error_and_never_unbound():
     seq = sequence((1, 2), (31, 32, 35), grammar=GRAMMAR, grammar_after=(30,))
-    seq.guide = Guide(Allowing([5]), VOCAB, EOS, (30,), written=lambda token: SPELLED.get(token, b""))
-    seq.guide.look(seq)
-    assert seq.guide.failed.code == "invalid_grammar"
-    with pytest.raises(RequestError, match="in one token"):
-        _ = seq.guide.bound
+    guided(seq, Allowing([5]), VOCAB, EOS, (30,), written=lambda token: SPELLED.get(token, b""))
+    outcome = seq.guide.outcome(seq.generated)
+    assert outcome.code == "invalid_grammar"
+    assert "in one token" in outcome.error

@@ -7,15 +7,14 @@ import re
 
 import pytest
 import torch
-from engine_place import Place
+from engine_place import Place, local_runner, vocabulary_of
 
 from quire.clients.bench.make_model import make_model
-from quire.engine.config import EngineConfig
 from quire.engine.errors import RequestError
+from quire.engine.grammar import desk
 from quire.engine.grammar.spec import GrammarSpec
 from quire.engine.intake import Intake
 from quire.engine.messages import Generate, SamplingParams, ThoughtBudget
-from quire.engine.runner import Runner
 
 BEGIN, END = 0, 1  # control tokens of the tiny vocabulary; 2 ends its texts
 DIGITS = GrammarSpec(kind="regex", text="[0-9]{4}")
@@ -26,12 +25,12 @@ def runner(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny")
     make_model("tiny", folder)
-    return Runner(EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+    return local_runner(folder)
 
 
 @pytest.fixture(scope="module")
 def line(runner):
-    return tuple(runner._vocabulary().encode("\n"))
+    return tuple(vocabulary_of(runner).encode("\n"))
 
 
 def budget(tokens: int, **more) -> ThoughtBudget:
@@ -53,7 +52,7 @@ def test_a_thought_has_no_more_tokens_than_it_may_and_the_answer_goes_on(runner,
         answer, free = place.answers[f"a{seed}", 0], place.answers[f"free{seed}", 0]
         at = answer.index(END)
         assert answer[:tokens] == free[:tokens]  # it thinks what it would have thought
-        own_line = not runner._vocabulary().spell(answer[:tokens]).endswith(b"\n")
+        own_line = not vocabulary_of(runner).spell(answer[:tokens]).endswith(b"\n")
         assert tokens + len(line) * own_line <= at <= tokens + 4 + len(line)
         assert answer.count(END) == 1
         assert len(answer) == 40
@@ -78,7 +77,7 @@ def test_the_grammar_begins_behind_the_end_that_was_forced(runner, line, options
         place.add(f"a{seed}", DIGITS, 60, n=2, **more)
     place.run()
     for (name, index), answer in place.answers.items():
-        text = runner._vocabulary().spell(answer[answer.index(END) + 1 : -1]).decode()
+        text = vocabulary_of(runner).spell(answer[answer.index(END) + 1 : -1]).decode()
         assert re.fullmatch(r"[0-9]{4}", text), (name, index)
         assert place.ends[name, index].finish == "stop"
         told = [x for delta in place.deltas[name, index] for x in delta.logprobs or []]
@@ -98,7 +97,7 @@ def test_a_thought_that_the_model_begins_itself_is_counted_from_there(runner):
 
 
 def test_an_end_spelled_by_plain_tokens_is_closed_too_and_seen_if_the_model_writes_it(runner):
-    encode = runner._vocabulary().encode
+    encode = vocabulary_of(runner).encode
     end = "ee"
     close = tuple(encode(end))
     spelled = budget(8, ends=(end,), close=close)
@@ -109,7 +108,7 @@ def test_an_end_spelled_by_plain_tokens_is_closed_too_and_seen_if_the_model_writ
         )
     place.run()
     for seed in range(6):
-        answer, spell = place.answers[f"a{seed}", 0], runner._vocabulary().spell
+        answer, spell = place.answers[f"a{seed}", 0], vocabulary_of(runner).spell
         before = next(n for n in range(61) if end.encode() in spell(answer[:n]))
         assert before <= 8 + len(end) + 4
         by_itself = place.ends[f"a{seed}", 0].guided.forced == 0
@@ -145,16 +144,15 @@ def test_pages_of_a_thought_that_was_ended_are_found_again(runner):
 
 
 def test_a_budget_without_a_grammar_waits_for_the_vocabulary_alone(runner):
-    seen = []
-    intake = Intake(lambda spec: seen.append(spec), lambda *given: given)
+    intake = Intake(runner.guides)
     params = SamplingParams(max_tokens=9, seed=0, thought=budget(3))
     for id_ in "ab":
         intake.enter(Generate(id=id_, prompt=[1], params=params, n=2))
     out = []
     while len(out) < 2:
         out += intake.leave()
-    assert seen == [None]
-    assert [guides() for _, guides in out] == [([(None, (), params.thought)] * 2, None)] * 2
+    made = [guide for _, guides in out for guide in guides()[0]]
+    assert [(guide.grammar, guide.after, guide.thought) for guide in made] == [(None, (), params.thought)] * 4
 
 
 class TooMuch:
@@ -169,7 +167,7 @@ class TooMuch:
     seen = 0
 
     def fill_mask(self, row, left=None):
-        row.fill_(-1)
+        row[:] = -1
         if self.seen == 2:
             raise RequestError("too many states", code="invalid_grammar", param="guided_regex")
 
@@ -188,9 +186,8 @@ def test_a_grammar_that_fails_in_mid_answer_is_its_requests_own_error_and_nobody
     place = Place(runner)
     place.add("alone", None, 12, seed=4, **BIAS)
     place.run()
-    compile = runner.compile
-    monkeypatch.setattr(runner, "compile", lambda spec: TooMuch() if spec else compile(spec))
-    place.add("failing", DIGITS, 12, **BIAS)
+    monkeypatch.setattr(desk, "compile_grammar", lambda spec, vocabulary, engines: TooMuch())
+    place.add("failing", GrammarSpec(kind="regex", text="[0-9]{3,99}"), 12, **BIAS)
     place.add("fine", None, 12, seed=4, **BIAS)
     place.run()
     failed = place.failed["failing"]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from grammars import vocabulary
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -178,7 +177,7 @@ def test_structural_tags_are_those_of_the_engine_underneath() -> None:
 
 def drawn(grammar: llguidance_.Compiled, words: Vocabulary, pick: random.Random, budget: int) -> list[int]:
     matcher = grammar.matcher()
-    row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    row = words.mask([])
     taken: list[int] = []
     while len(taken) < budget:
         left = budget - len(taken)
@@ -218,7 +217,7 @@ def test_answers_are_whole_at_every_budget(name: str) -> None:
 def test_what_may_come_is_a_matter_of_the_text_and_the_budget_alone() -> None:
     """Not of where the answer was watched from, or of what other answers asked."""
     words = vocabulary(WORDS)
-    row, again = (torch.zeros((words.size + 31) // 32, dtype=torch.int32) for _ in range(2))
+    row, again = (words.mask([]) for _ in range(2))
     for seed in range(12):
         pick = random.Random(seed)
         text = json.dumps(random_schema(pick))
@@ -233,7 +232,7 @@ def test_what_may_come_is_a_matter_of_the_text_and_the_budget_alone() -> None:
             unwatched = fresh.matcher()
             unwatched.accept(tokens[:count])
             unwatched.fill_mask(again, budget - count)
-            assert torch.equal(row, again)
+            assert np.array_equal(row, again)
             watched.accept([token])
 
 
@@ -268,7 +267,7 @@ def test_where_nothing_fits_any_more_the_answer_goes_to_its_end_by_the_shortest_
     """A thought may have taken what the answer needs."""
     words = vocabulary(WORDS)
     grammar = grammar_of("json_schema", json.dumps({"const": {"name": [1, 2, 3]}}), words)
-    matcher, row = grammar.matcher(), torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    matcher, row = grammar.matcher(), words.mask([])
     for left in range(3, 0, -1):
         matcher.fill_mask(row, left)
         before = grammar._course.left(matcher._watch._place())  # type: ignore[union-attr]
@@ -294,7 +293,7 @@ def test_a_long_answer_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -
     schema = {"type": "object", "properties": node, "required": ["t"], "additionalProperties": False}
     words = vocabulary(WORDS)
     matcher = grammar_of("json_schema", json.dumps({"$defs": {"n": schema}, "$ref": "#/$defs/n"}), words).matcher()
-    row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    row = words.mask([])
     tokens = words.encode(f'{{"t":"{"a cat " * 300}","n":{{"t":"{"a dog " * 300}"}}}}')
     for left, token in zip(range(len(tokens) + 5, 0, -1), tokens, strict=False):
         matcher.fill_mask(row, left)
@@ -309,7 +308,7 @@ def test_a_grammar_that_is_too_much_to_follow_ends_its_own_answer(monkeypatch: p
     monkeypatch.setattr(course_, "WALKING", 10)
     monkeypatch.setattr(llguidance_, "PLACES", 0)  # so that its next course is one of so little work
     matcher = grammar.matcher()
-    row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    row = words.mask([])
     matcher.accept(words.encode('"abab'))
     matcher.fill_mask(row, 1_000)
     with pytest.raises(GrammarFailed, match="too much"):

@@ -8,7 +8,6 @@ import random
 from typing import Any
 
 import pytest
-import torch
 from grammars import FOLDERS, vocabulary
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -60,7 +59,7 @@ def drawn(
     """Random tokens through the masks: (those, whether the answer is complete). likes: characters of tokens that are
     taken half the time they may be."""
     matcher = grammar.matcher()
-    row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    row = words.mask([])
     taken: list[int] = []
     for left in range(budget, 0, -1):
         if matcher.must_end:
@@ -203,7 +202,7 @@ def test_free_text_near_the_end_keeps_every_token_that_is_text() -> None:
     words = vocabulary("qwen-152k")
     grammar = compile(GrammarSpec(kind="structural_tag", text=json.dumps(TAGS)), words)
     matcher = grammar.matcher()
-    row, near = (torch.zeros((words.size + 31) // 32, dtype=torch.int32) for _ in range(2))
+    row, near = (words.mask([]) for _ in range(2))
     matcher.accept(words.encode("Some text <f"))
     matcher.fill_mask(row)
     matcher.fill_mask(near, 5)

@@ -6,7 +6,6 @@ import json
 import random
 
 import pytest
-import torch
 from grammars import compiled, vocabulary
 
 from quire.engine.grammar.vocabulary import members
@@ -58,7 +57,7 @@ def test_forced_tokens_are_the_canonical_ones_of_every_document(
 def test_where_tokens_are_forced_the_mask_allows_only_pieces_of_their_text(kind: str, text: str, document: str) -> None:
     words = vocabulary("mistral-32k")
     matcher = compiled("mistral-32k", kind, text).matcher()
-    row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    row = words.mask([])
     for token in words.encode(document):
         if forced := words.spell(matcher.forced()):
             matcher.fill_mask(row)
@@ -97,6 +96,6 @@ def test_forced_tokens_and_rollback_agree() -> None:
         assert count == len(before)
         matcher.rollback(count)
         assert matcher.forced() == before
-        row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+        row = words.mask([])
         matcher.fill_mask(row)
         matcher.accept([pick.choice([t for t in members(row) if t not in words.eos_ids])])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
-import torch
 from hypothesis import strategies as st
 
 from quire.engine.grammar import Compiled
@@ -86,7 +85,7 @@ def walked(compiled: Compiled, known: Vocabulary, pick: random.Random, words: Se
     """A text that the grammar lets through; None where no end was found. words: what is tried often; closers: what is
     tried first once the text is long."""
     matcher = compiled.matcher()
-    row = torch.zeros((known.size + 31) // 32, dtype=torch.int32)
+    row = known.mask([])
     out: list[int] = []
     while len(out) < most and not matcher.must_end:
         late = len(out) > 40

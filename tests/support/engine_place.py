@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from pathlib import Path
+
+from guides import LocalLink
+
 from quire.engine import messages as m
 from quire.engine import scheduler
+from quire.engine.config import EngineConfig
+from quire.engine.grammar.desk import Desk
 from quire.engine.grammar.spec import GrammarSpec
+from quire.engine.grammar.vocabulary import Vocabulary
+from quire.engine.guides import Guide
 from quire.engine.runner import Runner
 from quire.engine.state import Limits, State
+
+
+def local_runner(folder: Path, **fields) -> Runner:
+    """One that follows its grammars in this process."""
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    desk = Desk(lambda: Vocabulary.load(folder, size), size, threads=0)
+    config = EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1, **fields)
+    return Runner(config, lambda done, total: None, LocalLink(desk))
+
+
+@functools.cache
+def vocabulary_of(runner: Runner) -> Vocabulary:
+    return Vocabulary.load(Path(runner.config.model), runner.model.vocab_size)
 
 
 class Place:
@@ -23,12 +46,12 @@ class Place:
     def add(
         self, name: str, spec: GrammarSpec | None, budget: int, *, seed: int = 0, n: int = 1, prompt=(), **more
     ) -> None:
-        eos = self.runner._vocabulary().eos_ids
+        eos = vocabulary_of(self.runner).eos_ids
         params = m.SamplingParams(max_tokens=budget, seed=seed, stop_token_ids=eos, grammar=spec, **more)
         request = m.Generate(id=name, prompt=list(prompt) or [3 + seed % 50, 5, 8], params=params, n=n)
-        compiled = self.runner.compile(spec)
-        bound = compiled is not None or params.thought is not None
-        guide = lambda: self.runner.guide(compiled, params.grammar_after, params.thought)  # noqa: E731
+        bound = spec is not None or params.thought is not None
+        grammar = self.runner.guides.compiled(spec) if spec is not None else None
+        guide = lambda: Guide(grammar, params.grammar_after, params.thought)  # noqa: E731
         scheduler.add(self.state, request, [guide() for _ in range(n)] if bound else [])
 
     def run(self) -> Place:
@@ -48,6 +71,6 @@ class Place:
         return self
 
     def text(self, name: str, index: int = 0) -> str:
-        eos = set(self.runner._vocabulary().eos_ids)
+        eos = set(vocabulary_of(self.runner).eos_ids)
         tokens = [t for t in self.answers[name, index] if t not in eos]
-        return self.runner._vocabulary().spell(tokens).decode()
+        return vocabulary_of(self.runner).spell(tokens).decode()

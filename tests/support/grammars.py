@@ -7,7 +7,6 @@ import json
 import random
 from typing import Any
 
-import torch
 from vocabularies import SHARED
 
 from quire.engine.grammar import Compiled, GrammarSpec, compile
@@ -119,7 +118,7 @@ def walk(
     """Random tokens through the masks: (tokens without the end, whether the end was chosen). eager: how often a token
     is drawn from all that are allowed rather than from the shorter half, which ends documents sooner."""
     matcher = grammar.matcher()
-    row = torch.zeros((words.size + 31) // 32, dtype=torch.int32)
+    row = words.mask([])
     taken: list[int] = []
     for left in range(budget, 0, -1):
         matcher.fill_mask(row, left)

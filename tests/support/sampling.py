@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence as Series
 
 import torch
+from guides import guides_of
 from hypothesis import settings
 
 from quire.engine.messages import SamplingParams
@@ -30,7 +31,11 @@ def sequence(prompt: Series[int] = (1,), answer: Series[int] = (), *, name: str 
 def step(sampler: Sampler, logits: torch.Tensor, seqs: list[Sequence]) -> tuple[list[Outcome], torch.Tensor]:
     """One step. logits [n, vocab], not changed -> n outcomes, and what the chain made of the logits."""
     acted = logits.clone()
-    return sampler.sample(acted, [Slice(s, len(s.tokens) - 1, s.tokens[-1:]) for s in seqs]), acted
+    outcomes = sampler.sample(acted, [Slice(s, len(s.tokens) - 1, s.tokens[-1:]) for s in seqs])
+    for i, seq in enumerate(seqs):
+        if seq.guide is not None and outcomes[i].error is None:
+            (outcomes[i],) = guides_of(seq).take([(seq, outcomes[i])], True)
+    return outcomes, acted
 
 
 def acted(logits: torch.Tensor, *seqs: Sequence) -> torch.Tensor:

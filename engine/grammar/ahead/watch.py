@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import GrammarFailed
 from ..symbols import Way
-from ..vocabulary import pack, unpack
+from ..vocabulary import Row, pack, unpack
 from .course import FAR, NOWHERE, Course
 from .letters import TooFar
-
-if TYPE_CHECKING:
-    import torch
 
 Found = TypeVar("Found")
 
@@ -49,7 +46,7 @@ class Watch:
             return left - 1 < self._flat
         return self._asked(lambda: left - 1 < self._course.length(self._place()) + self._rise)
 
-    def narrow(self, row: torch.Tensor, left: int, ends: Sequence[int]) -> None:
+    def narrow(self, row: Row, left: int, ends: Sequence[int]) -> None:
         """Leave of a mask what at most left - 1 tokens can bring to an end; where nothing can any more (a thought may
         have taken them), what is nearest to one. ends: tokens that end the answer here."""
         size = self._course.size

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
+import numpy as np
 
 from ..errors import RequestError
 from ..messages import Guided
-from ..sequence import Sequence
 from . import Matcher
 from .thoughts import Thoughts
 
@@ -25,11 +23,11 @@ class _Left(NamedTuple):
     total: float
 
 
-class Guide:
-    """Follows one sequence's tokens with its matcher, and with its thoughts where those have a budget.
+class Answer:
+    """Follows the tokens of an answer with its matcher, and with its thoughts where those have a budget.
 
-    A step may be run again, so nothing here is ahead of the sequence for good: `look` takes back what was never
-    committed.
+    A step may be run again, so nothing here is ahead of the sequence for good: `look` and `take` go back to the place
+    that they are told.
     """
 
     def __init__(
@@ -37,14 +35,19 @@ class Guide:
         matcher: Matcher | None,
         vocab_size: int,
         eos_id: int,
+        most: int,
         after: tuple[int, ...] = (),
         thoughts: Thoughts | None = None,
         written: Callable[[int], bytes] | None = None,
+        every: bool = False,
     ):
-        """matcher: None where only the thoughts are bound. after: token ids behind whose first occurrence in the answer
-        the grammar begins; (): at once. written: the bytes of a token, a control token's being its name: `after` is
-        then found as the reader of the answer finds it, by whatever tokens the model spells it."""
+        """matcher: None where only the thoughts are bound. most: tokens the answer may have. after: token ids behind
+        whose first occurrence in the answer the grammar begins; (): at once. written: the bytes of a token, a control
+        token's being its name: `after` is then found as the reader of the answer finds it, by whatever tokens the model
+        spells it. every: the model's word on every token is wanted, so none is forced."""
+        self.tokens: list[int] = []
         self._matcher = matcher
+        self._most, self._every = most, every
         self._thoughts = thoughts
         self._eos_id = eos_id
         self._after = after
@@ -55,45 +58,45 @@ class Guide:
         self._taken = 0  # tokens the matcher has seen
         self._closing = False  # the next token ends a thought whose budget is spent
         self._ahead = 0  # tokens that do so, behind the one that was taken last
-        self._failed: RequestError | None = None
         self._left: list[_Left] = []
-        self.kept = 1.0  # the share that the mask left of the next token's; the sampler says it
-        self.mask = torch.zeros((vocab_size + 31) // 32, dtype=torch.int32)  # of the next token, where it is bound
-
-    @property
-    def failed(self) -> RequestError | None:
-        """The grammar has become too much: nothing more can come of this answer."""
-        return self._failed
+        self.mask = np.zeros((vocab_size + 31) // 32, dtype=np.int32)  # of the next token, where it is bound
 
     @property
     def bound(self) -> bool:
-        """Whether `mask` binds the next token. Raises RequestError where the grammar has become too much."""
-        if self._failed is not None:
-            raise self._failed
+        """Whether `mask` binds the next token."""
         return self._begin is not None or self._closing
 
-    def look(self, seq: Sequence) -> None:
-        """Stand behind the tokens of `seq`, and fill `mask`."""
-        try:
-            self._stand(seq.tokens[seq.prompt_len :])
-            due = self._due()
-            self._closing = bool(due)
-            if due:
-                self.mask.zero_()
-                word, bit = divmod(due[0], 32)
-                self.mask[word] = 1 << bit if bit < 31 else -(1 << 31)
-            elif self._matcher is not None and self._begin is not None:
-                self._matcher.fill_mask(self.mask, seq.end - len(seq.tokens))
-        except RequestError as error:
-            self._failed = error
+    def look(self, place: int, more: Sequence[int] = ()) -> None:
+        """Stand behind the first `place` tokens and `more`, and fill `mask`. Raises RequestError where the grammar has
+        become too much."""
+        if place < len(self.tokens):
+            del self.tokens[place:]
+            self._stand()
+        self.tokens += more
+        self._stand()
+        due = self._due()
+        self._closing = bool(due)
+        if due:
+            self.mask[:] = 0
+            word, bit = divmod(due[0], 32)
+            self.mask[word] = 1 << bit if bit < 31 else -(1 << 31)
+        elif self._matcher is not None and self._begin is not None:
+            self._matcher.fill_mask(self.mask, self._most - len(self.tokens))
 
-    def take(self, seq: Sequence, token: int) -> list[int]:
-        """`token` was sampled. -> the tokens that must follow it: what admits no other, the end of a thought, or of the
-        text. Raises RequestError where the grammar has become too much."""
+    def take(self, token: int, kept: float) -> list[int]:
+        """`token` was sampled where `look` stands; the mask left so large a share of the model's
+        probability. -> the tokens that must follow it, which are now of the answer: what admits no other, the end of a
+        thought, or of the text. Raises RequestError where the grammar has become too much."""
         if self._begin is not None and not self._closing:
-            self._note(seq.generated)
-        self._stand([*seq.tokens[seq.prompt_len :], token])
+            self._note(len(self.tokens), kept)
+        self.tokens.append(token)
+        self._stand()
         self._ahead = 0
+        forced = self._forced(token)
+        self.tokens += forced
+        return forced
+
+    def _forced(self, token: int) -> list[int]:
         if token == self._eos_id:
             return []
         due = self._due()
@@ -101,16 +104,17 @@ class Guide:
             return []
         if not due and self._matcher is not None and self._matcher.must_end:
             return [self._eos_id]
-        if seq.params.logprobs is not None or seq.params.mirostat:
-            return []  # both ask for the model's word on every token
-        room = seq.end - len(seq.tokens) - 1  # tokens that may still come; the last one is left to be sampled
+        if self._every:
+            return []
+        room = self._most - len(self.tokens)  # tokens that may still come; the last one is left to be sampled
         forced = list(due) if due or self._matcher is None else self._matcher.forced(room)
         forced = forced[: max(0, min(MOST_FORCED, room - 1))]
         self._ahead = len(forced) if due and self._begin is None else 0
         return forced
 
-    def summary(self, answer: int) -> Guided:
-        """Of an answer of so many tokens, what must follow the last sampled one included."""
+    def summary(self) -> Guided:
+        """Of the answer so far, what must follow the last sampled token included."""
+        answer = len(self.tokens)
         bound = answer - self._begin if self._begin is not None else 0
         forced = max(0, bound - len(self._left))
         if self._thoughts is not None:
@@ -121,17 +125,16 @@ class Guide:
             return Guided(1.0, 1.0, forced)
         return Guided(self._left[-1].lowest, self._left[-1].total / len(self._left), forced)
 
-    def _note(self, place: int) -> None:
-        """The token at `place` is sampled, and the mask left `kept` of its probability."""
+    def _note(self, place: int, kept: float) -> None:
         while self._left and self._left[-1].place >= place:  # a step that is run again
             self._left.pop()
         lowest, total = (self._left[-1].lowest, self._left[-1].total) if self._left else (1.0, 0.0)
-        self._left.append(_Left(place, min(lowest, self.kept), total + self.kept))
+        self._left.append(_Left(place, min(lowest, kept), total + kept))
 
     def _due(self) -> tuple[int, ...]:
         return self._thoughts.due(self._accepted) if self._thoughts is not None else ()
 
-    def _accepted(self, tokens: Seq[int]) -> bool:
+    def _accepted(self, tokens: Sequence[int]) -> bool:
         """Whether the grammar lets these come next."""
         if self._matcher is None or self._begin is None:
             return True
@@ -139,8 +142,9 @@ class Guide:
         self._matcher.rollback(taken)
         return taken == len(tokens)
 
-    def _stand(self, answer: list[int]) -> None:
-        """Bring the matcher to the end of `answer`, and the thoughts."""
+    def _stand(self) -> None:
+        """Bring the matcher to the end of the answer, and the thoughts."""
+        answer = self.tokens
         if self._thoughts is not None:
             self._thoughts.stand(answer)
         if self._matcher is None:

@@ -1,0 +1,63 @@
+"""Processes of the engine's own: one line of JSON on standard input says what to do and where to connect.
+
+Standard input then stays open for as long as the parent lives: when it closes, the parent is gone and so is the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TypeVar
+
+import msgspec
+
+Start = TypeVar("Start", bound=msgspec.Struct)
+
+
+def spawn(module: str, start: msgspec.Struct) -> subprocess.Popen[bytes]:
+    """`python -m module`, told `start`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is the server's business
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # died at once: who waits for it tells
+        process.stdin.write(msgspec.json.encode(start) + b"\n")
+        process.stdin.flush()
+    return process
+
+
+def begin(kind: type[Start]) -> Start:
+    """In the child: what it was told. It ends with its parent from now on."""
+    # Ctrl-C reaches the whole process group; when to stop is the parent's word alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    return start
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Now. Harmless when it is gone already."""
+    if process.poll() is None:
+        process.kill()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+
+def how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    code = process.poll()
+    if code is None:
+        return "is still running"
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _leave_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(0)

@@ -1,0 +1,233 @@
+"""All grammars of one model and the answers under them: messages in, messages out (wire.py).
+
+What is quick is done at once, in the order in which it came, tokens before masks: who sampled one waits for what must
+follow, while a mask has as long as the model takes. Compiling is done in threads of low priority, and so is what takes
+long about an answer: that waits for its own kind alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+
+from ..errors import GrammarRefused, QuireError
+from . import Compiled, warm, wire
+from . import compile as compile_grammar
+from .answer import Answer
+from .thoughts import Thoughts
+from .vocabulary import Vocabulary
+
+THREADS = 2  # that compile
+LARGE = 16 * 1024  # characters of a grammar of which it is known beforehand that it takes long
+SLOW = 0.01  # seconds that nothing about an answer takes, where its grammar is quick
+NICE = 10  # of the threads
+
+Out = list[wire.FromDesk]
+
+
+class _Kept:
+    """A grammar, and whether it is slow to follow."""
+
+    def __init__(self, compiled: Compiled | None, slow: bool):
+        self.compiled, self.slow = compiled, slow
+
+
+class _Open:
+    """An answer; what is still to be done about it, and whether a thread does it."""
+
+    def __init__(self, opened: wire.Open, kept: _Kept):
+        self.opened, self.kept = opened, kept
+        self.answer: Answer | None = None  # made when it is first looked at
+        self.todo: deque[wire.Look | wire.Took] = deque()
+        self.away = self.closed = False
+
+
+class Desk:
+    """`hear` what the engine says, and `work` for as long as there is something to do; both give what is to be said.
+    Both belong to one thread."""
+
+    def __init__(
+        self,
+        load: Callable[[], Vocabulary],
+        vocab_size: int,
+        engines: Mapping[str, str] = {},
+        wake: Callable[[], object] = lambda: None,
+        threads: int = THREADS,
+    ):
+        """load: raises GrammarRefused; called once, in a thread. wake: called in a thread when `work` has something to
+        say. threads: that compile; 0: nothing is done beside."""
+        self._load, self._vocab_size, self._engines, self._wake = load, vocab_size, engines, wake
+        self._vocabulary: Vocabulary | QuireError | None = None
+        self._loading = threading.Lock()
+        self._compiling = ThreadPoolExecutor(threads, "grammar", initializer=_calm) if threads else None
+        self._slowly = ThreadPoolExecutor(1, "answer", initializer=_calm) if threads else None
+        self._grammars: dict[int, _Kept] = {}
+        self._answers: dict[int, _Open] = {}
+        self._tokens: deque[_Open] = deque()  # who has something in `todo`, and it is a token
+        self._masks: deque[_Open] = deque()
+        self._done: SimpleQueue[tuple[_Open | None, Out]] = SimpleQueue()  # of threads
+
+    @property
+    def busy(self) -> bool:
+        """Whether `work` has something to do at once."""
+        return bool(self._tokens or self._masks or not self._done.empty())
+
+    def warm(self, then: Callable[[], object]) -> None:
+        """Make ready what every grammar needs, beside the loop. then: called where that is done."""
+
+        def work() -> None:
+            warm(self.vocabulary())
+            then()
+
+        self._beside(self._compiling, work)
+
+    def vocabulary(self) -> Vocabulary:
+        """Raises GrammarRefused where this model's answers cannot be bound. Any thread may call it."""
+        with self._loading:
+            if self._vocabulary is None:
+                try:
+                    self._vocabulary = self._load()
+                except QuireError as error:
+                    self._vocabulary = error
+        if isinstance(self._vocabulary, QuireError):
+            raise self._vocabulary
+        return self._vocabulary
+
+    # ------------------------------------------------------------ what is said
+
+    def hear(self, messages: Iterable[wire.ToDesk]) -> None:
+        for message in messages:
+            match message:
+                case wire.Compile():
+                    self._beside(self._compiling, partial(self._compile, message))
+                case wire.Forget(grammar=number):
+                    self._grammars.pop(number, None)
+                case wire.Open():
+                    kept = self._grammars[message.grammar] if message.grammar is not None else _Kept(None, False)
+                    self._answers[message.answer] = _Open(message, kept)
+                case wire.Look() | wire.Took():
+                    self._due(self._answers[message.answer], message)
+                case wire.Close(answer=number):
+                    self._answers.pop(number).closed = True
+
+    def _due(self, one: _Open, what: wire.Look | wire.Took) -> None:
+        one.todo.append(what)
+        if one.away or len(one.todo) > 1:
+            return
+        self._queue(one)
+
+    def _queue(self, one: _Open) -> None:
+        """It has its turn."""
+        if one.kept.slow and self._slowly is not None:
+            one.away = True
+            self._slowly.submit(self._do_slowly, one)
+        else:
+            (self._tokens if isinstance(one.todo[0], wire.Took) else self._masks).append(one)
+
+    # ------------------------------------------------------------ what is done
+
+    def work(self) -> Out:
+        """What is quick and waits to be done: all tokens, or one mask; and what threads have done."""
+        out: Out = []
+        while not self._done.empty():
+            one, found = self._done.get()
+            if one is None or not one.closed:
+                out += found
+            if one is not None:
+                one.away = False
+                if one.todo and not one.closed:
+                    self._queue(one)
+        if self._tokens:
+            while self._tokens:
+                out += self._do(self._tokens.popleft())
+        elif self._masks:
+            out += self._do(self._masks.popleft())
+        return out
+
+    def _do(self, one: _Open) -> Out:
+        """The first thing that is due about an answer."""
+        if one.closed:
+            return []
+        if one.kept.slow and self._slowly is not None:  # found out meanwhile
+            self._queue(one)
+            return []
+        began = time.perf_counter()
+        out = self._done_about(one, one.todo.popleft())
+        one.kept.slow = one.kept.slow or time.perf_counter() - began > SLOW
+        if one.todo and not one.away:
+            self._queue(one)
+        return out
+
+    def _do_slowly(self, one: _Open) -> None:
+        """In a thread."""
+        out = [] if one.closed else self._done_about(one, one.todo.popleft())
+        self._done.put((one, out))
+        self._wake()
+
+    def _done_about(self, one: _Open, what: wire.Look | wire.Took) -> Out:
+        number = one.opened.answer
+        try:
+            if one.answer is None:
+                one.answer = self._answer(one)
+            answer = one.answer
+            if isinstance(what, wire.Took):
+                forced = answer.take(what.token, what.kept)
+                one.todo.appendleft(wire.Look(number, len(answer.tokens), []))
+                return [wire.Follows(number, what.place, forced, answer.summary())]
+            answer.look(what.place, what.tokens)
+            bits = answer.mask.tobytes() if answer.bound else None
+            return [wire.Mask(number, len(answer.tokens), bits)]
+        except QuireError as error:
+            return [wire.Failed(number, error.code or "", error.message, error.param)]
+        except Exception as error:
+            return [wire.Failed(number, "invalid_grammar", _told("the grammar failed", error), None)]
+
+    def _answer(self, one: _Open) -> Answer:
+        opened, vocabulary, compiled = one.opened, self.vocabulary(), one.kept.compiled
+        thoughts = Thoughts(opened.thought, vocabulary.written) if opened.thought is not None else None
+        return Answer(
+            compiled.matcher() if compiled is not None else None, self._vocab_size, vocabulary.eos_ids[0], opened.most,
+            opened.after, thoughts, vocabulary.written, opened.every,
+        )  # fmt: skip
+
+    def _compile(self, asked: wire.Compile) -> None:
+        """In a thread."""
+        out: Out
+        try:
+            compiled, slow = None, False
+            vocabulary = self.vocabulary()
+            if asked.spec is not None:
+                compiled = compile_grammar(asked.spec, vocabulary, engines=self._engines)
+                slow = len(asked.spec.text) > LARGE
+            self._grammars[asked.grammar] = _Kept(compiled, slow)
+            out = [wire.Ready(asked.grammar, compiled.shortest if compiled is not None else None)]
+        except QuireError as error:
+            out = [wire.Refused(asked.grammar, error.code or "", error.message, error.param)]
+        except Exception as error:
+            code = GrammarRefused.code
+            out = [wire.Refused(asked.grammar, code, _told("the grammar could not be compiled", error), None)]
+        self._done.put((None, out))
+        self._wake()
+
+    def _beside(self, pool: ThreadPoolExecutor | None, work: Callable[[], None]) -> None:
+        if pool is None:
+            work()
+        else:
+            pool.submit(work)
+
+
+def _told(what: str, error: Exception) -> str:
+    return f"{what}: {type(error).__name__}: {error}"
+
+
+def _calm() -> None:
+    """This thread takes what the others leave."""
+    with contextlib.suppress(AttributeError, OSError):  # a system that has no such thing
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -1,0 +1,70 @@
+"""The engine's end of the wire to the process that follows grammars; that is spawned where it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from .. import child
+from ..channel import Channel, forget_address, new_address
+from . import wire
+
+POLL = 100  # ms between two looks whether the process lives
+
+
+class Gone(Exception):
+    """The process ended; all that it knew went with it. Its message says how."""
+
+
+class Link(Protocol):
+    """What the engine says it to."""
+
+    def send(self, messages: Iterable[wire.ToDesk]) -> None: ...
+
+    def receive(self, wait: int = 0) -> list[wire.FromDesk]:
+        """wait: milliseconds, at most. Raises Gone, once."""
+
+
+class ProcessLink:
+    """One process at a time."""
+
+    def __init__(self, model: Path, vocab_size: int, engines: dict[str, str]):
+        self._start: Callable[[str], wire.Start] = lambda address: wire.Start(address, str(model), vocab_size, engines)
+        self._channel: Channel[wire.FromDesk, wire.ToDesk] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._address = ""
+
+    def send(self, messages: Iterable[wire.ToDesk]) -> None:
+        if self._channel is None:
+            self._address = new_address()
+            self._channel = Channel(self._address, wire.decode_from_desk, wire.encode).bind()
+            self._process = child.spawn("quire.engine.grammar.process", self._start(self._address))
+        self._channel.send(messages)
+
+    def receive(self, wait: int = 0) -> list[wire.FromDesk]:
+        if self._channel is None or self._process is None:
+            return []
+        if found := self._channel.receive(min(wait, POLL)):
+            return found
+        if self._process.poll() is None:
+            return []
+        if found := self._channel.receive():  # what it said last
+            return found
+        how = child.how_it_ended(self._process)
+        self.close()
+        raise Gone(how)
+
+    def close(self) -> None:
+        if self._process is not None:
+            child.end(self._process)
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._process = None
+        forget_address(self._address)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the interpreter's end nothing is sure
+            self.close()

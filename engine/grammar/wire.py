@@ -1,0 +1,121 @@
+"""What the engine and the process that follows grammars (desk.py) say to each other.
+
+A place is a number of tokens of an answer: the token at place n comes behind n others.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..messages import Guided, ThoughtBudget
+from .spec import GrammarSpec
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What the process is told at its start."""
+
+    address: str
+    model: str  # folder of the tokenizer
+    vocab_size: int  # rows of the model's head
+    engines: dict[str, str]  # kind of grammar -> engine, before grammar.KINDS
+
+
+# ---------------------------------------------------------------- engine -> desk
+
+
+class Compile(msgspec.Struct, frozen=True, tag=True):
+    """Answered by Ready or Refused. spec: None where only a vocabulary is needed."""
+
+    grammar: int  # its number from now on
+    spec: GrammarSpec | None
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """No new answer comes under this grammar."""
+
+    grammar: int
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A new answer, of which nothing is said yet."""
+
+    answer: int  # its number
+    grammar: int | None  # None: only its thoughts are bound
+    most: int  # tokens it may have
+    after: tuple[int, ...] = ()  # behind which its grammar begins
+    thought: ThoughtBudget | None = None
+    every: bool = False  # the model's word on every token is wanted: none is forced
+
+
+class Look(msgspec.Struct, frozen=True, tag=True):
+    """The first `place` tokens of an answer stay, `tokens` follow them: what may come next? Answered by Mask."""
+
+    answer: int
+    place: int
+    tokens: list[int]
+
+
+class Took(msgspec.Struct, frozen=True, tag=True):
+    """`token` was sampled at a place. Answered by Follows, and then by Mask for the place behind that."""
+
+    answer: int
+    place: int
+    token: int
+    kept: float  # share of the model's probability that the mask left
+
+
+class Close(msgspec.Struct, frozen=True, tag=True):
+    answer: int
+
+
+# ---------------------------------------------------------------- desk -> engine
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """A grammar is compiled."""
+
+    grammar: int
+    shortest: int | None  # tokens of a shortest answer, where that is known
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """It cannot be; code, message and param of a GrammarRefused."""
+
+    grammar: int
+    code: str
+    message: str
+    param: str | None
+
+
+class Mask(msgspec.Struct, frozen=True, tag=True):
+    """What may come at a place: int32 [ceil(vocab / 32)], or None where anything may."""
+
+    answer: int
+    place: int
+    bits: bytes | None
+
+
+class Follows(msgspec.Struct, frozen=True, tag=True):
+    """What must come behind the token at a place, and what the grammar did to the answer up to there."""
+
+    answer: int
+    place: int
+    forced: list[int]
+    guided: Guided
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Nothing more can come of an answer; code, message and param of a QuireError."""
+
+    answer: int
+    code: str
+    message: str
+    param: str | None
+
+
+ToDesk = Compile | Forget | Open | Look | Took | Close
+FromDesk = Ready | Refused | Mask | Follows | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_desk = msgspec.msgpack.Decoder(list[ToDesk]).decode
+decode_from_desk = msgspec.msgpack.Decoder(list[FromDesk]).decode

@@ -1,0 +1,253 @@
+"""What binds answers, as the engine's loop knows it: grammars, guides, and masks that are here or awaited.
+
+The work is done elsewhere (grammar/desk.py). An answer whose mask, or what must follow its last token, has not come in
+time sits the step out: its outcome is empty, the step is made again for it, and nobody else waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from concurrent.futures import Future
+
+import torch
+
+from .errors import EngineUnavailable, QuireError, from_code
+from .grammar import wire
+from .grammar.link import Gone, Link
+from .grammar.spec import GrammarSpec
+from .messages import ThoughtBudget
+from .plan import Outcome, failure
+from .sequence import Sequence
+
+log = logging.getLogger("quire.engine")
+
+KEPT = 256  # compiled grammars
+PATIENCE = 0.005  # seconds that a step waits for masks, where others are in it
+ALONE = 0.1  # and where nobody else is
+COMPILING = 100  # ms between two looks whether it is done
+
+
+class Grammar:
+    """A compiled grammar. `shortest`: tokens of a shortest answer, None where that is not known."""
+
+    __slots__ = ("__weakref__", "life", "number", "shortest")
+
+    def __init__(self, number: int, shortest: int | None, life: int = 0):
+        """life: which of the processes knows it, one after the other."""
+        self.number, self.shortest, self.life = number, shortest, life
+
+
+class Guide:
+    """One answer's: what is known of its next token, and of the last one that was sampled.
+
+    Of a place (a number of tokens of the answer) the mask is wanted, then here. Once a token is sampled there, what
+    must follow it is wanted, then here; with that the place is the next one.
+    """
+
+    def __init__(self, grammar: Grammar | None, after: tuple[int, ...] = (), thought: ThoughtBudget | None = None):
+        """grammar: None where only thoughts are bound; after: ids behind which it begins."""
+        self.grammar, self.after, self.thought = grammar, after, thought
+        self.number = -1  # by which the desk knows it, once it is open
+        self.place = -1  # that the mask is of
+        self.has_mask = False
+        self.bound = False  # whether the mask binds
+        self.mask = torch.empty(0, dtype=torch.int32)  # [ceil(vocab / 32)]
+        self.kept = 1.0  # share of the model's probability that the mask left; the sampler says it
+        self.said: Outcome | None = None  # the token that was sampled last, and what must follow it
+        self.said_at = -1  # its place
+        self.followed = False  # whether that is known
+        self.late = False  # what is wanted was waited for in vain
+        self.failed: QuireError | None = None  # nothing more can come
+
+    def settled(self, place: int) -> bool:
+        """Whether nothing is wanted that a sequence at this place needs."""
+        known = self.followed if self.said_at == place else self.has_mask and self.place == place
+        return known or self.failed is not None
+
+    def outcome(self, place: int) -> Outcome | None:
+        """What came at this place already; an empty one where a sequence sits a step out. None: it can be sampled."""
+        if self.said_at == place and self.followed:
+            return self.said
+        if self.failed is not None:
+            return failure(self.failed)
+        return None if self.settled(place) else Outcome()
+
+
+class Guides:
+    """All grammars and guides of one engine. Belongs to its loop."""
+
+    def __init__(self, link: Link):
+        self._link = link
+        self._numbers = itertools.count()
+        self._life = 0
+        self._known: OrderedDict[GrammarSpec | None, Future[Grammar]] = OrderedDict()
+        self._compiling: dict[int, Future[Grammar]] = {}
+        self._dropped: list[int] = []  # grammars that nobody has any more
+        self._open: dict[int, Guide] = {}
+        self._by_sequence: dict[str, Guide] = {}
+
+    def warm(self) -> None:
+        """Make ready what every grammar needs, so that the first one does not wait for it."""
+        self._link.send([])
+
+    def hear(self, wait: int = 0) -> None:
+        """Take in what was said. wait: milliseconds, at most."""
+        try:
+            messages = self._link.receive(wait)
+        except Gone as gone:
+            self._begin_anew(str(gone))
+            return
+        for message in messages:
+            self._take_in(message)
+
+    # ------------------------------------------------------------ grammars
+
+    def compile(self, spec: GrammarSpec | None) -> Future[Grammar]:
+        """One that is compiled, or will be; None: only a vocabulary is needed. It fails with what is wrong with it."""
+        found = self._known.get(spec)
+        if found is None:
+            found = self._known[spec] = Future()
+            number = next(self._numbers)
+            self._compiling[number] = found
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+            self._link.send([*self._forgotten(), wire.Compile(number, spec)])
+        self._known.move_to_end(spec)
+        return found
+
+    def compiled(self, spec: GrammarSpec | None) -> Grammar:
+        """The same, waited for. Raises QuireError."""
+        found = self.compile(spec)
+        while not found.done():
+            self.hear(COMPILING)
+        return found.result()
+
+    def _forgotten(self) -> list[wire.ToDesk]:
+        dropped, self._dropped = self._dropped, []
+        return [wire.Forget(number) for number in dropped]
+
+    # ------------------------------------------------------------ answers
+
+    def look(self, seqs: Iterable[Sequence]) -> None:
+        """Ask for the masks of next tokens, as far as they are not on their way."""
+        out: list[wire.ToDesk] = []
+        for seq in seqs:
+            guide, place = seq.guide, seq.generated
+            assert guide is not None
+            if guide.failed is not None or place in (guide.place, guide.said_at):
+                continue
+            if guide.number < 0 and not self._begin(seq, guide, out):
+                continue
+            since = max(0, min(guide.place, place))
+            out.append(wire.Look(guide.number, since, seq.tokens[seq.prompt_len + since :]))
+            guide.place, guide.has_mask, guide.late, guide.said_at = place, False, False, -1
+        if out:
+            self._link.send(out)
+
+    def _begin(self, seq: Sequence, guide: Guide, out: list[wire.ToDesk]) -> bool:
+        if guide.grammar is not None and guide.grammar.life != self._life:
+            guide.failed = _lost("was started anew")
+            return False
+        guide.number = next(self._numbers)
+        self._open[guide.number] = self._by_sequence[seq.id] = guide
+        params = seq.params
+        out.append(
+            wire.Open(
+                answer=guide.number,
+                grammar=guide.grammar.number if guide.grammar is not None else None,
+                most=params.max_tokens,
+                after=guide.after,
+                thought=guide.thought,
+                every=params.logprobs is not None or params.mirostat != 0,  # both ask for the model's word
+            )
+        )
+        return True
+
+    def wait(self, seqs: Seq[Sequence], alone: bool) -> None:
+        """Until nothing is wanted that these need, but no longer than a step can wait. alone: nobody else is in it."""
+        until = time.perf_counter() + (ALONE if alone else PATIENCE)
+        self.hear()
+        while wanting := [guide for seq in seqs if (guide := _wanting(seq, alone)) is not None]:
+            left = until - time.perf_counter()
+            if left <= 0:
+                for guide in wanting:
+                    guide.late = True
+                return
+            self.hear(math.ceil(1e3 * left))
+
+    def take(self, taken: Seq[tuple[Sequence, Outcome]], alone: bool) -> list[Outcome]:
+        """Sequences and what was sampled for each. -> the same with what must follow; an empty outcome where that is
+        not known yet: then `Guide.outcome` gives it, when the step is made again."""
+        out: list[wire.ToDesk] = []
+        for seq, outcome in taken:
+            guide, place = seq.guide, seq.generated
+            assert guide is not None
+            guide.said, guide.said_at, guide.followed, guide.late = outcome, place, False, False
+            out.append(wire.Took(guide.number, place, outcome.tokens[0], guide.kept))
+        if out:
+            self._link.send(out)
+        self.wait([seq for seq, _ in taken], alone)
+        return [found for seq, _ in taken if seq.guide and (found := seq.guide.outcome(seq.generated)) is not None]
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """These sequences are gone."""
+        gone = [guide for id_ in ids if (guide := self._by_sequence.pop(id_, None)) is not None]
+        out = [wire.Close(guide.number) for guide in gone if self._open.pop(guide.number, None) is not None]
+        if out:
+            self._link.send(out)
+
+    # ------------------------------------------------------------ what is said
+
+    def _take_in(self, message: wire.FromDesk) -> None:
+        match message:
+            case wire.Ready(grammar=number, shortest=shortest):
+                grammar = Grammar(number, shortest, self._life)
+                weakref.finalize(grammar, self._dropped.append, number)
+                self._compiling.pop(number).set_result(grammar)
+            case wire.Refused(grammar=number, code=code, message=text, param=param):
+                self._compiling.pop(number).set_exception(from_code(code, text, param))
+            case wire.Mask(answer=number, place=place, bits=bits):
+                if (guide := self._open.get(number)) is not None and guide.place == place:
+                    guide.has_mask, guide.bound = True, bits is not None
+                    if bits is not None:
+                        guide.mask = torch.frombuffer(bytearray(bits), dtype=torch.int32)
+            case wire.Follows(answer=number, place=place, forced=forced, guided=guided):
+                guide = self._open.get(number)
+                if guide is not None and guide.said is not None and guide.said_at == place:
+                    guide.said.forced, guide.said.guided = forced, guided
+                    guide.followed, guide.late = True, False
+                    guide.place, guide.has_mask = place + 1 + len(forced), False
+            case wire.Failed(answer=number, code=code, message=text, param=param):
+                if (guide := self._open.get(number)) is not None:
+                    guide.failed = from_code(code, text, param)
+
+    def _begin_anew(self, how: str) -> None:
+        """The process is gone, and with it all that is under way; the next one begins when it is needed."""
+        log.warning("the process that follows grammars %s; its requests fail, others do not notice", how)
+        self._life += 1
+        compiling, self._compiling = self._compiling, {}
+        for future in compiling.values():
+            future.set_exception(_lost(how))
+        for guide in self._open.values():
+            guide.failed = _lost(how)
+        self._open.clear()
+        self._known.clear()
+        self.warm()
+
+
+def _wanting(seq: Sequence, alone: bool) -> Guide | None:
+    """The guide of a sequence, where it is worth waiting for."""
+    guide = seq.guide
+    assert guide is not None
+    return None if guide.settled(seq.generated) or (guide.late and not alone) else guide
+
+
+def _lost(how: str) -> EngineUnavailable:
+    return EngineUnavailable(f"the process that follows grammars {how}; the next one begins, so ask again")
