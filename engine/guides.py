@@ -130,7 +130,8 @@ class Guides:
         return found.result()
 
     def _forgotten(self) -> list[wire.ToDesk]:
-        dropped, self._dropped = self._dropped, []
+        dropped = self._dropped[:]
+        del self._dropped[: len(dropped)]  # one more may come at any time
         return [wire.Forget(number) for number in dropped]
 
     # ------------------------------------------------------------ answers

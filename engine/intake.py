@@ -20,7 +20,7 @@ from .grammar.spec import GrammarSpec
 from .guides import Grammar, Guide
 from .lora.adapter import Adapter
 
-SECONDS = 10.0  # a grammar may take to compile
+SECONDS = 30.0  # a grammar may take to compile, with what everybody else leaves
 
 
 @dataclass(slots=True)

@@ -1,19 +1,16 @@
 """All grammars of one model and the answers under them: messages in, messages out (wire.py).
 
 What is quick is done at once, in the order in which it came, tokens before masks: who sampled one waits for what must
-follow, while a mask has as long as the model takes. Compiling is done in threads of low priority, and so is what takes
-long about an answer: that waits for its own kind alone.
+follow, while a mask has as long as the model takes. Compiling is done aside (aside.py), and so is what takes long about
+an answer.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 
@@ -21,22 +18,21 @@ from ..errors import GrammarRefused, QuireError
 from . import Compiled, warm, wire
 from . import compile as compile_grammar
 from .answer import Answer
+from .aside import Job
 from .thoughts import Thoughts
 from .vocabulary import Vocabulary
 
-THREADS = 2  # that compile
 LARGE = 16 * 1024  # characters of a grammar of which it is known beforehand that it takes long
 SLOW = 0.01  # seconds that nothing about an answer takes, where its grammar is quick
-NICE = 10  # of the threads
 
 Out = list[wire.FromDesk]
 
 
 class _Kept:
-    """A grammar, and whether it is slow to follow."""
+    """A grammar, and whether it is slow to follow: then by who has the lock."""
 
     def __init__(self, compiled: Compiled | None, slow: bool):
-        self.compiled, self.slow = compiled, slow
+        self.compiled, self.slow, self.lock = compiled, slow, threading.Lock()
 
 
 class _Open:
@@ -59,15 +55,14 @@ class Desk:
         vocab_size: int,
         engines: Mapping[str, str] = {},
         wake: Callable[[], object] = lambda: None,
-        threads: int = THREADS,
+        aside: Callable[[Job], object] = lambda job: job(),
     ):
         """load: raises GrammarRefused; called once, in a thread. wake: called in a thread when `work` has something to
-        say. threads: that compile; 0: nothing is done beside."""
+        say. aside: does what may take long, in a thread or at once."""
         self._load, self._vocab_size, self._engines, self._wake = load, vocab_size, engines, wake
         self._vocabulary: Vocabulary | QuireError | None = None
         self._loading = threading.Lock()
-        self._compiling = ThreadPoolExecutor(threads, "grammar", initializer=_calm) if threads else None
-        self._slowly = ThreadPoolExecutor(1, "answer", initializer=_calm) if threads else None
+        self._aside = aside
         self._grammars: dict[int, _Kept] = {}
         self._answers: dict[int, _Open] = {}
         self._tokens: deque[_Open] = deque()  # who has something in `todo`, and it is a token
@@ -86,7 +81,7 @@ class Desk:
             warm(self.vocabulary())
             then()
 
-        self._beside(self._compiling, work)
+        self._aside(work)
 
     def vocabulary(self) -> Vocabulary:
         """Raises GrammarRefused where this model's answers cannot be bound. Any thread may call it."""
@@ -106,7 +101,7 @@ class Desk:
         for message in messages:
             match message:
                 case wire.Compile():
-                    self._beside(self._compiling, partial(self._compile, message))
+                    self._aside(partial(self._compile, message))
                 case wire.Forget(grammar=number):
                     self._grammars.pop(number, None)
                 case wire.Open():
@@ -125,9 +120,9 @@ class Desk:
 
     def _queue(self, one: _Open) -> None:
         """It has its turn."""
-        if one.kept.slow and self._slowly is not None:
+        if one.kept.slow:
             one.away = True
-            self._slowly.submit(self._do_slowly, one)
+            self._aside(partial(self._do_slowly, one))
         else:
             (self._tokens if isinstance(one.todo[0], wire.Took) else self._masks).append(one)
 
@@ -155,7 +150,7 @@ class Desk:
         """The first thing that is due about an answer."""
         if one.closed:
             return []
-        if one.kept.slow and self._slowly is not None:  # found out meanwhile
+        if one.kept.slow:  # as was found out meanwhile
             self._queue(one)
             return []
         began = time.perf_counter()
@@ -167,7 +162,8 @@ class Desk:
 
     def _do_slowly(self, one: _Open) -> None:
         """In a thread."""
-        out = [] if one.closed else self._done_about(one, one.todo.popleft())
+        with one.kept.lock:
+            out = [] if one.closed else self._done_about(one, one.todo.popleft())
         self._done.put((one, out))
         self._wake()
 
@@ -216,18 +212,6 @@ class Desk:
         self._done.put((None, out))
         self._wake()
 
-    def _beside(self, pool: ThreadPoolExecutor | None, work: Callable[[], None]) -> None:
-        if pool is None:
-            work()
-        else:
-            pool.submit(work)
-
 
 def _told(what: str, error: Exception) -> str:
     return f"{what}: {type(error).__name__}: {error}"
-
-
-def _calm() -> None:
-    """This thread takes what the others leave."""
-    with contextlib.suppress(AttributeError, OSError):  # a system that has no such thing
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

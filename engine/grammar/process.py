@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from ..channel import Channel
 from ..child import begin
 from . import wire
+from .aside import Aside
 from .desk import Desk
 from .vocabulary import Vocabulary
 
@@ -28,15 +30,19 @@ def main() -> int:
     woken, wake = os.pipe()
     channel.heed(woken)
     os.set_blocking(woken, False)
+    aside = Aside()
     desk = Desk(
         lambda: Vocabulary.load(Path(start.model), start.vocab_size),
         start.vocab_size,
         start.engines,
         lambda: os.write(wake, b"."),
+        aside.do,
     )
     desk.warm(gc.freeze)  # what is loaded stays, and is large: no collection looks at it again
     while True:
-        desk.hear(channel.receive(0 if desk.busy else -1))
+        again = aside.turn()
+        patience = -1 if again is None else math.ceil(1e3 * again)
+        desk.hear(channel.receive(0 if desk.busy else patience))
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 4096)
         if out := desk.work():

@@ -23,7 +23,7 @@ class Runner:
         self.plans: list[Plan] = []
 
     # nobody asks for a grammar or an adapter here
-    guides, library, slots = Guides(LocalLink(Desk(None, 8, threads=0))), Library(None, None, 0), Slots(1)
+    guides, library, slots = Guides(LocalLink(Desk(None, 8))), Library(None, None, 0), Slots(1)
 
     def execute(self, plan: Plan) -> StepResult:
         self.plans.append(plan)

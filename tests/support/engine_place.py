@@ -22,7 +22,7 @@ from quire.engine.state import Limits, State
 def local_runner(folder: Path, **fields) -> Runner:
     """One that follows its grammars in this process."""
     size = json.loads((folder / "config.json").read_text())["vocab_size"]
-    desk = Desk(lambda: Vocabulary.load(folder, size), size, threads=0)
+    desk = Desk(lambda: Vocabulary.load(folder, size), size)
     config = EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1, **fields)
     return Runner(config, lambda done, total: None, LocalLink(desk))
 
@@ -57,18 +57,21 @@ class Place:
     def run(self) -> Place:
         while self.state.has_work():
             plan = scheduler.schedule(self.state)
-            for news in scheduler.commit(self.state, plan, self.runner.execute(plan)):
-                if isinstance(news, m.Failed):
-                    self.failed[news.id] = news
-                    continue
-                key = (news.id, news.index)
-                self.answers.setdefault(key, []).extend(news.tokens)
-                self.deltas.setdefault(key, []).append(news)
-                if news.finish:
-                    self.ends[key] = news
+            self.take_in(scheduler.commit(self.state, plan, self.runner.execute(plan)))
             self.state.check()
         self.runner.execute(scheduler.schedule(self.state))  # it hears who left
         return self
+
+    def take_in(self, found: list[m.TokenDelta | m.Failed]) -> None:
+        for news in found:
+            if isinstance(news, m.Failed):
+                self.failed[news.id] = news
+                continue
+            key = (news.id, news.index)
+            self.answers.setdefault(key, []).extend(news.tokens)
+            self.deltas.setdefault(key, []).append(news)
+            if news.finish:
+                self.ends[key] = news
 
     def text(self, name: str, index: int = 0) -> str:
         eos = set(vocabulary_of(self.runner).eos_ids)

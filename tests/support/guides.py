@@ -65,7 +65,7 @@ class OneAnswer(Desk):
     """A desk of one answer, under the matcher that a test gives."""
 
     def __init__(self, matcher, written, vocab: int, eos: int):
-        super().__init__(lambda: None, vocab, threads=0)
+        super().__init__(lambda: None, vocab)
         self.given = matcher, written, eos
 
     def _answer(self, one) -> Answer:

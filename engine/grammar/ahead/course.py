@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -43,10 +44,26 @@ class Pieces:
     def __init__(self, vocabulary: Vocabulary):
         self.sizes = np.array([len(piece) for piece in vocabulary.pieces], dtype=np.int64)
         self.begins = np.cumsum(self.sizes) - self.sizes
-        self.behind: OrderedDict[tuple[int, int], Behind] = OrderedDict()  # of courses and places, the last asked last
-        self.remembered = 0  # tokens in it
+        self._behind: OrderedDict[tuple[int, int], Behind] = OrderedDict()  # the last asked last
+        self._remembered = 0  # tokens in it
+        self._lock = threading.Lock()  # courses are followed in several threads
         self.bytes = np.frombuffer(b"".join(vocabulary.pieces) or b"\0", dtype=np.uint8)
         self.characters = np.array([_plain_characters(piece) for piece in vocabulary.pieces], dtype=np.int64)
+
+    def recall(self, course: int, place: int) -> Behind | None:
+        with self._lock:
+            found = self._behind.get((course, place))
+            if found is not None:
+                self._behind.move_to_end((course, place))
+            return found
+
+    def remember(self, course: int, place: int, found: Behind) -> None:
+        """What was asked longest ago makes room."""
+        with self._lock:
+            self._behind[course, place] = found
+            self._remembered += len(found.tokens)
+            while self._remembered > REMEMBERED and len(self._behind) > 1:
+                self._remembered -= len(self._behind.popitem(last=False)[1].tokens)
 
 
 def _plain_characters(piece: bytes) -> int:
@@ -324,18 +341,13 @@ class Course:
 
     def behind(self, place: int, allowed: Callable[[], NDArray[np.bool_]]) -> Behind:
         """allowed: [size] the tokens that may come here; the same whenever the place is."""
-        known = self._pieces.behind
-        found = known.get((self._id, place))
+        found = self._pieces.recall(self._id, place)
         if found is None:
             bits = allowed()
             tokens = np.flatnonzero(bits)
             left = self._measured(place, bits)[tokens]
             found = Behind(tokens, left, int(left.max(initial=0)))
-            known[self._id, place] = found
-            self._pieces.remembered += len(tokens)
-            while self._pieces.remembered > REMEMBERED and len(known) > 1:
-                self._pieces.remembered -= len(known.popitem(last=False)[1].tokens)
-        known.move_to_end((self._id, place))
+            self._pieces.remember(self._id, place, found)
         return found
 
     def _measured(self, place: int, allowed: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -1,0 +1,103 @@
+"""Grammars in a process of their own: the same answers as without, and a death that ends nothing but what it knew."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from engine_place import Place, local_runner
+
+from quire.clients.bench.make_model import make_model
+from quire.engine import guides as guides_
+from quire.engine import scheduler
+from quire.engine.config import EngineConfig
+from quire.engine.errors import GrammarRefused
+from quire.engine.grammar.spec import GrammarSpec
+from quire.engine.runner import Runner
+
+SPEC = GrammarSpec(
+    kind="json_schema",
+    text=json.dumps(
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string", "minLength": 12}, "n": {"type": "integer"}},
+            "required": ["name", "n"],
+        }
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model("tiny", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runner(folder):
+    return Runner(EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+
+
+def asked(place: Place) -> Place:
+    for n in range(6):
+        place.add(f"bound {n}", SPEC, 40, seed=n)
+        place.add(f"free {n}", None, 20, seed=n)
+    return place
+
+
+def test_answers_are_those_that_are_followed_in_the_same_process(folder, runner):
+    alone = asked(Place(local_runner(folder))).run()
+    beside = asked(Place(runner)).run()
+    assert beside.answers == alone.answers
+    assert {key: end.guided for key, end in beside.ends.items()} == {k: end.guided for k, end in alone.ends.items()}
+
+
+def test_answers_are_the_same_where_nobody_ever_waits_for_a_mask(folder, runner, monkeypatch):
+    alone = asked(Place(local_runner(folder))).run()
+    monkeypatch.setattr(guides_, "PATIENCE", 0.0)
+    monkeypatch.setattr(guides_, "ALONE", 0.0)
+    hasty = asked(Place(runner))
+    steps = 0
+    while hasty.state.has_work() and steps < 100_000:
+        plan = scheduler.schedule(hasty.state)
+        hasty.take_in(scheduler.commit(hasty.state, plan, runner.execute(plan)))
+        hasty.state.check()
+        steps += 1
+    assert steps > 40, "nobody sat a step out"
+    assert hasty.answers == alone.answers
+
+
+def test_where_it_dies_its_answers_end_with_an_error_and_the_others_go_on(runner):
+    place = asked(Place(runner))
+    while not place.answers:
+        plan = scheduler.schedule(place.state)
+        place.take_in(scheduler.commit(place.state, plan, runner.execute(plan)))
+    os.kill(runner.guides._link._process.pid, signal.SIGKILL)
+    place.run()
+    assert set(place.failed) == {f"bound {n}" for n in range(6)}
+    assert {failed.code for failed in place.failed.values()} == {"engine_unavailable"}
+    assert all("killed by signal 9" in failed.message for failed in place.failed.values())
+    assert all(len(place.answers[f"free {n}", 0]) == 20 for n in range(6))
+    again = Place(runner)
+    again.add("again", SPEC, 40, seed=1)
+    again.run()
+    assert set(json.loads(again.text("again"))) >= {"name", "n"}
+
+
+def test_what_cannot_be_compiled_says_why(runner):
+    with pytest.raises(GrammarRefused, match="type"):
+        runner.guides.compiled(GrammarSpec(kind="json_schema", text='{"type": "nothing"}'))
+
+
+def test_it_ends_with_who_needs_it(folder):
+    mine = Runner(EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+    mine.guides.compiled(SPEC)
+    process = mine.guides._link._process
+    mine.guides._link.close()
+    process.wait(20)
+    assert process.returncode is not None

@@ -1,0 +1,216 @@
+"""What the loop knows of grammars that are followed elsewhere: who waits, who sits a step out, and what is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sampling import sequence
+
+from quire.engine import guides as module
+from quire.engine.errors import EngineUnavailable, GrammarRefused
+from quire.engine.grammar import wire
+from quire.engine.grammar.link import Gone
+from quire.engine.grammar.spec import GrammarSpec
+from quire.engine.guides import Grammar, Guide, Guides
+from quire.engine.messages import Guided
+from quire.engine.plan import Outcome
+
+SPEC = GrammarSpec(kind="json_object")
+NOTHING = Guided(1.0, 1.0, 0)
+
+
+class Desk:
+    """Says what a test lets it say, one batch each time that it is asked; keeps what it heard."""
+
+    def __init__(self, *said):
+        self.said, self.heard, self.asked = list(said), [], 0
+
+    def send(self, messages) -> None:
+        self.heard += messages
+
+    def receive(self, wait: int = 0) -> list:
+        self.asked += 1
+        found = self.said.pop(0) if self.said else []
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def of(self, kind: type) -> list:
+        return [message for message in self.heard if isinstance(message, kind)]
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "ALONE", 0.0)
+
+
+def mask(answer: int, place: int, *tokens: int) -> wire.Mask:
+    bits = np.zeros(64, bool)
+    bits[list(tokens)] = True
+    return wire.Mask(answer, place, np.packbits(bits, bitorder="little").tobytes())
+
+
+def bound(guides: Guides, answer=(), name: str = "row", **options):
+    """A sequence that looks at its next token; the number of its answer."""
+    seq = sequence((1, 2), answer, name=name, **options)
+    seq.guide = Guide(None)
+    guides.look([seq])
+    return seq, seq.guide.number
+
+
+def test_a_mask_that_is_not_here_lets_its_sequence_sit_the_step_out():
+    desk = Desk()
+    guides = Guides(desk)
+    seq, answer = bound(guides)
+    guides.wait([seq], alone=False)
+    assert seq.guide.outcome(0) == Outcome()
+    assert seq.guide.late
+    guides.look([seq])  # of the next step
+    assert len(desk.of(wire.Look)) == 1, "it is asked once"
+    desk.said = [[mask(answer, 0, 5, 40)]]
+    guides.wait([seq], alone=False)
+    assert seq.guide.outcome(0) is None
+    assert seq.guide.bound
+    assert [int(word) & 0xFFFFFFFF for word in seq.guide.mask] == [1 << 5, 1 << 8]
+
+
+def test_who_was_late_once_is_not_waited_for_again_while_others_are_in_the_step(monkeypatch):
+    desk = Desk()
+    guides = Guides(desk)
+    seq, _ = bound(guides)
+    guides.wait([seq], alone=False)
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    guides.wait([seq], alone=False)
+    assert seq.guide.late
+
+
+def test_what_must_follow_a_token_comes_with_it_or_in_a_later_step():
+    desk = Desk()
+    guides = Guides(desk)
+    seq, answer = bound(guides)
+    desk.said = [[mask(answer, 0, 5)]]
+    guides.wait([seq], True)
+    seq.guide.kept = 0.25
+    said = Outcome([5])
+    assert guides.take([(seq, said)], False) == [Outcome()]
+    assert desk.of(wire.Took) == [wire.Took(answer, 0, 5, 0.25)]
+    guides.look([seq])
+    assert len(desk.of(wire.Look)) == 1, "nothing new is asked before that is known"
+    desk.said = [[wire.Follows(answer, 0, [7, 8], NOTHING)]]
+    guides.wait([seq], False)
+    found = seq.guide.outcome(0)
+    assert found is said
+    assert (found.tokens, found.forced, found.guided) == ([5], [7, 8], NOTHING)
+    seq.tokens += [5, 7, 8]
+    guides.look([seq])
+    assert len(desk.of(wire.Look)) == 1, "the desk looks at what follows by itself"
+    assert seq.guide.outcome(3) == Outcome()
+    desk.said = [[mask(answer, 3, 9)]]
+    guides.wait([seq], False)
+    assert seq.guide.outcome(3) is None
+
+
+def test_a_sequence_that_is_elsewhere_is_told_from_the_place_where_both_agree():
+    desk = Desk()
+    guides = Guides(desk)
+    seq, answer = bound(guides, (5, 6, 7))
+    assert desk.of(wire.Look) == [wire.Look(answer, 0, [5, 6, 7])]
+    seq.tokens[4:] = []
+    guides.look([seq])
+    seq.tokens += [8, 9]
+    guides.look([seq])
+    assert desk.of(wire.Look)[1:] == [wire.Look(answer, 2, []), wire.Look(answer, 2, [8, 9])]
+    desk.said = [[mask(answer, 2, 1)]]  # of a place that it has left
+    guides.wait([seq], False)
+    assert seq.guide.outcome(4) == Outcome()
+
+
+def test_an_answer_that_fails_still_says_what_came_before():
+    desk = Desk()
+    guides = Guides(desk)
+    seq, answer = bound(guides)
+    followed, failed = wire.Follows(answer, 0, [], NOTHING), wire.Failed(answer, "invalid_grammar", "too much", "x")
+    desk.said = [[mask(answer, 0, 5)], [followed, failed]]
+    guides.wait([seq], True)
+    (found,) = guides.take([(seq, Outcome([5]))], True)
+    assert found.tokens == [5]
+    seq.tokens += [5]
+    failed = seq.guide.outcome(1)
+    assert (failed.error, failed.code, failed.param) == ("too much", "invalid_grammar", "x")
+
+
+def test_who_asks_for_the_models_word_says_so_and_who_leaves_is_closed():
+    desk = Desk()
+    guides = Guides(desk)
+    numbers = {}
+    for name, options in {"plain": {}, "logprobs": {"logprobs": 0}, "mirostat": {"mirostat": 2}}.items():
+        seq, numbers[name] = bound(guides, name=name, max_tokens=7, **options)
+    assert [(one.every, one.most) for one in desk.of(wire.Open)] == [(False, 7), (True, 7), (True, 7)]
+    guides.forget([seq.id, "nobody"])
+    assert desk.of(wire.Close) == [wire.Close(numbers["mirostat"])]
+
+
+def test_equal_grammars_are_compiled_once_and_told_to_all():
+    desk = Desk()
+    guides = Guides(desk)
+    first, second = guides.compile(SPEC), guides.compile(GrammarSpec(kind="json_object"))
+    assert first is second
+    (asked,) = desk.of(wire.Compile)
+    desk.said = [[wire.Ready(asked.grammar, 7)]]
+    guides.hear()
+    assert first.result(0).shortest == 7
+    other = guides.compile(GrammarSpec(kind="regex", text="("))
+    desk.said = [[wire.Refused(desk.of(wire.Compile)[-1].grammar, "invalid_grammar", "not closed (at 0)", None)]]
+    guides.hear()
+    with pytest.raises(GrammarRefused, match="not closed"):
+        other.result(0)
+
+
+def test_a_grammar_that_nobody_has_any_more_is_forgotten(monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 1)
+    desk = Desk()
+    guides = Guides(desk)
+    texts = ["a", "b", "c"]
+    kept = []
+    for text in texts:
+        future = guides.compile(GrammarSpec(kind="regex", text=text))
+        desk.said = [[wire.Ready(desk.of(wire.Compile)[-1].grammar, 1)]]
+        guides.hear()
+        if text == "b":
+            kept.append(future.result(0))  # somebody's answer
+        del future
+    guides.compile(GrammarSpec(kind="regex", text="d"))
+    numbers = [one.grammar for one in desk.of(wire.Compile)]
+    assert [one.grammar for one in desk.of(wire.Forget)] == [numbers[0], numbers[2]]
+    kept.clear()
+    guides.compile(GrammarSpec(kind="regex", text="e"))
+    assert [one.grammar for one in desk.of(wire.Forget)] == [numbers[0], numbers[2], numbers[1]]
+
+
+def test_where_the_process_ends_its_answers_fail_and_the_next_ones_do_not(caplog):
+    desk = Desk()
+    guides = Guides(desk)
+    grammar = guides.compile(SPEC)
+    desk.said = [[wire.Ready(desk.of(wire.Compile)[0].grammar, 1)]]
+    guides.hear()
+    known = grammar.result(0)
+    seq, _ = bound(guides)
+    waiting = guides.compile(GrammarSpec(kind="regex", text="a"))
+    desk.said = [Gone("was killed by signal 9")]
+    guides.wait([seq], True)
+    assert "was killed by signal 9" in seq.guide.outcome(0).error
+    assert seq.guide.outcome(0).code == "engine_unavailable"
+    with pytest.raises(EngineUnavailable, match="signal 9"):
+        waiting.result(0)
+    late = sequence((1,), name="late")
+    late.guide = Guide(known)  # its grammar went with the process
+    guides.look([late])
+    assert late.guide.outcome(0).code == "engine_unavailable"
+    guides.forget([seq.id, late.id])
+    assert not desk.of(wire.Close), "the next process never heard of them"
+    assert guides.compile(SPEC) is not grammar
+    assert isinstance(known, Grammar)
+    fresh, _ = bound(guides, name="fresh")
+    assert fresh.guide.outcome(0) == Outcome()
+    assert "follows grammars was killed" in caplog.text
