@@ -36,7 +36,10 @@ def begin(kind: type[Start]) -> Start:
     """In the child: what it was told. It ends with its parent from now on."""
     # Ctrl-C reaches the whole process group; when to stop is the parent's word alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        sys.exit(1)  # it is gone already
+    start = msgspec.json.decode(line, type=kind)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     return start
 
