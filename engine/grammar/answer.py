@@ -44,7 +44,7 @@ class Answer:
         """matcher: None where only the thoughts are bound. most: tokens the answer may have. after: token ids behind
         whose first occurrence in the answer the grammar begins; (): at once. written: the bytes of a token, a control
         token's being its name: `after` is then found as the reader of the answer finds it, by whatever tokens the model
-        spells it. every: the model's word on every token is wanted, so none is forced."""
+        spells it. every: the model's word on every token is wanted: what must come is all that the mask leaves, token by token."""
         self.tokens: list[int] = []
         self._matcher = matcher
         self._most, self._every = most, every
@@ -57,6 +57,9 @@ class Answer:
         self._searched = 0  # places up to which `after` was looked for
         self._taken = 0  # tokens the matcher has seen
         self._closing = False  # the next token ends a thought whose budget is spent
+        self._imposed = False  # the next token is the only one that can be
+        self._coming: dict[int, int] = {}  # where none is forced: the tokens that must come, by place
+        self._since = 0  # the first of these places
         self._ahead = 0  # tokens that do so, behind the one that was taken last
         self._left: list[_Left] = []
         self.mask = np.zeros((vocab_size + 31) // 32, dtype=np.int32)  # of the next token, where it is bound
@@ -71,41 +74,48 @@ class Answer:
         become too much."""
         if place < len(self.tokens):
             del self.tokens[place:]
+            if place < self._since:
+                self._coming = {}
             self._stand()
         self.tokens += more
         self._stand()
         due = self._due()
         self._closing = bool(due)
-        if due:
+        only = due[0] if due else self._coming.get(len(self.tokens))
+        self._imposed = only is not None
+        if only is not None:
             self.mask[:] = 0
-            word, bit = divmod(due[0], 32)
+            word, bit = divmod(only, 32)
             self.mask[word] = 1 << bit if bit < 31 else -(1 << 31)
         elif self._matcher is not None and self._begin is not None:
             self._matcher.fill_mask(self.mask, self._most - len(self.tokens))
 
     def take(self, token: int, kept: float) -> list[int]:
-        """`token` was sampled where `look` stands; the mask left so large a share of the model's
-        probability. -> the tokens that must follow it, which are now of the answer: what admits no other, the end of a
-        thought, or of the text. Raises RequestError where the grammar has become too much."""
-        if self._begin is not None and not self._closing:
+        """`token` was sampled where `look` stands; the mask left so large a share of the model's probability. -> the
+        tokens that must follow it, which are now of the answer: what admits no other, the end of a thought, or of the
+        text. Raises RequestError where the grammar has become too much."""
+        if self._begin is not None and not self._imposed:
             self._note(len(self.tokens), kept)
         self.tokens.append(token)
         self._stand()
         self._ahead = 0
-        forced = self._forced(token)
+        if token == self._eos_id or len(self.tokens) - 1 in self._coming:
+            return []
+        forced = self._following()
+        if self._every and forced != [self._eos_id]:
+            self._since, self._ahead = len(self.tokens), 0
+            self._coming = dict(enumerate(forced, self._since))
+            return []
         self.tokens += forced
         return forced
 
-    def _forced(self, token: int) -> list[int]:
-        if token == self._eos_id:
-            return []
+    def _following(self) -> list[int]:
+        """What must follow the token that was taken."""
         due = self._due()
         if not due and (self._matcher is None or self._begin is None):
             return []
         if not due and self._matcher is not None and self._matcher.must_end:
             return [self._eos_id]
-        if self._every:
-            return []
         room = self._most - len(self.tokens)  # tokens that may still come; the last one is left to be sampled
         forced = list(due) if due or self._matcher is None else self._matcher.forced(room)
         forced = forced[: max(0, min(MOST_FORCED, room - 1))]

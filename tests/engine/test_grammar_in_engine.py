@@ -112,3 +112,21 @@ def test_a_grammar_behind_a_trigger_leaves_the_thought_free(runner):
         begin = answer.index(trigger) + 1
         assert re.fullmatch(r"[0-9]{4}", vocabulary_of(runner).spell(answer[begin:-1]).decode())
         assert place.ends[f"late{seed}", 0].finish == "stop"
+
+
+@pytest.mark.parametrize("budget", [30, 120])
+def test_who_asks_for_logprobs_gets_the_same_answer_token_by_token(runner, budget):
+    place = Place(runner)
+    for seed in range(8):
+        place.add(f"plain {seed}", schema(PERSON), budget, seed=seed)
+        place.add(f"asked {seed}", schema(PERSON), budget, seed=seed, logprobs=0)
+    assert not place.run().failed
+    for seed in range(8):
+        plain, asked = (("plain %d" % seed, 0), ("asked %d" % seed, 0))
+        assert place.answers[asked] == place.answers[plain]
+        assert place.ends[asked].guided == place.ends[plain].guided
+        told = [one for delta in place.deltas[asked] for one in delta.logprobs or []]
+        assert [one.token for one in told] == [
+            t for t in place.answers[asked] if t not in vocabulary_of(runner).eos_ids
+        ]
+    assert any(place.ends["plain %d" % seed, 0].guided.forced > 5 for seed in range(8))
