@@ -23,7 +23,7 @@ from .grammar import wire
 from .grammar.link import Gone, Link
 from .grammar.spec import GrammarSpec
 from .messages import ThoughtBudget
-from .plan import Outcome, failure
+from .plan import Outcome, Slice, failure
 from .sequence import Sequence
 
 log = logging.getLogger("quire.engine")
@@ -55,20 +55,21 @@ class Guide:
         """grammar: None where only thoughts are bound; after: ids behind which it begins."""
         self.grammar, self.after, self.thought = grammar, after, thought
         self.number = -1  # by which the desk knows it, once it is open
-        self.place = -1  # that the mask is of
-        self.has_mask = False
-        self.bound = False  # whether the mask binds
-        self.mask = torch.empty(0, dtype=torch.int32)  # [ceil(vocab / 32)]
-        self.kept = 1.0  # share of the model's probability that the mask left; the sampler says it
-        self.said: Outcome | None = None  # the token that was sampled last, and what must follow it
+        self.place = -1  # that the first mask is of
+        self.drafts: list[int] = []  # behind which there are more, as far as they may come
+        self.masks: list[torch.Tensor | None] = []  # [ceil(vocab / 32)] each, None: anything may come; []: not here
+        self.said: Outcome | None = None  # the tokens that were sampled last, and what must follow them
         self.said_at = -1  # its place
         self.followed = False  # whether that is known
         self.late = False  # what is wanted was waited for in vain
         self.failed: QuireError | None = None  # nothing more can come
 
+    def mask(self, ahead: int) -> torch.Tensor | None:
+        return self.masks[ahead]
+
     def settled(self, place: int) -> bool:
         """Whether nothing is wanted that a sequence at this place needs."""
-        known = self.followed if self.said_at == place else self.has_mask and self.place == place
+        known = self.followed if self.said_at == place else bool(self.masks) and self.place == place
         return known or self.failed is not None
 
     def outcome(self, place: int) -> Outcome | None:
@@ -136,19 +137,21 @@ class Guides:
 
     # ------------------------------------------------------------ answers
 
-    def look(self, seqs: Iterable[Sequence]) -> None:
-        """Ask for the masks of next tokens, as far as they are not on their way."""
+    def look(self, pieces: Iterable[Slice]) -> None:
+        """Ask for the masks of next tokens, and behind drafts, as far as they are not on their way."""
         out: list[wire.ToDesk] = []
-        for seq in seqs:
-            guide, place = seq.guide, seq.generated
+        for piece in pieces:
+            seq = piece.seq
+            guide, place, drafts = seq.guide, seq.generated, piece.drafted
             assert guide is not None
-            if guide.failed is not None or place in (guide.place, guide.said_at):
+            there = place == guide.place and (not drafts or drafts == guide.drafts)
+            if guide.failed is not None or there or place == guide.said_at:
                 continue
             if guide.number < 0 and not self._begin(seq, guide, out):
                 continue
             since = max(0, min(guide.place, place))
-            out.append(wire.Look(guide.number, since, seq.tokens[seq.prompt_len + since :]))
-            guide.place, guide.has_mask, guide.late, guide.said_at = place, False, False, -1
+            out.append(wire.Look(guide.number, since, seq.tokens[seq.prompt_len + since :], drafts))
+            guide.place, guide.drafts, guide.masks, guide.late, guide.said_at = place, drafts, [], False, -1
         if out:
             self._link.send(out)
 
@@ -191,7 +194,7 @@ class Guides:
             guide, place = seq.guide, seq.generated
             assert guide is not None
             guide.said, guide.said_at, guide.followed, guide.late = outcome, place, False, False
-            out.append(wire.Took(guide.number, place, outcome.tokens[0], guide.kept))
+            out.append(wire.Took(guide.number, place, outcome.tokens, outcome.kept))
         if out:
             self._link.send(out)
         self.wait([seq for seq, _ in taken], alone)
@@ -214,17 +217,16 @@ class Guides:
                 self._compiling.pop(number).set_result(grammar)
             case wire.Refused(grammar=number, code=code, message=text, param=param):
                 self._compiling.pop(number).set_exception(from_code(code, text, param))
-            case wire.Mask(answer=number, place=place, bits=bits):
-                if (guide := self._open.get(number)) is not None and guide.place == place:
-                    guide.has_mask, guide.bound = True, bits is not None
-                    if bits is not None:
-                        guide.mask = torch.frombuffer(bytearray(bits), dtype=torch.int32)
-            case wire.Follows(answer=number, place=place, forced=forced, guided=guided):
+            case wire.Masks(answer=number, place=place, drafts=drafts, bits=bits):
+                guide = self._open.get(number)
+                if guide is not None and guide.place == place and len(guide.drafts) == drafts:
+                    guide.masks = [_tensor(mask) for mask in bits]
+            case wire.Follows(answer=number, place=place, forced=forced, drafts=drafts, guided=guided):
                 guide = self._open.get(number)
                 if guide is not None and guide.said is not None and guide.said_at == place:
-                    guide.said.forced, guide.said.guided = forced, guided
+                    guide.said.forced, guide.said.drafts, guide.said.guided = forced, drafts, guided
                     guide.followed, guide.late = True, False
-                    guide.place, guide.has_mask = place + 1 + len(forced), False
+                    guide.place, guide.drafts, guide.masks = place + len(guide.said.tokens) + len(forced), drafts, []
             case wire.Failed(answer=number, code=code, message=text, param=param):
                 if (guide := self._open.get(number)) is not None:
                     guide.failed = from_code(code, text, param)
@@ -241,6 +243,10 @@ class Guides:
         self._open.clear()
         self._known.clear()
         self.warm()
+
+
+def _tensor(bits: bytes | None) -> torch.Tensor | None:
+    return torch.frombuffer(bytearray(bits), dtype=torch.int32) if bits is not None else None
 
 
 def _wanting(seq: Sequence, alone: bool) -> Guide | None:

@@ -29,6 +29,14 @@ class Slice(msgspec.Struct, gc=False):  # quicker to make than a dataclass, and 
     def end(self) -> int:
         return self.start + len(self.tokens)
 
+    @property
+    def drafted(self) -> list[int]:
+        return self.tokens[len(self.tokens) - self.drafts :] if self.drafts else []
+
+    def cut(self, drafts: int) -> Slice:
+        """The same with the first of its drafts only."""
+        return Slice(self.seq, self.start, self.tokens[: len(self.tokens) - self.drafts + drafts], drafts, self.sample)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -53,6 +61,7 @@ class Outcome:
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob] | None = None  # of the slice's prompt positions + 1
     drafts: list[int] = field(default_factory=list)  # proposed for the next step
+    kept: list[float] = field(default_factory=list)  # of each token, the share of the probability that its mask left
     guided: Guided | None = None  # what the grammar did so far
     error: str | None = None  # this sequence failed; the others go on
     code: str = "engine_failed"  # of the error: a code of engine/errors.py

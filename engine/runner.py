@@ -114,8 +114,9 @@ class Runner:
         self.guides.forget(plan.freed)
         if not plan.slices:
             return StepResult([])
-        guided = [piece.seq for piece in plan.slices if piece.sample and piece.seq.guide is not None]
-        self.guides.look(guided)  # masks are filled while the model runs
+        self.guides.look(
+            piece for piece in plan.slices if piece.sample and piece.seq.guide is not None
+        )  # masks are filled while the model runs
         batch = Batch.of(plan, self.device)
         attend = self._backend.plan(batch, self.model.layers, self.cache)
         rows = self.slots.rows(plan.slices, self.device)
@@ -140,35 +141,48 @@ class Runner:
         alone = len(bound) == len(slices)
         if bound:
             self.guides.wait([slices[i].seq for i in bound], alone)
-        due = []
-        for i, finite in zip(sampled, finite_rows(logits), strict=True):
-            seq = slices[i].seq
-            found = seq.guide.outcome(seq.generated) if seq.guide is not None else None
-            if found is None and not finite:
+        due: list[int] = []
+        pieces: list[Slice] = []
+        rows: list[int] = []  # of the logits, that are sampled
+        at = 0
+        finite = finite_rows(logits)
+        for i in sampled:
+            piece, first = slices[i], at
+            at += piece.drafts + 1
+            guide = piece.seq.guide
+            found = guide.outcome(piece.seq.generated) if guide is not None else None
+            count = min(piece.drafts + 1, len(guide.masks)) if guide is not None else piece.drafts + 1
+            sound = next((n for n in range(count) if not finite[first + n]), count)
+            if found is None and not sound:
                 found = Outcome(error=NOT_FINITE)
-            if found is not None and outcomes[i].error is None:
+            if outcomes[i].error is not None:
+                continue
+            if found is not None:
                 _put(outcomes, i, found)
-            due.append(found is None and outcomes[i].error is None)
-        if not all(due):
-            sampled = [i for i, is_due in zip(sampled, due, strict=True) if is_due]
-            logits = logits[torch.tensor(due, device=logits.device)]
-        if not sampled:
+                continue
+            due.append(i)
+            pieces.append(piece.cut(sound - 1))
+            rows += range(first, first + sound)
+        if not due:
             return
-        for i, one in zip(sampled, self._sample(logits, [slices[i] for i in sampled]), strict=True):
+        if len(rows) < len(logits):
+            logits = logits[torch.tensor(rows, device=logits.device)]
+        for i, one in zip(due, self._sample(logits, pieces), strict=True):
             _put(outcomes, i, one)
-        bound = [i for i in sampled if slices[i].seq.guide is not None and outcomes[i].error is None]
+        bound = [i for i in due if slices[i].seq.guide is not None and outcomes[i].error is None]
         if bound:
-            found_ = self.guides.take([(slices[i].seq, outcomes[i]) for i in bound], alone)
-            for i, one in zip(bound, found_, strict=True):
+            taken = self.guides.take([(slices[i].seq, outcomes[i]) for i in bound], alone)
+            for i, one in zip(bound, taken, strict=True):
                 _put(outcomes, i, one)
 
-    def _sample(self, logits: torch.Tensor, slices: list[Slice]) -> list[Outcome]:
-        """logits [n, vocab_size], a row for each slice."""
+    def _sample(self, logits: torch.Tensor, pieces: list[Slice]) -> list[Outcome]:
+        """logits [R, vocab_size], `drafts + 1` rows for each slice."""
         try:
-            return self.sampler.sample(logits, slices)
+            return self.sampler.sample(logits, pieces)
         except Exception:
-            log.exception("sampling %d rows failed; trying them one by one", len(slices))
-            return [self._sample_alone(logits[j : j + 1], piece) for j, piece in enumerate(slices)]
+            log.exception("sampling %d rows failed; trying them one by one", len(logits))
+        parts = logits.split([piece.drafts + 1 for piece in pieces])
+        return [self._sample_alone(part, piece) for part, piece in zip(parts, pieces, strict=True)]
 
     def _sample_alone(self, logits: torch.Tensor, piece: Slice) -> Outcome:
         try:

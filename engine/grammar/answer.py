@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,21 @@ from ..errors import RequestError
 from ..messages import Guided
 from . import Matcher
 from .thoughts import Thoughts
+from .vocabulary import Row
 
 MOST_FORCED = 12  # tokens taken in one step at most, so that they fit the budget of any step
+
+
+def _single(words: int, token: int) -> Row:
+    """The mask of one token."""
+    mask = np.zeros(words, dtype=np.int32)
+    word, bit = divmod(token, 32)
+    mask[word] = 1 << bit if bit < 31 else -(1 << 31)
+    return mask
+
+
+def _lets(mask: Row | None, token: int) -> bool:
+    return mask is None or bool(int(mask[token >> 5]) >> (token & 31) & 1)
 
 
 class _Left(NamedTuple):
@@ -44,7 +58,7 @@ class Answer:
         """matcher: None where only the thoughts are bound. most: tokens the answer may have. after: token ids behind
         whose first occurrence in the answer the grammar begins; (): at once. written: the bytes of a token, a control
         token's being its name: `after` is then found as the reader of the answer finds it, by whatever tokens the model
-        spells it. every: the model's word on every token is wanted: what must come is all that the mask leaves, token by token."""
+        spells it. every: the model's word on every token is wanted: what must come is all that masks leave."""
         self.tokens: list[int] = []
         self._matcher = matcher
         self._most, self._every = most, every
@@ -56,22 +70,16 @@ class Answer:
         self._begin: int | None = None if after or matcher is None else 0  # place in the answer from which it is bound
         self._searched = 0  # places up to which `after` was looked for
         self._taken = 0  # tokens the matcher has seen
-        self._closing = False  # the next token ends a thought whose budget is spent
-        self._imposed = False  # the next token is the only one that can be
-        self._coming: dict[int, int] = {}  # where none is forced: the tokens that must come, by place
+        self._coming: dict[int, int] = {}  # the tokens that must come, by place
         self._since = 0  # the first of these places
-        self._ahead = 0  # tokens that do so, behind the one that was taken last
+        self._ahead = 0  # tokens that end a thought, behind the one that was sampled last
         self._left: list[_Left] = []
-        self.mask = np.zeros((vocab_size + 31) // 32, dtype=np.int32)  # of the next token, where it is bound
+        self._words = (vocab_size + 31) // 32
 
-    @property
-    def bound(self) -> bool:
-        """Whether `mask` binds the next token."""
-        return self._begin is not None or self._closing
-
-    def look(self, place: int, more: Sequence[int] = ()) -> None:
-        """Stand behind the first `place` tokens and `more`, and fill `mask`. Raises RequestError where the grammar has
-        become too much."""
+    def look(self, place: int, more: Sequence[int] = (), drafts: Sequence[int] = ()) -> list[Row | None]:
+        """Stand behind the first `place` tokens and `more`. -> a mask of the next token, None where anything may come;
+        and one behind each draft, as far as these may come. Raises RequestError where the grammar has become too
+        much."""
         if place < len(self.tokens):
             del self.tokens[place:]
             if place < self._since:
@@ -79,38 +87,74 @@ class Answer:
             self._stand()
         self.tokens += more
         self._stand()
-        due = self._due()
-        self._closing = bool(due)
-        only = due[0] if due else self._coming.get(len(self.tokens))
-        self._imposed = only is not None
-        if only is not None:
-            self.mask[:] = 0
-            word, bit = divmod(only, 32)
-            self.mask[word] = 1 << bit if bit < 31 else -(1 << 31)
-        elif self._matcher is not None and self._begin is not None:
-            self._matcher.fill_mask(self.mask, self._most - len(self.tokens))
+        masks = [self._mask()]
+        if drafts:
+            self._look_on(drafts, masks)
+        return masks
 
-    def take(self, token: int, kept: float) -> list[int]:
-        """`token` was sampled where `look` stands; the mask left so large a share of the model's probability. -> the
-        tokens that must follow it, which are now of the answer: what admits no other, the end of a thought, or of the
-        text. Raises RequestError where the grammar has become too much."""
-        if self._begin is not None and not self._imposed:
-            self._note(len(self.tokens), kept)
+    def _look_on(self, drafts: Sequence[int], masks: list[Row | None]) -> None:
+        """The masks behind drafts, as if these were sampled one after the other."""
+        place, since, coming = len(self.tokens), self._since, self._coming
+        for token in drafts:
+            if token == self._eos_id or not _lets(masks[-1], token):
+                break
+            try:
+                self._add(token)
+                masks.append(self._mask())
+            except RequestError:
+                break  # the model may never go there
+        del self.tokens[place:]
+        self._since, self._coming = since, coming
+        self._stand()
+
+    def _mask(self) -> Row | None:
+        only = self._only()
+        if only is not None:
+            return _single(self._words, only)
+        if self._matcher is None or self._begin is None:
+            return None
+        mask = np.zeros(self._words, dtype=np.int32)
+        self._matcher.fill_mask(mask, self._most - len(self.tokens))
+        return mask
+
+    def _only(self) -> int | None:
+        """The one token that can come next, where that is known."""
+        due = self._due()
+        return due[0] if due else self._coming.get(len(self.tokens))
+
+    def take(self, tokens: Sequence[int], kept: Sequence[float]) -> list[int]:
+        """Tokens were sampled where `look` stands, one after the other; of each, its mask left so large a share of the
+        model's probability. -> the tokens that must follow the last one, which are now of the answer: what admits no
+        other, the end of a thought, or of the text. Raises RequestError where the grammar has become too much."""
+        for token, share in zip(tokens, kept, strict=True):
+            self._add(token, share)
+        self._ahead = 0
+        following = self.coming
+        if self._every and following != [self._eos_id]:
+            return []
+        self._ahead = len(following) if self._begin is None and self._due() else 0
+        self.tokens += following
+        return following
+
+    @property
+    def coming(self) -> list[int]:
+        """The tokens that must come next, as far as they are known."""
+        places = itertools.takewhile(self._coming.__contains__, itertools.count(len(self.tokens)))
+        return [self._coming[place] for place in places]
+
+    def _add(self, token: int, kept: float | None = None) -> None:
+        """A token comes; kept: where it was sampled."""
+        place, only = len(self.tokens), self._only()
+        if kept is not None and only is None and self._begin is not None:
+            self._note(place, kept)
         self.tokens.append(token)
         self._stand()
-        self._ahead = 0
-        if token == self._eos_id or len(self.tokens) - 1 in self._coming:
-            return []
-        forced = self._following()
-        if self._every and forced != [self._eos_id]:
-            self._since, self._ahead = len(self.tokens), 0
-            self._coming = dict(enumerate(forced, self._since))
-            return []
-        self.tokens += forced
-        return forced
+        if token != self._eos_id and place not in self._coming:
+            self._since = place + 1
+            self._coming = dict(enumerate(self._following(), self._since))
 
     def _following(self) -> list[int]:
-        """What must follow the token that was taken."""
+        """What must follow the last token."""
         due = self._due()
         if not due and (self._matcher is None or self._begin is None):
             return []
@@ -118,9 +162,7 @@ class Answer:
             return [self._eos_id]
         room = self._most - len(self.tokens)  # tokens that may still come; the last one is left to be sampled
         forced = list(due) if due or self._matcher is None else self._matcher.forced(room)
-        forced = forced[: max(0, min(MOST_FORCED, room - 1))]
-        self._ahead = len(forced) if due and self._begin is None else 0
-        return forced
+        return forced[: max(0, min(MOST_FORCED, room - 1))]
 
     def summary(self) -> Guided:
         """Of the answer so far, what must follow the last sampled token included."""

@@ -113,6 +113,12 @@ class Desk:
                     self._answers.pop(number).closed = True
 
     def _due(self, one: _Open, what: wire.Look | wire.Took) -> None:
+        if isinstance(what, wire.Look) and one.todo and not one.away:
+            last = one.todo[-1]
+            if isinstance(last, wire.Look) and last.place == what.place and not last.tokens:
+                one.todo.pop()  # nobody needs that answer any more
+                one.todo.append(what)
+                return
         one.todo.append(what)
         if one.away or len(one.todo) > 1:
             return
@@ -174,12 +180,13 @@ class Desk:
                 one.answer = self._answer(one)
             answer = one.answer
             if isinstance(what, wire.Took):
-                forced = answer.take(what.token, what.kept)
-                one.todo.appendleft(wire.Look(number, len(answer.tokens), []))
-                return [wire.Follows(number, what.place, forced, answer.summary())]
-            answer.look(what.place, what.tokens)
-            bits = answer.mask.tobytes() if answer.bound else None
-            return [wire.Mask(number, len(answer.tokens), bits)]
+                forced = answer.take(what.tokens, what.kept)
+                drafts = [] if forced else answer.coming
+                one.todo.appendleft(wire.Look(number, len(answer.tokens), [], drafts))
+                return [wire.Follows(number, what.place, forced, drafts, answer.summary())]
+            masks = answer.look(what.place, what.tokens, what.drafts)
+            bits = [mask.tobytes() if mask is not None else None for mask in masks]
+            return [wire.Masks(number, len(answer.tokens), len(what.drafts), bits)]
         except QuireError as error:
             return [wire.Failed(number, error.code or "", error.message, error.param)]
         except Exception as error:

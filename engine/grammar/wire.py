@@ -48,20 +48,22 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Look(msgspec.Struct, frozen=True, tag=True):
-    """The first `place` tokens of an answer stay, `tokens` follow them: what may come next? Answered by Mask."""
+    """The first `place` tokens of an answer stay, `tokens` follow them: what may come next, and behind each draft?
+    Answered by Masks."""
 
     answer: int
     place: int
     tokens: list[int]
+    drafts: list[int] = []
 
 
 class Took(msgspec.Struct, frozen=True, tag=True):
-    """`token` was sampled at a place. Answered by Follows, and then by Mask for the place behind that."""
+    """Tokens were sampled from a place on. Answered by Follows, and then by Masks for the place behind that."""
 
     answer: int
     place: int
-    token: int
-    kept: float  # share of the model's probability that the mask left
+    tokens: list[int]
+    kept: list[float]  # of each, the share of the model's probability that its mask left
 
 
 class Close(msgspec.Struct, frozen=True, tag=True):
@@ -87,20 +89,24 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     param: str | None
 
 
-class Mask(msgspec.Struct, frozen=True, tag=True):
-    """What may come at a place: int32 [ceil(vocab / 32)], or None where anything may."""
+class Masks(msgspec.Struct, frozen=True, tag=True):
+    """What may come at a place, and behind each draft as far as these may come: int32 [ceil(vocab / 32)] each, or None
+    where anything may."""
 
     answer: int
     place: int
-    bits: bytes | None
+    drafts: int  # that were asked for
+    bits: list[bytes | None]
 
 
 class Follows(msgspec.Struct, frozen=True, tag=True):
-    """What must come behind the token at a place, and what the grammar did to the answer up to there."""
+    """What must come behind the tokens from a place on, and what the grammar did to the answer up to there. drafts:
+    what must come too, but is to be sampled."""
 
     answer: int
     place: int
     forced: list[int]
+    drafts: list[int]
     guided: Guided
 
 
@@ -114,7 +120,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToDesk = Compile | Forget | Open | Look | Took | Close
-FromDesk = Ready | Refused | Mask | Follows | Failed
+FromDesk = Ready | Refused | Masks | Follows | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_desk = msgspec.msgpack.Decoder(list[ToDesk]).decode

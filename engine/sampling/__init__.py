@@ -12,13 +12,13 @@ import torch
 
 from ..messages import SamplingParams, TokenLogprob
 from ..plan import Outcome, Slice
-from ..sequence import Sequence
 from . import bans, mirostat, penalties, truncation
 from .draw import draw
 from .logprobs import token_logprobs
 from .memory import Memory
+from .rows import Row, rows_of
 
-Act = Callable[[torch.Tensor, list[Sequence], Memory], None]
+Act = Callable[[torch.Tensor, list[Row], Memory], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,17 @@ NOTHING_LEFT = (
 NOT_ALLOWED = "invalid_value"  # it is the request that asks for it
 
 
+def _right(drafts: list[int], sampled: list[int]) -> int:
+    """How many of the sampled tokens stand: those up to the first that is not the draft there. 0: not even one can be
+    sampled."""
+    for n, token in enumerate(sampled):
+        if token < 0:
+            return n
+        if n == len(drafts) or token != drafts[n]:
+            return n + 1
+    return len(sampled)
+
+
 class Sampler:
     """Turns rows of logits into outcomes. Holds what options remember of a sequence, by its id, until `forget`."""
 
@@ -69,19 +80,36 @@ class Sampler:
         self._memory = Memory(vocab_size)
         self._links: dict[str, tuple[Link, ...]] = {}  # options of each sequence
 
-    def sample(self, logits: torch.Tensor, slices: list[Slice]) -> list[Outcome]:
-        """logits float32 [S, vocab], one row for each slice; may be changed."""
-        seqs = [piece.seq for piece in slices]
-        asking = [i for i, seq in enumerate(seqs) if seq.params.logprobs is not None]
+    def sample(self, logits: torch.Tensor, slices: list[Slice], rows: list[Row] | None = None) -> list[Outcome]:
+        """logits float32 [R, vocab], one for each of `rows`, which are `rows_of` the slices; may be changed.
+
+        A draft is right where it is the token that is sampled there. So every token is drawn as it is without drafts,
+        from the model's own distribution and by the number of its (seed, position): what drafts change is how many of
+        them one step gives. This is the rejection rule of Leviathan et al. 2023 for drafts that are given and not
+        drawn: a draft x is accepted with min(1, p(x) / 1) = p(x), and the token behind a rejected one is drawn from
+        norm(max(0, p - q)), which is p given that it is not x.
+        """
+        rows = rows_of(slices) if rows is None else rows
+        asking = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
         own = logits[asking] if asking else None  # as the model gave them
-        self._apply(logits, seqs)
-        tokens = self._choose(logits, seqs)
-        outcomes = [Outcome(tokens=[t]) if t >= 0 else Outcome(error=NOTHING_LEFT, code=NOT_ALLOWED) for t in tokens]
+        self._apply(logits, rows)
+        tokens = self._choose(logits, rows)
+        logprobs: dict[int, TokenLogprob] = {}
         if own is not None:
-            tops = [seqs[i].params.logprobs or 0 for i in asking]
+            tops = [rows[i].params.logprobs or 0 for i in asking]
             found = token_logprobs(own, [max(tokens[i], 0) for i in asking], tops)
-            for i, logprob in zip(asking, found, strict=True):
-                outcomes[i].logprobs = [logprob]
+            logprobs = dict(zip(asking, found, strict=True))
+        outcomes, at = [], 0
+        for piece in slices:
+            drafts = piece.drafted
+            count = _right(drafts, tokens[at : at + len(drafts) + 1])
+            taken = tokens[at : at + count]
+            outcome = Outcome(tokens=taken) if count else Outcome(error=NOTHING_LEFT, code=NOT_ALLOWED)
+            if count and at in logprobs:
+                outcome.logprobs = [logprobs[i] for i in range(at, at + count)]
+            outcome.kept = [row.kept for row in rows[at : at + count]]
+            outcomes.append(outcome)
+            at += len(drafts) + 1
         return outcomes
 
     def prompt_logprobs(self, logits: torch.Tensor, targets: list[int], top: int) -> list[TokenLogprob]:
@@ -94,7 +122,7 @@ class Sampler:
             self._links.pop(id_, None)
         self._memory.forget(ids)
 
-    def _apply(self, logits: torch.Tensor, seqs: list[Sequence]) -> None:
+    def _apply(self, logits: torch.Tensor, seqs: list[Row]) -> None:
         """Let every used option act on the rows that use it, in the order of CHAIN."""
         users: dict[str, list[int]] = {}
         for i, seq in enumerate(seqs):
@@ -117,7 +145,7 @@ class Sampler:
                     link.act(part, mine, self._memory)
                     logits[rows] = part
 
-    def _choose(self, logits: torch.Tensor, seqs: list[Sequence]) -> list[int]:
+    def _choose(self, logits: torch.Tensor, seqs: list[Row]) -> list[int]:
         """A token a row; -1 where no token is left."""
         best, tokens_ = logits.max(-1)
         tokens: list[int] = tokens_.tolist()

@@ -8,33 +8,32 @@ from __future__ import annotations
 import torch
 
 from ...kernels.bitmask import apply_bitmask
-from ..sequence import Sequence
 from .memory import Memory
+from .rows import Row
 
 NEVER = float("-inf")
 
 
-def grammar(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
-    """What a sequence's grammar does not allow is out; its mask is here by now, and its guide is told what was left."""
-    guides = [seq.guide for seq in seqs]
-    rows = [i for i, guide in enumerate(guides) if guide is not None and guide.bound]
+def grammar(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
+    """What a row's mask does not allow is out; the row keeps what share of the probability was left."""
+    rows = [i for i, seq in enumerate(seqs) if seq.mask is not None]
     if not rows:
         return
-    masks = torch.stack([guide.mask for guide in guides if guide is not None and guide.bound]).to(logits.device)
+    masks = torch.stack([seq.mask for seq in seqs if seq.mask is not None]).to(logits.device)
     part = logits[rows]
     before = part.logsumexp(-1)
     apply_bitmask(part, masks)
     kept = (part.logsumexp(-1) - before).exp().clamp_(max=1).tolist()
     logits[rows] = part
     for i, share in zip(rows, kept, strict=True):
-        seqs[i].guide.kept = share  # type: ignore[union-attr]
+        seqs[i].kept = share
 
 
-def allowed_token_ids(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def allowed_token_ids(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """All other tokens are out."""
     for row, seq in zip(logits, seqs, strict=True):
 
-        def outside(seq: Sequence = seq) -> torch.Tensor:
+        def outside(seq: Row = seq) -> torch.Tensor:
             mask = torch.ones(memory.vocab_size, dtype=torch.bool, device=logits.device)
             mask[torch.tensor(seq.params.allowed_token_ids, dtype=torch.int64, device=logits.device)] = False
             return mask
@@ -42,14 +41,14 @@ def allowed_token_ids(logits: torch.Tensor, seqs: list[Sequence], memory: Memory
         row.masked_fill_(memory.once(seq, "allowed", outside), NEVER)
 
 
-def min_tokens(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def min_tokens(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """No stop token until the answer has that many tokens."""
     for row, seq in zip(logits, seqs, strict=True):
         if seq.generated < seq.params.min_tokens:
             row[list(seq.params.stop_token_ids)] = NEVER
 
 
-def bad_words(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def bad_words(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """The last token of a word is out where the tokens before it stand at the end of the text."""
     for row, seq in zip(logits, seqs, strict=True):
         for word in seq.params.bad_words:
@@ -58,7 +57,7 @@ def bad_words(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> Non
                 row[word[-1]] = NEVER
 
 
-def logit_bias(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def logit_bias(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """logit += bias."""
     for row, seq in zip(logits, seqs, strict=True):
         bias = seq.params.logit_bias

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from ..sequence import Sequence
 from .random import SAMPLE, uniforms
+from .rows import Row
 from .sums import BLOCK
 
 
-def draw(logits: torch.Tensor, seqs: list[Sequence]) -> list[int]:
+def draw(logits: torch.Tensor, seqs: list[Row]) -> list[int]:
     """logits [n, vocab] -> n tokens, each by the number of its (seed, position)."""
     u = uniforms([s.seed for s in seqs], [len(s.tokens) for s in seqs], SAMPLE)
     return inverse(logits, torch.from_numpy(u).to(logits.device)).tolist()

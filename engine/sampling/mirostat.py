@@ -10,14 +10,14 @@ import math
 
 import torch
 
-from ..sequence import Sequence
 from .memory import Memory
+from .rows import Row
 
 NEVER = float("-inf")
 HEAD = 100  # tokens from which version 1 estimates the exponent of Zipf's law
 
 
-def truncate(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def truncate(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """logits [n, vocab], changed in place: version 2 drops what is more surprising than mu, version 1 keeps the k most
     likely, with k from mu and the estimated exponent. The most likely token always stays."""
     for row, seq in zip(logits, seqs, strict=True):
@@ -49,7 +49,7 @@ def _zipf_k(row: torch.Tensor, mu: float) -> int:
     return max(1, min(size, round(k)))
 
 
-def observe(logits: torch.Tensor, seqs: list[Sequence], tokens: list[int], memory: Memory) -> None:
+def observe(logits: torch.Tensor, seqs: list[Row], tokens: list[int], memory: Memory) -> None:
     """Move mu by the surprise of the tokens drawn from the truncated logits."""
     for row, seq, token in zip(logits, seqs, tokens, strict=True):
         surprise = -float(torch.log_softmax(row.double(), -1)[token]) / math.log(2)

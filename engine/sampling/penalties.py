@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..sequence import Sequence
 from .memory import Memory
+from .rows import Row
 
 
-def repetition(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def repetition(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """Tokens of the prompt or the answer: a positive logit is divided, a negative one multiplied (CTRL, 2019)."""
     for row, seq in zip(logits, seqs, strict=True):
         counts = memory.counts(seq, logits.device)
@@ -21,14 +21,14 @@ def repetition(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> No
         row.copy_(torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row))
 
 
-def presence_and_frequency(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def presence_and_frequency(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """Tokens of the answer: logit -= presence * (count > 0) + frequency * count (OpenAI)."""
     for row, seq in zip(logits, seqs, strict=True):
         counts = memory.counts(seq, logits.device).answer
         row.sub_((counts > 0) * seq.params.presence_penalty + counts * seq.params.frequency_penalty)
 
 
-def dry(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def dry(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """ "Don't repeat yourself": logit -= multiplier * base ** (n - allowed_length), where n >= allowed_length tokens at
     the end of the text already stood somewhere before this token (p-e-w, 2024)."""
     for row, seq in zip(logits, seqs, strict=True):

@@ -10,9 +10,9 @@ import math
 
 import torch
 
-from ..sequence import Sequence
 from .memory import Memory
 from .random import XTC, uniforms
+from .rows import Row
 from .sums import row_sums
 
 NEVER = float("-inf")
@@ -23,7 +23,7 @@ def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
 
-def top_n_sigma(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def top_n_sigma(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """Keep logits >= max - n * sigma, sigma of all logits that are not -inf (Tang et al. 2024)."""
     there = logits > NEVER
     count = there.sum(-1, keepdim=True)
@@ -33,7 +33,7 @@ def top_n_sigma(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> N
     logits.masked_fill_(logits < floor, NEVER)
 
 
-def temperature(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def temperature(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """logit / temperature."""
     # The greatest is moved to 0 first: a tiny temperature must not overflow, nor become 0 as a float32. In a row of
     # which nothing is left the greatest is -inf, and -inf - -inf would be no number.
@@ -42,7 +42,7 @@ def temperature(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> N
     logits.div_(_column([s.params.temperature for s in seqs], logits).clamp_(min=range_.tiny))
 
 
-def top_k(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def top_k(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """Keep the k most likely."""
     for row, seq in zip(logits, seqs, strict=True):
         if seq.params.top_k < row.numel():
@@ -50,7 +50,7 @@ def top_k(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
             row.masked_fill_(row < floor, NEVER)
 
 
-def typical_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def typical_p(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """Keep those whose surprise is nearest to the entropy, until their mass is p (Meister et al. 2022)."""
     logp = torch.log_softmax(logits.double(), -1)
     p = logp.exp()
@@ -63,7 +63,7 @@ def typical_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> Non
         row.masked_fill_(d > d[order[max(kept, 1) - 1]], NEVER)
 
 
-def top_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def top_p(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """Keep the most likely until their mass is p (Holtzman et al. 2020).
 
     Exact, without a sort of the vocabulary where the NUCLEUS most likely tokens reach the mass: nearly always.
@@ -82,13 +82,13 @@ def top_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
                 break
 
 
-def min_p(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def min_p(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """Keep those of at least min_p times the greatest probability (Nguyen et al. 2024)."""
     floor = logits.amax(-1, keepdim=True) + _column([math.log(s.params.min_p) for s in seqs], logits)
     logits.masked_fill_(logits < floor, NEVER)
 
 
-def xtc(logits: torch.Tensor, seqs: list[Sequence], memory: Memory) -> None:
+def xtc(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """ "Exclude top choices": with a chance of xtc_probability, of the tokens above the threshold only the least likely
     stays (p-e-w, 2024)."""
     chance = uniforms([s.seed for s in seqs], [len(s.tokens) for s in seqs], XTC)

@@ -86,14 +86,14 @@ def test_who_asks_for_the_models_word_on_every_token_gets_it(options):
 def test_a_grammar_begins_behind_its_trigger_and_not_before():
     matcher = Allowing([5])
     seq = bound(matcher, (20, 21), after=(21, 22))
-    assert not seq.guide.bound
+    assert seq.guide.masks == [None]
     logits = favour(22)
     (outcome,), after = step(Sampler(VOCAB), logits, [seq])
     assert torch.equal(after, logits)
     assert outcome.guided.lowest == 1.0
     seq.tokens += outcome.tokens
     look(seq)
-    assert seq.guide.bound
+    assert seq.guide.masks[0] is not None
     assert matcher.taken == []
     (outcome,), _ = step(Sampler(VOCAB), logits, [seq])
     assert outcome.tokens == [5]
@@ -159,7 +159,7 @@ def favour(token: int) -> torch.Tensor:
 def test_a_budget_lets_the_model_think_and_then_the_end_follows_what_it_said_last():
     logits = some_logits(1, VOCAB, 30)
     seq = thinking()
-    assert not seq.guide.bound
+    assert seq.guide.masks == [None]
     (outcome,), after = step(Sampler(VOCAB), logits, [seq])
     assert torch.equal(after, logits)
     assert outcome.forced == []
@@ -279,13 +279,13 @@ def test_a_grammar_begins_behind_its_tag_however_the_model_spells_it(answer):
     matcher = Allowing([5])
     seq = sequence((1, 2), answer, grammar=GRAMMAR, grammar_after=(30,))
     guided(seq, matcher, VOCAB, EOS, (30,), written=lambda token: SPELLED.get(token, b""))
-    assert seq.guide.bound
+    assert seq.guide.masks[0] is not None
     seq.tokens.append(5)
     look(seq)
     assert matcher.taken == [5]
     del seq.tokens[-2:]
     look(seq)
-    assert not seq.guide.bound
+    assert seq.guide.masks == [None]
 
 
 def test_an_answer_that_begins_within_the_tags_token_is_an_error_and_never_unbound():

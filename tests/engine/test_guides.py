@@ -13,7 +13,7 @@ from quire.engine.grammar.link import Gone
 from quire.engine.grammar.spec import GrammarSpec
 from quire.engine.guides import Grammar, Guide, Guides
 from quire.engine.messages import Guided
-from quire.engine.plan import Outcome
+from quire.engine.plan import Outcome, Slice
 
 SPEC = GrammarSpec(kind="json_object")
 NOTHING = Guided(1.0, 1.0, 0)
@@ -45,17 +45,21 @@ def quickly(monkeypatch):
     monkeypatch.setattr(module, "ALONE", 0.0)
 
 
-def mask(answer: int, place: int, *tokens: int) -> wire.Mask:
+def mask(answer: int, place: int, *tokens: int) -> wire.Masks:
     bits = np.zeros(64, bool)
     bits[list(tokens)] = True
-    return wire.Mask(answer, place, np.packbits(bits, bitorder="little").tobytes())
+    return wire.Masks(answer, place, 0, [np.packbits(bits, bitorder="little").tobytes()])
+
+
+def piece(seq) -> Slice:
+    return Slice(seq, len(seq.tokens) - 1, seq.tokens[-1:] + seq.drafts, len(seq.drafts))
 
 
 def bound(guides: Guides, answer=(), name: str = "row", **options):
     """A sequence that looks at its next token; the number of its answer."""
     seq = sequence((1, 2), answer, name=name, **options)
     seq.guide = Guide(None)
-    guides.look([seq])
+    guides.look([piece(seq)])
     return seq, seq.guide.number
 
 
@@ -66,13 +70,12 @@ def test_a_mask_that_is_not_here_lets_its_sequence_sit_the_step_out():
     guides.wait([seq], alone=False)
     assert seq.guide.outcome(0) == Outcome()
     assert seq.guide.late
-    guides.look([seq])  # of the next step
+    guides.look([piece(seq)])  # of the next step
     assert len(desk.of(wire.Look)) == 1, "it is asked once"
     desk.said = [[mask(answer, 0, 5, 40)]]
     guides.wait([seq], alone=False)
     assert seq.guide.outcome(0) is None
-    assert seq.guide.bound
-    assert [int(word) & 0xFFFFFFFF for word in seq.guide.mask] == [1 << 5, 1 << 8]
+    assert [int(word) & 0xFFFFFFFF for word in seq.guide.mask(0)] == [1 << 5, 1 << 8]
 
 
 def test_who_was_late_once_is_not_waited_for_again_while_others_are_in_the_step(monkeypatch):
@@ -91,19 +94,18 @@ def test_what_must_follow_a_token_comes_with_it_or_in_a_later_step():
     seq, answer = bound(guides)
     desk.said = [[mask(answer, 0, 5)]]
     guides.wait([seq], True)
-    seq.guide.kept = 0.25
-    said = Outcome([5])
+    said = Outcome([5], kept=[0.25])
     assert guides.take([(seq, said)], False) == [Outcome()]
-    assert desk.of(wire.Took) == [wire.Took(answer, 0, 5, 0.25)]
-    guides.look([seq])
+    assert desk.of(wire.Took) == [wire.Took(answer, 0, [5], [0.25])]
+    guides.look([piece(seq)])
     assert len(desk.of(wire.Look)) == 1, "nothing new is asked before that is known"
-    desk.said = [[wire.Follows(answer, 0, [7, 8], NOTHING)]]
+    desk.said = [[wire.Follows(answer, 0, [7, 8], [], NOTHING)]]
     guides.wait([seq], False)
     found = seq.guide.outcome(0)
     assert found is said
     assert (found.tokens, found.forced, found.guided) == ([5], [7, 8], NOTHING)
     seq.tokens += [5, 7, 8]
-    guides.look([seq])
+    guides.look([piece(seq)])
     assert len(desk.of(wire.Look)) == 1, "the desk looks at what follows by itself"
     assert seq.guide.outcome(3) == Outcome()
     desk.said = [[mask(answer, 3, 9)]]
@@ -117,9 +119,9 @@ def test_a_sequence_that_is_elsewhere_is_told_from_the_place_where_both_agree():
     seq, answer = bound(guides, (5, 6, 7))
     assert desk.of(wire.Look) == [wire.Look(answer, 0, [5, 6, 7])]
     seq.tokens[4:] = []
-    guides.look([seq])
+    guides.look([piece(seq)])
     seq.tokens += [8, 9]
-    guides.look([seq])
+    guides.look([piece(seq)])
     assert desk.of(wire.Look)[1:] == [wire.Look(answer, 2, []), wire.Look(answer, 2, [8, 9])]
     desk.said = [[mask(answer, 2, 1)]]  # of a place that it has left
     guides.wait([seq], False)
@@ -130,10 +132,10 @@ def test_an_answer_that_fails_still_says_what_came_before():
     desk = Desk()
     guides = Guides(desk)
     seq, answer = bound(guides)
-    followed, failed = wire.Follows(answer, 0, [], NOTHING), wire.Failed(answer, "invalid_grammar", "too much", "x")
+    followed, failed = wire.Follows(answer, 0, [], [], NOTHING), wire.Failed(answer, "invalid_grammar", "too much", "x")
     desk.said = [[mask(answer, 0, 5)], [followed, failed]]
     guides.wait([seq], True)
-    (found,) = guides.take([(seq, Outcome([5]))], True)
+    (found,) = guides.take([(seq, Outcome([5], kept=[1.0]))], True)
     assert found.tokens == [5]
     seq.tokens += [5]
     failed = seq.guide.outcome(1)
@@ -205,7 +207,7 @@ def test_where_the_process_ends_its_answers_fail_and_the_next_ones_do_not(caplog
         waiting.result(0)
     late = sequence((1,), name="late")
     late.guide = Guide(known)  # its grammar went with the process
-    guides.look([late])
+    guides.look([piece(late)])
     assert late.guide.outcome(0).code == "engine_unavailable"
     guides.forget([seq.id, late.id])
     assert not desk.of(wire.Close), "the next process never heard of them"

@@ -39,8 +39,8 @@ def said(place: Desk, *messages: wire.ToDesk) -> list[wire.FromDesk]:
     return out
 
 
-def allowed(mask: wire.Mask) -> set[bytes]:
-    return {vocabulary(WORDS).pieces[t] for t in members(np.frombuffer(mask.bits, np.int32))}
+def allowed(mask: wire.Masks) -> set[bytes]:
+    return {vocabulary(WORDS).pieces[t] for t in members(np.frombuffer(mask.bits[0], np.int32))}
 
 
 def test_an_answer_from_its_grammar_to_its_end():
@@ -53,7 +53,7 @@ def test_an_answer_from_its_grammar_to_its_end():
     assert b"{" in allowed(mask)
     assert b"}" not in allowed(mask)
     (brace,) = vocabulary(WORDS).encode("{")
-    follows, mask = said(place, wire.Took(2, 0, brace, 0.5))
+    follows, mask = said(place, wire.Took(2, 0, [brace], [0.5]))
     assert vocabulary(WORDS).spell([brace, *follows.forced]).startswith(b'{"a')
     assert (follows.guided.lowest, follows.guided.forced) == (0.5, len(follows.forced))
     assert mask.place == 1 + len(follows.forced)
@@ -68,8 +68,8 @@ def test_tokens_are_taken_before_masks_are_filled():
     for answer in (2, 3, 4):
         said(place, wire.Open(answer=answer, grammar=1, most=40), wire.Look(answer, 0, []))
     (brace,) = vocabulary(WORDS).encode("{")
-    out = said(place, wire.Look(4, 0, []), *(wire.Took(answer, 0, brace, 1.0) for answer in (2, 3)))
-    assert [type(one).__name__ for one in out] == ["Follows", "Follows", "Mask", "Mask", "Mask"]
+    out = said(place, wire.Look(4, 0, []), *(wire.Took(answer, 0, [brace], [1.0]) for answer in (2, 3)))
+    assert [type(one).__name__ for one in out] == ["Follows", "Follows", "Masks", "Masks", "Masks"]
 
 
 def test_what_no_grammar_can_be_is_told_with_its_reason():
@@ -94,11 +94,11 @@ def test_an_answer_that_only_has_a_budget_of_thought_is_free_until_it_is_spent()
     place = desk()
     assert said(place, wire.Compile(1, None)) == [wire.Ready(1, None)]
     (mask,) = said(place, wire.Open(answer=2, grammar=None, most=9, thought=budget), wire.Look(2, 0, []))
-    assert mask.bits is None
+    assert mask.bits == [None]
     (a,) = vocabulary(WORDS).encode("a")
-    follows, mask = said(place, wire.Took(2, 0, a, 1.0))
-    assert (follows.forced, mask.bits) == ([], None)
-    follows, _ = said(place, wire.Took(2, 1, a, 1.0))
+    follows, mask = said(place, wire.Took(2, 0, [a], [1.0]))
+    assert (follows.forced, mask.bits) == ([], [None])
+    follows, _ = said(place, wire.Took(2, 1, [a], [1.0]))
     assert follows.forced == [close]
 
 

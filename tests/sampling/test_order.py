@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from guides import Allowing, guided
-from sampling import NEVER, acted, kept, sequence, some_logits
+from sampling import NEVER, acted, kept, piece_of, sequence, some_logits
 
 import quire.engine.sampling as sampling
 from quire.engine.grammar.spec import GrammarSpec
 from quire.engine.messages import SamplingParams
 from quire.engine.sampling import CHAIN
 from quire.engine.sampling.memory import Memory
+from quire.engine.sampling.rows import rows_of
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "sampling.md"
 VOCAB = 40
@@ -104,7 +105,7 @@ def by_hand(logits: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
     links = {link.name: link for link in CHAIN}
     result, memory = logits.clone(), Memory(VOCAB)
     for name in names:
-        links[name].act(result, [row_with(*names)], memory)
+        links[name].act(result, rows_of([piece_of(row_with(*names))]), memory)
     return result
 
 

@@ -141,7 +141,7 @@ def calls(monkeypatch) -> list[tuple[str, list[str]]]:
 
     def watched(link):
         def act(logits, seqs, memory):
-            found.append((link.name, [seq.request for seq in seqs]))
+            found.append((link.name, [row.seq.request for row in seqs]))
             link.act(logits, seqs, memory)
 
         return dataclasses.replace(link, act=act)

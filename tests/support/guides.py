@@ -7,6 +7,7 @@ from quire.engine.grammar.answer import Answer
 from quire.engine.grammar.desk import Desk
 from quire.engine.grammar.thoughts import Thoughts
 from quire.engine.guides import Guide, Guides
+from quire.engine.plan import Slice
 
 
 class Allowing:
@@ -92,6 +93,6 @@ def guided(seq, matcher, vocab: int, eos: int = 0, after: tuple[int, ...] = (), 
 
 def look(seq):
     """As a step does before it runs the model."""
-    guides_of(seq).look([seq])
+    guides_of(seq).look([Slice(seq, len(seq.tokens) - 1, seq.tokens[-1:] + seq.drafts, len(seq.drafts))])
     guides_of(seq).wait([seq], True)
     return seq

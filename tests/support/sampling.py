@@ -28,10 +28,17 @@ def sequence(prompt: Series[int] = (1,), answer: Series[int] = (), *, name: str 
     return seq
 
 
+def piece_of(seq: Sequence) -> Slice:
+    """Its last token and its drafts, as far as its grammar lets them come."""
+    piece = Slice(seq, len(seq.tokens) - 1, seq.tokens[-1:] + seq.drafts, len(seq.drafts))
+    return piece if seq.guide is None else piece.cut(min(len(seq.drafts), len(seq.guide.masks) - 1))
+
+
 def step(sampler: Sampler, logits: torch.Tensor, seqs: list[Sequence]) -> tuple[list[Outcome], torch.Tensor]:
-    """One step. logits [n, vocab], not changed -> n outcomes, and what the chain made of the logits."""
+    """One step. logits [n, vocab], a row for each sequence and each of its drafts, not changed -> an outcome for each
+    sequence, and what the chain made of the logits."""
     acted = logits.clone()
-    outcomes = sampler.sample(acted, [Slice(s, len(s.tokens) - 1, s.tokens[-1:]) for s in seqs])
+    outcomes = sampler.sample(acted, [piece_of(s) for s in seqs])
     for i, seq in enumerate(seqs):
         if seq.guide is not None and outcomes[i].error is None:
             (outcomes[i],) = guides_of(seq).take([(seq, outcomes[i])], True)

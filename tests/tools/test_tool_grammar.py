@@ -10,7 +10,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import torch
 from vocabularies import template, templates, vocabulary_of
 
 from quire.engine.errors import GrammarRefused, RequestError
@@ -75,7 +74,7 @@ def drawn(name: str, binding: Binding, pick: random.Random, budget: int = 400, l
     assert binding.spec is not None
     likes += dialect(name).spelling.ids(dialect(name).reasoning.end)
     known, matcher = words(name), compile(binding.spec, words(name)).matcher()
-    row = torch.zeros((known.size + 31) // 32, dtype=torch.int32)
+    row = known.mask([])
     out: list[int] = []
     for left in range(budget, 0, -1):
         if matcher.must_end:
