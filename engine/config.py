@@ -10,8 +10,27 @@ from .errors import ConfigError
 from .grammar import ABLE, KINDS
 
 BLOCK_SIZE = 16  # tokens a page holds
+MOST_DRAFTS = 32
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How tokens are guessed ahead, under vLLM's names. Guesses never change an answer."""
+
+    method: Literal["ngram", "none"] = "ngram"
+    num_speculative_tokens: int = 8  # of a sequence and step, at most; as many as pay are taken
+    prompt_lookup_min: int = 2  # tokens at the end of the text that must stand in it before
+    prompt_lookup_max: int = 8  # tokens that are compared
+
+    def __post_init__(self) -> None:
+        field = "speculative_config"
+        if not 1 <= self.num_speculative_tokens <= MOST_DRAFTS:
+            found = f"has {self.num_speculative_tokens} as num_speculative_tokens"
+            raise ConfigError(field, found, f"a number from 1 to {MOST_DRAFTS}")
+        if not 1 <= self.prompt_lookup_min <= self.prompt_lookup_max:
+            found = f"has {self.prompt_lookup_min} as prompt_lookup_min and {self.prompt_lookup_max} as its maximum"
+            raise ConfigError(field, found, "at least 1, and a maximum that is not less")
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +53,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_loras: int = 64  # adapters in one step
     max_lora_rank: int = 256
     lora_memory: int = 2 * 2**30  # bytes of adapters kept in memory that nobody uses
+    speculative_config: Speculation = Speculation()
 
     def __post_init__(self) -> None:
         counts = ("max_num_seqs", "max_waiting", "max_loras", "max_lora_rank")

@@ -30,7 +30,6 @@ class Engine:
         self.runner = runner
         self.library = runner.library
         self.intake = Intake(runner.guides, self.library.want)
-        runner.guides.warm()
         self.state = state
         self.channel = channel
         self.arrived: dict[str, float] = {}  # of requests that have not begun

@@ -51,6 +51,7 @@ def serve(config: EngineConfig, channel: Channel[m.ToEngine, m.FromEngine]) -> N
     )
     state = State(limits, ready.num_blocks, config.prefix_caching)
     settle()
+    runner.guides.warm()
     channel.send([ready])
     Engine(runner, state, channel).run()
 

@@ -31,6 +31,7 @@ from .models.load import fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
+from .spec.speculator import Speculator
 
 log = logging.getLogger("quire.engine")
 
@@ -67,6 +68,7 @@ class Runner:
         self._architecture = _architecture(folder)
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
         self.sampler = Sampler(self.model.vocab_size)
+        self.speculator = Speculator(config.speculative_config)
         self.slots = Slots(config.max_loras)
         self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
@@ -112,11 +114,12 @@ class Runner:
         """One step. What fails for one sequence is that outcome's `error`; what fails as a whole is raised."""
         self.sampler.forget(plan.freed)
         self.guides.forget(plan.freed)
+        self.speculator.forget(plan.freed)
         if not plan.slices:
             return StepResult([])
-        self.guides.look(
-            piece for piece in plan.slices if piece.sample and piece.seq.guide is not None
-        )  # masks are filled while the model runs
+        began = time.perf_counter()
+        bound = [piece for piece in plan.slices if piece.sample and piece.seq.guide is not None]
+        self.guides.look(bound)  # masks are filled while the model runs
         batch = Batch.of(plan, self.device)
         attend = self._backend.plan(batch, self.model.layers, self.cache)
         rows = self.slots.rows(plan.slices, self.device)
@@ -130,13 +133,16 @@ class Runner:
             adapted = rows.select(batch.sample_rows) if rows is not None else None
             logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
             self._guided_sample(logits, plan.slices, outcomes, sampled)
+        if not bound:  # no step that may have waited tells what steps cost
+            self.speculator.learn_cost(plan.num_tokens, time.perf_counter() - began)
+        self.speculator.propose(plan.slices, outcomes)
         return StepResult(outcomes)
 
     def _guided_sample(
         self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int]
     ) -> None:
-        """One token for each of `sampled` that has not failed; the rows of logits [S, vocab_size] are in that order.
-        Who waits for its grammar sits the step out."""
+        """At least a token for each of `sampled` that has not failed; `drafts + 1` rows of the logits [R, vocab_size]
+        are each one's, in that order. Who waits for its grammar sits the step out."""
         bound = [i for i in sampled if slices[i].seq.guide is not None]
         alone = len(bound) == len(slices)
         if bound:
@@ -168,6 +174,7 @@ class Runner:
         if len(rows) < len(logits):
             logits = logits[torch.tensor(rows, device=logits.device)]
         for i, one in zip(due, self._sample(logits, pieces), strict=True):
+            self.speculator.learn(slices[i], one)
             _put(outcomes, i, one)
         bound = [i for i in due if slices[i].seq.guide is not None and outcomes[i].error is None]
         if bound:
@@ -229,7 +236,7 @@ class Runner:
             before = torch.cuda.memory_allocated(self.device)
         for start, end in ((0, count), (count - 1, count)):
             self.execute(Plan([Slice(seq, start, seq.tokens[start:end])]))
-        self.sampler.forget([seq.id])
+        self.execute(Plan([], freed=[seq.id]))
         if not cuda:
             return 0
         return torch.cuda.max_memory_allocated(self.device) - before

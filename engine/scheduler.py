@@ -165,7 +165,7 @@ def _chunk(state: State, seq: Sequence, budget: int, scheduled: set[int], preemp
     end = min(end, len(seq.blocks) * size)
     whole = end == total
     drafts = seq.drafts if whole else []
-    if not whole and end > len(seq.tokens):
+    if not whole and end >= len(seq.tokens):
         end = len(seq.tokens)  # drafts are verified together or not at all
         seq.drafts, whole = [], True
     tokens = seq.tokens[start : end - len(drafts)] + drafts

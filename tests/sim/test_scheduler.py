@@ -34,6 +34,7 @@ class World:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     drafting: bool = False
     forcing: bool = False  # several tokens at once follow the sampled one, as a grammar has it
+    waiting: bool = False  # some sit a step out, as who has no mask yet
     pages: dict[int, int] = field(default_factory=dict)  # slot -> the token whose key is there
     streams: dict[tuple[str, int], list[int]] = field(default_factory=dict)
     finished: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -57,7 +58,8 @@ class World:
             if seq.request == self.poisoned:
                 outcomes.append(Outcome(error="poisoned"))
                 continue
-            if not piece.sample:
+            assert len(piece.tokens) > piece.drafts, "no row of its own to sample from"
+            if not piece.sample or (self.waiting and self.rng.random() < 0.3):
                 outcomes.append(Outcome())
                 continue
             tokens, read = [], context[:accepted_len]
@@ -173,6 +175,8 @@ ROOMS = {
     "forced in a tiny pool": {"forcing": True, "pages": 14},
     "forced in tiny chunks": {"forcing": True, "budget": 16},
     "forced, with drafts": {"forcing": True, "drafting": True, "pages": 20, "budget": 32},
+    "waiting": {"waiting": True},
+    "waiting, with all else": {"waiting": True, "forcing": True, "drafting": True, "pages": 20, "budget": 32},
     "many at once": {"seqs": 64, "budget": 512},
 }
 
@@ -196,14 +200,14 @@ def test_streams_are_the_same_in_every_room(room, seed):
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), pages=st.integers(14, 60), budget=st.integers(16, 90), seqs=st.integers(1, 12),
-    drafting=st.booleans(), forcing=st.booleans(), cache=st.booleans(),
+    drafting=st.booleans(), forcing=st.booleans(), waiting=st.booleans(), cache=st.booleans(),
 )  # fmt: skip
 def test_any_room_and_any_aborts_keep_the_invariants_and_the_streams(
-    seed, pages, budget, seqs, drafting, forcing, cache
+    seed, pages, budget, seqs, drafting, forcing, waiting, cache
 ):
     rng = random.Random(seed)
     requests = crowd(seed, 25)
-    modes = {"drafting": drafting, "forcing": forcing, "cache": cache}
+    modes = {"drafting": drafting, "forcing": forcing, "waiting": waiting, "cache": cache}
     place = world(pages, seqs=seqs, budget=budget, rng=random.Random(seed), **modes)
     aborted = set()
     left = list(requests)

@@ -1,0 +1,92 @@
+"""How many drafts are worth their rows: from what steps cost, and from how often a sequence's drafts were right.
+
+Pure: what is measured is told from outside.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+PEAK = 0.1  # share that a new measurement has in what is known of a cost
+GREATEST = 2.0  # times of what is known that one is believed to be
+SLOPE = 0.25  # of the cost of one token, that each further token is taken to cost where nothing is known
+FADING = 0.9  # what a step leaves of what was known of a sequence
+PRIOR = (1.0, 2.0)  # drafts that were right, of so many
+
+
+class Costs:
+    """Tokens in a step -> seconds, as measured."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, float] = {}
+        self._sizes: list[int] = []  # in order
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        known = self._known.get(tokens)
+        if known is None:
+            bisect.insort(self._sizes, tokens)
+            self._known[tokens] = seconds
+        else:
+            self._known[tokens] = known + PEAK * (min(seconds, GREATEST * known) - known)
+
+    def of(self, tokens: int) -> float | None:
+        """Seconds: measured, or between two that were, or behind the largest. A larger step is never cheaper than a
+        smaller one. None: nothing is known."""
+        if not self._sizes:
+            return None
+        at = bisect.bisect_left(self._sizes, tokens)
+        below = max((self._known[size] for size in self._sizes[max(0, at - 8) : at]), default=0.0)
+        if at == len(self._sizes):
+            largest = self._sizes[-1]
+            one = self._known[self._sizes[0]]
+            return below + SLOPE * one * (tokens - largest)
+        size = self._sizes[at]
+        above = max(below, self._known[size])
+        if size == tokens or not at:
+            return above
+        smaller = self._sizes[at - 1]
+        return below + (above - below) * (tokens - smaller) / (size - smaller)
+
+
+class Record:
+    """How often drafts of one sequence were right; old steps fade."""
+
+    __slots__ = ("right", "tried")
+
+    def __init__(self) -> None:
+        self.right, self.tried = PRIOR
+
+    def learn(self, drafts: int, right: int) -> None:
+        """Of so many drafts the first `right` were."""
+        self.right = FADING * self.right + right
+        self.tried = FADING * self.tried + min(drafts, right + 1)
+
+    @property
+    def chance(self) -> float:
+        """That a draft is right, where those before it are."""
+        return min(self.right / self.tried, 0.99) if self.tried else 0.0
+
+
+def shares(offered: Sequence[tuple[float, int]], sequences: int, others: int, costs: Costs) -> list[int]:
+    """Of the drafts of some sequences, how many give the most tokens a second.
+
+    offered: of each sequence the chance of a draft, and the number of its drafts. sequences: that take part in the
+    step, those included; others: tokens beside them, of prompts. A step without drafts gives a token a sequence; the
+    n-th draft of a sequence comes to stay with chance ** n.
+    """
+    counts = [0] * len(offered)
+    before = costs.of(sequences + others)
+    if before is None or not offered:
+        return counts
+    offers = sorted((-(chance**n), n, i) for i, (chance, most) in enumerate(offered) for n in range(1, most + 1))
+    expected, best, taken = float(sequences), sequences / before, 0
+    for number, (gain, _, _) in enumerate(offers, 1):
+        expected -= gain
+        cost = costs.of(sequences + others + number)
+        assert cost is not None
+        if expected / cost > best:
+            best, taken = expected / cost, number
+    for _, _, i in offers[:taken]:
+        counts[i] += 1
+    return counts

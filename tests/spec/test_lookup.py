@@ -1,0 +1,44 @@
+"""What followed the last tokens where they stood before, against a plain search."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quire.engine.spec.lookup import Trail, found
+
+texts = st.lists(st.integers(0, 3), max_size=40)
+
+
+def plain(text: list[int], least: int, most: int, count: int) -> list[int]:
+    """The same, place by place."""
+    best: tuple[int, int] = (0, -1)
+    for end in range(len(text) - 1):
+        length = 0
+        while length < most and length <= end and text[end - length] == text[len(text) - 1 - length]:
+            length += 1
+        best = max(best, (length, end))
+    if best[0] < least:
+        return []
+    longer = list(text)
+    for n in range(count):
+        longer.append(longer[best[1] + 1 + n])
+    return longer[len(text) :]
+
+
+@given(texts, st.integers(1, 4), st.integers(0, 4), st.integers(1, 12))
+def test_it_is_the_last_place_of_the_longest_end(text, least, more, count):
+    assert found(np.array(text, np.int32), least, least + more, count) == plain(text, least, least + more, count)
+
+
+def test_a_text_that_repeats_itself_goes_on_to():
+    assert found(np.array([9, 1, 2, 1, 2], np.int32), 2, 8, 5) == [1, 2, 1, 2, 1]
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=400), st.integers(0, 600)), max_size=8))
+def test_a_trail_is_the_text_whatever_was_guessed_behind_it(steps):
+    trail, tokens = Trail(), []
+    for more, kept in steps:
+        assert trail.follow(tokens, more).tolist() == tokens + more
+        tokens = (tokens + more)[:kept] if kept < len(tokens) else tokens + more[: kept - len(tokens)]

@@ -1,0 +1,96 @@
+"""Drafts where they pay, and none where they do not."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quire.engine.spec.pace import Costs, Record, shares
+
+
+def costs(**known: float) -> Costs:
+    """_4=0.1: a step of 4 tokens takes 0.1 s."""
+    found = Costs()
+    for size, seconds in known.items():
+        found.learn(int(size[1:]), seconds)
+    return found
+
+
+def test_where_nothing_is_measured_nothing_is_drafted():
+    assert shares([(0.9, 8)], 1, 0, Costs()) == [0]
+
+
+def test_a_draft_that_costs_nothing_is_taken_and_one_that_doubles_the_step_is_not():
+    assert shares([(0.3, 4)], 1, 0, costs(_1=0.1, _8=0.1)) == [4]
+    assert shares([(0.3, 4)], 1, 0, costs(_1=0.1, _2=0.2, _8=0.8)) == [0]
+    assert shares([(0.9, 4)], 1, 0, costs(_1=0.1, _2=0.1, _3=0.4, _8=0.8)) == [1]
+
+
+def test_a_dear_draft_may_lead_to_cheap_ones():
+    """Two rows cost as much more as eight: one alone does not pay, all do."""
+    assert shares([(0.9, 8)], 1, 0, costs(_1=0.1, _2=0.25, _9=0.25)) == [8]
+
+
+def test_who_is_right_more_often_gets_more():
+    found = shares([(0.2, 8), (0.95, 8)], 2, 0, costs(_2=0.1, _18=0.5))
+    assert found[0] < found[1]
+    assert found[0] == 0
+
+
+def test_beside_a_prompt_a_draft_costs_what_a_prompts_token_does():
+    table = costs(_1=0.1, _16=0.2, _512=3.0)
+    assert shares([(0.5, 8)], 1, 0, table)[0] > 0
+    assert shares([(0.5, 8)], 1, 400, table) == shares([(0.5, 8)], 1, 400, table)
+    assert sum(shares([(0.001, 8)], 1, 400, table)) == 0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 3)), min_size=1, max_size=3),
+    st.lists(st.floats(0.01, 1.0), min_size=13, max_size=13),
+)
+def test_no_other_choice_gives_more_tokens_a_second(offered, steps):
+    """Against all choices. The greedy order is the best one, as a draft's chance falls with its place."""
+    table, total = Costs(), 0.0
+    for size, more in enumerate(steps, 1):
+        total += more
+        table.learn(size, total)
+
+    def rate(counts) -> float:
+        tokens = len(offered) + sum(
+            chance**n for (chance, _), m in zip(offered, counts, strict=True) for n in range(1, m + 1)
+        )
+        return tokens / table.of(len(offered) + sum(counts))
+
+    best = max(rate(counts) for counts in product(*(range(most + 1) for _, most in offered)))
+    assert rate(shares(offered, len(offered), 0, table)) == pytest.approx(best)
+
+
+def test_costs_between_two_that_are_known_and_beyond():
+    table = costs(_2=0.2, _4=0.4, _8=0.3)
+    assert table.of(3) == pytest.approx(0.3)
+    assert table.of(1) == pytest.approx(0.2)
+    assert table.of(8) == pytest.approx(0.4), "a larger step is never taken to be cheaper"
+    assert table.of(12) > table.of(8)
+
+
+def test_a_hiccup_changes_little():
+    table = costs(_1=0.1)
+    table.learn(1, 60.0)
+    assert table.of(1) < 0.12
+
+
+def test_the_chance_follows_what_came_of_drafts():
+    record = Record()
+    before = record.chance
+    for _ in range(5):
+        record.learn(4, 0)
+    assert record.chance < before / 2
+    for _ in range(30):
+        record.learn(4, 4)
+    assert record.chance > 0.9
+    for _ in range(20):
+        record.learn(4, 1)
+    assert 0.4 < record.chance < 0.75
