@@ -111,5 +111,7 @@ class Engine:
             schedule_seconds=self.schedule_seconds,
             step_seconds=self.step_seconds,
             waited=waited,
+            drafted=self.runner.speculator.drafted,
+            accepted=self.runner.speculator.accepted,
             **self.state.gauges(),
         )

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from ..engine.config import Speculation
 from ..engine.errors import ConfigError
 from . import reasoning
 from .config import LEAST_WEIGHT, MOST_WEIGHT, LoraModule
@@ -69,6 +72,15 @@ def lora_module(text: str) -> LoraModule:
     if not all(isinstance(value, str) and value for value in given.values()):
         raise ValueError(text)
     return LoraModule(**given, weight=float(weight))
+
+
+def speculation(text: str) -> Speculation:
+    """A JSON object under vLLM's names."""
+    try:
+        return msgspec.json.decode(text, type=Speculation)
+    except msgspec.MsgspecError as error:
+        expected = 'a JSON object such as {"method": "ngram", "num_speculative_tokens": 8}'
+        raise ConfigError("--speculative-config", f"is {text!r}: {error}", expected) from None
 
 
 def words(text: str) -> list[str]:
@@ -167,6 +179,8 @@ ENGINE = [
     Flag("--threads", int, None, "CPU threads of the engine; default: the physical cores"),
     Flag("--grammar-engine", pairs, {}, "which engine serves which kind of grammar, where another can: "
          "regex=llguidance,choice=llguidance", field="grammar_engines", expected="KIND=ENGINE, behind commas more"),
+    Flag("--speculative-config", speculation, Speculation(), "how tokens are guessed ahead, as JSON: method (ngram, "
+         "none), num_speculative_tokens, prompt_lookup_min, prompt_lookup_max"),
 ]  # fmt: skip
 
 
@@ -223,6 +237,8 @@ def _parsed(flag: Flag, text: str, source: str) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, msgspec.Struct):
+        return msgspec.json.encode(value).decode()
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -47,11 +47,21 @@ class _EngineCollector(Collector):
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", stats.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache", stats.prefix_hits),
             ("num_preemptions", "Sequences preempted", stats.preemptions),
+            ("spec_decode_num_draft_tokens", "Guessed tokens that were checked", sum(stats.drafted)),
+            ("spec_decode_num_accepted_tokens", "Guessed tokens that were right", sum(stats.accepted)),
             ("engine_steps", "Steps of the engine", stats.steps),
             ("engine_schedule_seconds", "Time spent scheduling and committing", stats.schedule_seconds),
             ("engine_step_seconds", "Time spent in steps", stats.step_seconds),
         ):
             yield CounterMetricFamily(f"quire:{name}", text, count)
+        right = CounterMetricFamily(
+            "quire:spec_decode_num_accepted_tokens_per_pos",
+            "The same by place behind the last token",
+            labels=["position"],
+        )
+        for place, count in enumerate(stats.accepted):
+            right.add_metric([str(place)], count)
+        yield right
 
 
 class _AdapterCollector(Collector):
