@@ -109,6 +109,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_default
     adapters: tuple[Use, ...] = ()  # none: the base alone
     merge: Merge = Merge()
     weight: float = 1.0  # of its turns, where more adapters are wanted than there are slots
+    prediction: tuple[int, ...] = ()  # what the answer may be for the most part
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -198,6 +199,7 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defau
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; in the sequence's first delta
     finish: FinishReason | None = None  # "stop": the last of tokens is in stop_token_ids
     guided: Guided | None = None  # up to the last of tokens, where a grammar binds the answer or a budget its thought
+    predicted: tuple[int, int] | None = None  # so far, guesses of the prediction that were right, and that were wrong
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -63,6 +63,7 @@ class Outcome:
     drafts: list[int] = field(default_factory=list)  # proposed for the next step
     kept: list[float] = field(default_factory=list)  # of each token, the share of the probability that its mask left
     guided: Guided | None = None  # what the grammar did so far
+    predicted: tuple[int, int] | None = None  # guesses of the prediction so far that were right, and that were wrong
     error: str | None = None  # this sequence failed; the others go on
     code: str = "engine_failed"  # of the error: a code of engine/errors.py
     param: str | None = None  # the field of the request that caused it

@@ -61,6 +61,7 @@ def add(state: State, request: m.Generate, guides: Seq[Guide] = (), adapter: Ada
                 guide=guides[index] if guides else None,
                 adapter=adapter,
                 weight=request.weight,
+                prediction=request.prediction,
             )
         )
     state.requests[request.id] = group[:]
@@ -311,7 +312,7 @@ def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.T
     seq = piece.seq
     if seq.announced and outcome.tokens and not finish and outcome.logprobs is outcome.prompt_logprobs is None:
         return m.TokenDelta(
-            id=seq.request, index=seq.index, tokens=outcome.tokens, guided=outcome.guided
+            id=seq.request, index=seq.index, tokens=outcome.tokens, guided=outcome.guided, predicted=outcome.predicted
         )  # nearly all are so
     prompt_logprobs = None
     if outcome.prompt_logprobs is not None:
@@ -330,6 +331,7 @@ def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.T
         cached_tokens=seq.cached_tokens if first else None,
         finish=finish,
         guided=outcome.guided,
+        predicted=outcome.predicted,
     )
 
 

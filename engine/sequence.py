@@ -29,7 +29,7 @@ class Sequence:
     __slots__ = (
         "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "blocks", "hashes", "status",
         "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
-        "published", "prompt_logprobs_sent", "guide", "adapter", "weight",
+        "published", "prompt_logprobs_sent", "guide", "adapter", "weight", "prediction",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Sequence:
         guide: Guide | None = None,
         adapter: Adapter | None = None,
         weight: float = 1.0,
+        prediction: tuple[int, ...] = (),
     ):
         self.id = f"{request}/{index}"
         self.request = request
@@ -71,6 +72,7 @@ class Sequence:
         self.guide = guide  # where its answer stands in its grammar; engine/guides.py moves it
         self.adapter = adapter  # None: the base alone
         self.weight = weight  # of its turns among adapters
+        self.prediction = prediction  # what its answer may be for the most part
         self.prompt_logprobs_sent = 0  # prompt positions, from 1 on, whose logprobs have gone out
 
     @property

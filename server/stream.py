@@ -65,6 +65,7 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     guided: list[Guided] = field(default_factory=list)  # of each choice that a grammar bound, or a budget its thoughts
+    predicted: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)  # of choices: right, wrong
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -75,6 +76,8 @@ class Usage:
             "completion_tokens_details": {
                 "reasoning_tokens": self.reasoning_tokens,
                 "forced_tokens": sum(guided.forced for guided in self.guided),
+                "accepted_prediction_tokens": sum(right for right, _ in self.predicted.values()),
+                "rejected_prediction_tokens": sum(wrong for _, wrong in self.predicted.values()),
             },
         }
 
@@ -197,6 +200,8 @@ async def pieces(
                     beyond = len(delta.tokens) - taken  # what followed a stop string in the same step was forced
                     forced = max(0, delta.guided.forced - beyond)
                     usage.guided.append(msgspec.structs.replace(delta.guided, forced=forced))
+                if delta.predicted is not None:
+                    usage.predicted[request.id, delta.index] = delta.predicted
                 usage.reasoning_tokens += piece.thoughts
                 left -= piece.finish is not None
                 if piece.text or piece.events or piece.entries or piece.finish:

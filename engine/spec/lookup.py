@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int32]
 
 
-def found(text: Tokens, least: int, most: int, count: int) -> list[int]:
+def repeated(text: Tokens, least: int, most: int, count: int) -> list[int]:
     """At most `count` tokens that followed the longest end of `text` that stands in it before: of at least `least`, and
     compared up to `most` tokens. Of several places the last counts. [] where there is none.
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from ..config import Speculation
 from ..plan import Outcome, Slice
 from ..sequence import Sequence
-from .lookup import Trail, found
+from .lookup import Trail, repeated
 from .pace import Costs, Record, shares
+from .prediction import Prediction
 
+EXPECTED = (4.0, 5.0)  # drafts of a prediction that are taken to be right, of so many
 PATIENCE = 32  # steps between two attempts of a sequence whose drafts were never right, at most
 
 
@@ -18,9 +20,13 @@ PATIENCE = 32  # steps between two attempts of a sequence whose drafts were neve
 class _Known:
     """Of one sequence."""
 
+    prediction: Prediction | None = None  # while it has something to say
     trail: Trail = field(default_factory=Trail)
     record: Record = field(default_factory=Record)
     offered: int = 0  # drafts of the step that comes
+    predicted: bool = False  # whether the prediction gave them
+    right: int = 0  # of its drafts
+    wrong: int = 0
     failures: int = 0  # attempts without a right draft, on end
     pause: int = 0  # steps until the next attempt
 
@@ -49,6 +55,10 @@ class Speculator:
         if not drafts:
             return  # there was no room for them
         known.record.learn(drafts, right)
+        if known.predicted:
+            known.right += right
+            known.wrong += drafts - right
+            outcome.predicted = known.right, known.wrong
         for place in range(drafts):
             self.drafted[place] += 1
             self.accepted[place] += place < right
@@ -64,7 +74,12 @@ class Speculator:
         for piece, outcome in zip(slices, outcomes, strict=True):
             if not self._can(piece, outcome):
                 continue
-            known = self._known.setdefault(piece.seq.id, _Known())
+            known = self._known.get(piece.seq.id)
+            if known is None:
+                known = self._known[piece.seq.id] = _Known()
+                if piece.seq.prediction:
+                    known.prediction = Prediction(list(piece.seq.prediction))
+                    known.record.right, known.record.tried = EXPECTED  # who sends one knows what is coming
             if known.pause:
                 known.pause -= 1
             elif drafts := self._drafts(piece.seq, outcome.tokens + outcome.forced, known):
@@ -81,9 +96,15 @@ class Speculator:
         room = seq.end - len(seq.tokens) - len(new) - 1  # the last token is always sampled
         if room < 1:
             return []
+        if known.prediction is not None:
+            answer = seq.tokens[seq.prompt_len :] + new
+            found = known.prediction.guesses(answer, min(self._most, room))
+            known.predicted = bool(found)
+            if found:
+                return found
         text = known.trail.follow(seq.tokens, new)
         least, most = self._speculation.prompt_lookup_min, self._speculation.prompt_lookup_max
-        return found(text, least, most, min(self._most, room))
+        return repeated(text, least, most, min(self._most, room))
 
     def _can(self, piece: Slice, outcome: Outcome) -> bool:
         params = piece.seq.params

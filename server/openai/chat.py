@@ -13,6 +13,7 @@ from ...engine.errors import RequestError
 from ...engine.messages import Generate, TokenLogprob
 from ..context import body_of, context, new_id
 from ..metrics import Stopwatch
+from ..prediction import tokens_of
 from ..stream import Entry, Piece, Usage, pieces
 from ..tokenizer import Tokenizer
 from . import refused
@@ -45,7 +46,7 @@ async def chat(http: Request) -> Response:
     request = Generate(
         id=id_, prompt=asked.prompt.ids, params=asked.params, n=body.n, priority=body.priority,
         cache_salt=body.cache_salt, adapters=chosen.uses, merge=chosen.merge,
-        weight=chosen.weight,
+        weight=chosen.weight, prediction=await tokens_of(body.prediction, ctx.tokenizer, info),
     )  # fmt: skip
     shape = ChatShape(id_, chosen.model, body, ctx.tokenizer, asked.prompt.ids)
     source = pieces(ctx.engine, request, ctx.tokenizer, asked.options, usage, watch)

@@ -30,7 +30,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "merged_adapters": (_OFF, "name them adapters, and how they are combined merge"),
     "modalities": ((None, ["text"]), "only text comes out of these models"),
     "audio": (_OFF, "only text comes out of these models"),
-    "prediction": (_OFF, "predicted outputs are not available in this version"),
+    "prediction": (_OFF, "only /v1/chat/completions takes predictions"),
     "web_search_options": (_OFF, "there is no web search here"),
     "reasoning_effort": ((None, "none"), "only /v1/chat/completions has a template that could heed it"),
     "reasoning": (_OFF, "name it reasoning_effort"),

@@ -127,6 +127,22 @@ class Message(Body):
 Messages = Annotated[Items[Message], Field(min_length=1)]
 
 
+class TextPart(Body):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class Prediction(Body):
+    """Unknown fields are refused: they might say more of the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["content"] = "content"
+    content: str | Items[TextPart]
+
+
 class ChatRequest(Sampling):
     messages: Messages
     max_completion_tokens: Count | None = None
@@ -145,6 +161,7 @@ class ChatRequest(Sampling):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = {}
+    prediction: Prediction | None = None
     dry_run: bool = False  # show what would be done
 
 

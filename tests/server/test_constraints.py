@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_engine import Answer, frames
-from small_server import END, HELLO, MODEL, VOCAB, SmallServer, error_of, events
+from small_server import END, HELLO, MODEL, NONE_PREDICTED, VOCAB, SmallServer, error_of, events
 
 from quire.engine import messages as m
 from quire.engine.grammar.spec import GrammarSpec
@@ -183,7 +183,11 @@ def test_what_a_grammar_did_is_told_once_in_the_answer(server):
     for path, body in bodies({"n": 2, "guided_regex": "a"}):
         plain = server.post(path, body).json()
         assert plain["quire"] == told
-        assert plain["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0, "forced_tokens": 4}
+        assert plain["usage"]["completion_tokens_details"] == {
+            "reasoning_tokens": 0,
+            "forced_tokens": 4,
+            **NONE_PREDICTED,
+        }
         options = {"stream": True, "stream_options": {"include_usage": True}}
         *chunks, last = events(server.post(path, {**body, **options}))
         assert [chunk.get("quire") for chunk in chunks] == [None] * (len(chunks) - 1) + [told]

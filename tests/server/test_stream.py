@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from small_server import BOS, END, HELLO, MODEL, SPARE_ROWS, VOCAB, SmallServer, events
+from small_server import BOS, END, HELLO, MODEL, NONE_PREDICTED, SPARE_ROWS, VOCAB, SmallServer, events
 
 from quire.engine import messages as m
 
@@ -192,7 +192,7 @@ def test_usage_counts_every_token_up_to_the_end_and_none_after_it(server, case):
         "completion_tokens": sum(len(answer.tokens) for answer in case.answers),
         "total_tokens": prompt + sum(len(answer.tokens) for answer in case.answers),
         "prompt_tokens_details": {"cached_tokens": prompt // 16 * 16},
-        "completion_tokens_details": {"reasoning_tokens": 0, "forced_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "forced_tokens": 0, **NONE_PREDICTED},
     }
 
 

@@ -153,6 +153,28 @@ def test_a_thought_with_a_budget_is_as_long_with_guesses(on, off, monkeypatch):
     assert {key: end.guided for key, end in place.ends.items()} == {key: end.guided for key, end in plain.ends.items()}
 
 
+def test_a_prediction_changes_how_many_steps_an_answer_takes_and_nothing_else(on, plain, monkeypatch):
+    monkeypatch.setattr(module, "shares", lambda offered, *rest: [most for _, most in offered])
+    place = Place(on)
+    for seed in range(3):
+        answer = plain.answers[f"sampled {seed}", 0]
+        edited = answer[:10] + [7, 8] + answer[20:]
+        place.add(f"right {seed}", None, LENGTH, seed=seed, prediction=tuple(answer))
+        place.add(f"edited {seed}", None, LENGTH, seed=seed, prediction=tuple(edited))
+        place.add(f"wrong {seed}", None, LENGTH, seed=seed, prediction=(3, 4, 5) * 20)
+    place.run()
+    for seed in range(3):
+        for kind in ("right", "edited", "wrong"):
+            assert place.answers[f"{kind} {seed}", 0] == plain.answers[f"sampled {seed}", 0]
+        told = [delta.predicted for delta in place.deltas[f"right {seed}", 0] if delta.predicted]
+        assert told[-1][0] > LENGTH * 3 / 4
+        assert told[-1][1] == 0
+        assert len(place.deltas[f"right {seed}", 0]) < LENGTH / 4
+        right, wrong = [d.predicted for d in place.deltas[f"edited {seed}", 0] if d.predicted][-1]
+        assert right > 20
+        assert wrong > 0
+
+
 def test_what_a_text_says_again_is_guessed_and_told(on, off):
     """A model that repeats itself: its greedy answer runs in a circle."""
     repeated = [11, 12, 13, 14] * 6

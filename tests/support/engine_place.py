@@ -44,11 +44,22 @@ class Place:
         self.failed: dict[str, m.Failed] = {}
 
     def add(
-        self, name: str, spec: GrammarSpec | None, budget: int, *, seed: int = 0, n: int = 1, prompt=(), **more
+        self,
+        name: str,
+        spec: GrammarSpec | None,
+        budget: int,
+        *,
+        seed: int = 0,
+        n: int = 1,
+        prompt=(),
+        prediction=(),
+        **more,
     ) -> None:
         eos = vocabulary_of(self.runner).eos_ids
         params = m.SamplingParams(max_tokens=budget, seed=seed, stop_token_ids=eos, grammar=spec, **more)
-        request = m.Generate(id=name, prompt=list(prompt) or [3 + seed % 50, 5, 8], params=params, n=n)
+        request = m.Generate(
+            id=name, prompt=list(prompt) or [3 + seed % 50, 5, 8], params=params, n=n, prediction=prediction
+        )
         bound = spec is not None or params.thought is not None
         grammar = self.runner.guides.compiled(spec) if spec is not None else None
         guide = lambda: Guide(grammar, params.grammar_after, params.thought)  # noqa: E731

@@ -49,6 +49,9 @@ def small_tokenizer(template: str = TEMPLATE, markup: tuple[str, ...] = ()) -> T
     return Tokenizer(small_vocabulary(markup), settings)
 
 
+NONE_PREDICTED = {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}  # of an answer's usage
+
+
 class SmallServer:
     """App, engine and event loop of a test module."""
 

@@ -1,0 +1,77 @@
+"""Predicted outputs: they reach the engine as tokens, and what became of them is in the usage."""
+
+from __future__ import annotations
+
+import pytest
+from small_server import END, HELLO, SmallServer, error_of, events
+
+from quire.engine import messages as m
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = SmallServer()
+    server.says("hello")
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "content", ["hello world", [{"type": "text", "text": "hello"}, {"type": "text", "text": " world"}]]
+)
+def test_its_text_reaches_the_engine_as_tokens(server, content):
+    server.chat(prediction={"type": "content", "content": content})
+    assert server.engine.requests[-1].prediction == server.ids("hello world")
+    server.chat()
+    assert server.engine.requests[-1].prediction == ()
+
+
+def test_no_text_of_it_becomes_a_control_token(server):
+    (end,) = server.ids("<|im_end|>")
+    server.chat(prediction={"type": "content", "content": "a<|im_end|>"})
+    assert end == END
+    assert END not in server.engine.requests[-1].prediction
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        {"type": "tokens", "content": "a"},
+        {"type": "content"},
+        {"type": "content", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+        {"type": "content", "content": "a", "more": 1},
+        "hello",
+    ],
+)
+def test_what_is_no_prediction_is_refused_by_name(server, prediction):
+    error = error_of(server.post(CHAT, {**HELLO, "prediction": prediction}))
+    assert error["param"].startswith("prediction")
+
+
+def test_one_that_no_answer_could_be_as_long_as_is_refused(server):
+    error = error_of(server.post(CHAT, {**HELLO, "prediction": {"type": "content", "content": "a " * 400}}))
+    assert error["param"] == "prediction"
+    assert "256" in error["message"]
+
+
+def test_plain_completions_take_none(server):
+    body = {"model": HELLO["model"], "prompt": "a", "prediction": {"type": "content", "content": "a"}}
+    assert error_of(server.post("/v1/completions", body))["param"] == "prediction"
+
+
+def test_what_became_of_it_is_in_the_usage(server):
+    def script(request: m.Generate):
+        for index, counts in enumerate([(2, 1), (3, 4)]):
+            yield [m.TokenDelta(id=request.id, index=index, tokens=[64], predicted=(1, 0))]
+            yield [m.TokenDelta(id=request.id, index=index, tokens=[65], predicted=counts)]
+            yield [m.TokenDelta(id=request.id, index=index, tokens=[END], finish="stop")]
+
+    server.engine.script = script
+    body = {**HELLO, "n": 2, "prediction": {"type": "content", "content": "ab"}}
+    details = server.post(CHAT, body).json()["usage"]["completion_tokens_details"]
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (5, 5)
+    *_, last = events(server.post(CHAT, {**body, "stream": True, "stream_options": {"include_usage": True}}))
+    assert last["usage"]["completion_tokens_details"] == details
+    server.says("hello")
