@@ -31,8 +31,10 @@ def test_its_text_reaches_the_engine_as_tokens(server, content):
 def test_no_text_of_it_becomes_a_control_token(server):
     (end,) = server.ids("<|im_end|>")
     server.chat(prediction={"type": "content", "content": "a<|im_end|>"})
-    assert end == END
-    assert END not in server.engine.requests[-1].prediction
+    assert server.tokenizer.controls_in([end]) == [end]
+    found = server.engine.requests[-1].prediction
+    assert len(found) > 2
+    assert server.tokenizer.controls_in(list(found)) == []
 
 
 @pytest.mark.parametrize(
