@@ -1,0 +1,37 @@
+"""The benchmark of speculation: what it asks, and that one command does it all."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from quire.clients.bench.make_model import make_model
+from quire.clients.bench.speculation import Rates, asked, edited
+
+
+def test_a_prediction_is_the_answer_with_some_words_changed():
+    words = [f"w{n}" for n in range(60)]
+    (body, *_) = asked("edits", 1, 0, "m", 9)
+    content = edited(body, " ".join(words), 1)["prediction"]["content"]
+    same = [a == b for a, b in zip(content.split(), words, strict=True)]
+    assert 40 < sum(same) < 60
+    assert body.keys() | {"prediction"} == edited(body, "a", 1).keys()
+
+
+def test_ratios_are_those_of_rounds():
+    row = Rates([10.0, 30.0, 90.0], [10.0, 20.0, 30.0]).row("greedy", 4, 200, 150)
+    assert row == "| greedy | 4 | 30 | 20 | 1.50 (1.00 to 3.00) | 200, 75% |"
+
+
+@pytest.mark.slow
+def test_one_command_measures_it_all(tmp_path):
+    make_model("tiny", tmp_path)
+    flags = ["--rounds", "1", "--tokens", "24", "--concurrency", "1", "3", "--port", "18481"]
+    command = [sys.executable, "-m", "quire.clients.bench.speculation", str(tmp_path), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\| (greedy|edits|sampled) ", line)]
+    assert len(rows) == 6
