@@ -61,6 +61,12 @@ class RunningServer:
         assert len(children) == 1, children
         return int(children[0])
 
+    def grammar_pid(self) -> int:
+        """The process that follows grammars: the engine's only child."""
+        engine = self.engine_pid()
+        (child,) = Path(f"/proc/{engine}/task/{engine}/children").read_text().split()
+        return int(child)
+
     def metric(self, name: str) -> float:
         """One value of /metrics, the labels left out."""
         text = httpx.get(f"{self.url}/metrics").text

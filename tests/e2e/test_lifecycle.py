@@ -113,13 +113,39 @@ def test_sigterm_lets_streams_finish_and_refuses_new_requests(serve, stories, go
         assert server.process.wait(30) == 0
 
 
-def test_a_killed_server_takes_its_engine_along(serve, stories):
+def test_a_killed_server_takes_its_engine_along_and_that_its_grammars(serve, stories):
     with serve(stories) as server:
         server.wait_ready()
-        engine = server.engine_pid()
+        engine, grammars = server.engine_pid(), server.grammar_pid()
         server.process.kill()
         server.process.wait()
         until(lambda: not alive(engine), 20)
+        until(lambda: not alive(grammars), 20)
+
+
+def test_where_the_process_of_grammars_dies_only_their_answers_end(serve, stories, golden):
+    """Its answer ends with an error, a free one beside it does not notice, and the next one finds another process."""
+    with serve(stories, "--served-model-name", "stories") as server:
+        server.wait_ready()
+        bound = ask(server, max_tokens=9, guided_regex="[a-z ]{1,9}")
+        assert httpx.post(f"{server.url}/v1/completions", json=bound, timeout=60).status_code == 200
+        os.kill(server.grammar_pid(), signal.SIGSTOP)  # so that its answer is under way when it dies
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{server.url}/v1/completions", json=bound, timeout=60))
+        )
+        thread.start()
+        until(lambda: server.metric("quire:num_requests_running") == 1)
+        free = httpx.post(f"{server.url}/v1/completions", json=ask(server, max_tokens=200), timeout=60).json()
+        assert free["choices"][0]["text"] == golden["text"]
+        assert thread.is_alive()
+        os.kill(server.grammar_pid(), signal.SIGKILL)
+        thread.join(30)
+        assert answers[0].status_code == 503
+        assert "signal 9" in answers[0].json()["error"]["message"]
+        again = httpx.post(f"{server.url}/v1/completions", json=bound, timeout=60)
+        assert again.status_code == 200
+        assert server.metric("quire:engine_restarts_total") == 0
 
 
 def run_serve(*args: str) -> subprocess.CompletedProcess[str]:
