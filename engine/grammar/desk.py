@@ -23,6 +23,7 @@ from .thoughts import Thoughts
 from .vocabulary import Vocabulary
 
 LARGE = 16 * 1024  # characters of a grammar of which it is known beforehand that it takes long
+MASKS = 0.0005  # seconds until those that are filled are sent, and tokens that came meanwhile have their turn
 SLOW = 0.01  # seconds that nothing about an answer takes, where its grammar is quick
 
 Out = list[wire.FromDesk]
@@ -135,7 +136,7 @@ class Desk:
     # ------------------------------------------------------------ what is done
 
     def work(self) -> Out:
-        """What is quick and waits to be done: all tokens, or one mask; and what threads have done."""
+        """What is quick and waits to be done: all tokens, else some masks; and what threads have done."""
         out: Out = []
         while not self._done.empty():
             one, found = self._done.get()
@@ -148,8 +149,12 @@ class Desk:
         if self._tokens:
             while self._tokens:
                 out += self._do(self._tokens.popleft())
-        elif self._masks:
+            return out
+        until = time.perf_counter() + MASKS
+        while self._masks:
             out += self._do(self._masks.popleft())
+            if time.perf_counter() > until:
+                break
         return out
 
     def _do(self, one: _Open) -> Out:
