@@ -1,7 +1,7 @@
 """The wire between a process and its child: frames of messages over one ZMQ pair.
 
-The parent listens before it spawns the child, so no message is lost at start; each child gets an address of its own, so
-nothing of a dead one can reach its successor.
+What is said before the other end is there waits for it; each child gets an address of its own, so nothing of a dead one
+can reach its successor.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ class Channel(Generic[In, Out]):
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.LINGER, 1000)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._address = address
@@ -73,8 +72,9 @@ class Channel(Generic[In, Out]):
     def send(self, out: Iterable[Out]) -> None:
         self._socket.send(self._encode(list(out)))
 
-    def close(self) -> None:
-        self._socket.close()
+    def close(self, linger: int = 1000) -> None:
+        """linger: milliseconds that what was said last may take to leave."""
+        self._socket.close(linger)
 
 
 def engine_channel(address: str) -> Channel[m.ToEngine, m.FromEngine]:

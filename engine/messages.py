@@ -186,6 +186,7 @@ class Guided(msgspec.Struct, frozen=True, array_like=True):
     lowest: float | None  # share of the model's probability that the mask left, where it left least; None: no grammar
     mean: float | None  # over the tokens that were sampled under it
     forced: int  # tokens that were not the model's choice, because nothing else could come
+    marks: tuple[bool, ...] = ()  # which of the tokens that a step gave were forced, where it gave several
 
 
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):

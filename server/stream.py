@@ -197,9 +197,8 @@ async def pieces(
                 taken = choice.tokens - before
                 usage.completion_tokens += taken
                 if piece.finish and delta.guided is not None:
-                    beyond = len(delta.tokens) - taken  # what followed a stop string in the same step was forced
-                    forced = max(0, delta.guided.forced - beyond)
-                    usage.guided.append(msgspec.structs.replace(delta.guided, forced=forced))
+                    beyond = sum(delta.guided.marks[taken:])  # a stop string was in the same step before them
+                    usage.guided.append(msgspec.structs.replace(delta.guided, forced=delta.guided.forced - beyond))
                 if delta.predicted is not None:
                     usage.predicted[request.id, delta.index] = delta.predicted
                 usage.reasoning_tokens += piece.thoughts

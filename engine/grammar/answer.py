@@ -72,6 +72,7 @@ class Answer:
         self._taken = 0  # tokens the matcher has seen
         self._coming: dict[int, int] = {}  # the tokens that must come, by place
         self._since = 0  # the first of these places
+        self._marks: list[bool] = []  # of the tokens that were taken last, and what follows them: which were forced
         self._ahead = 0  # tokens that end a thought, behind the one that was sampled last
         self._left: list[_Left] = []
         self._words = (vocab_size + 31) // 32
@@ -126,14 +127,14 @@ class Answer:
         """Tokens were sampled where `look` stands, one after the other; of each, its mask left so large a share of the
         model's probability. -> the tokens that must follow the last one, which are now of the answer: what admits no
         other, the end of a thought, or of the text. Raises RequestError where the grammar has become too much."""
-        for token, share in zip(tokens, kept, strict=True):
-            self._add(token, share)
+        self._marks = [self._add(token, share) for token, share in zip(tokens, kept, strict=True)]
         self._ahead = 0
         following = self.coming
         if self._every and following != [self._eos_id]:
             return []
         self._ahead = len(following) if self._begin is None and self._due() else 0
         self.tokens += following
+        self._marks += [True] * len(following)
         return following
 
     @property
@@ -142,8 +143,8 @@ class Answer:
         places = itertools.takewhile(self._coming.__contains__, itertools.count(len(self.tokens)))
         return [self._coming[place] for place in places]
 
-    def _add(self, token: int, kept: float | None = None) -> None:
-        """A token comes; kept: where it was sampled."""
+    def _add(self, token: int, kept: float | None = None) -> bool:
+        """A token comes; kept: where it was sampled. -> whether no other could."""
         place, only = len(self.tokens), self._only()
         if kept is not None and only is None and self._begin is not None:
             self._note(place, kept)
@@ -152,6 +153,7 @@ class Answer:
         if token != self._eos_id and place not in self._coming:
             self._since = place + 1
             self._coming = dict(enumerate(self._following(), self._since))
+        return only is not None
 
     def _following(self) -> list[int]:
         """What must follow the last token."""
@@ -171,11 +173,13 @@ class Answer:
         forced = max(0, bound - len(self._left))
         if self._thoughts is not None:
             forced += self._thoughts.closed(answer if self._begin is None else self._begin) + self._ahead
-        if self._matcher is None:
-            return Guided(None, None, forced)
-        if not self._left:
-            return Guided(1.0, 1.0, forced)
-        return Guided(self._left[-1].lowest, self._left[-1].total / len(self._left), forced)
+        lowest: float | None = None
+        mean: float | None = None
+        if self._matcher is not None:
+            lowest, mean = 1.0, 1.0
+        if self._matcher is not None and self._left:
+            lowest, mean = self._left[-1].lowest, self._left[-1].total / len(self._left)
+        return Guided(lowest, mean, forced, tuple(self._marks) if len(self._marks) > 1 else ())
 
     def _note(self, place: int, kept: float) -> None:
         while self._left and self._left[-1].place >= place:  # a step that is run again

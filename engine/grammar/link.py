@@ -40,7 +40,8 @@ class ProcessLink:
     def send(self, messages: Iterable[wire.ToDesk]) -> None:
         if self._channel is None:
             self._address = new_address()
-            self._channel = Channel(self._address, wire.decode_from_desk, wire.encode).bind()
+            # Who connects can send at any time: before the other end is there, and when it is gone.
+            self._channel = Channel(self._address, wire.decode_from_desk, wire.encode).connect()
             self._process = child.spawn("quire.engine.grammar.process", self._start(self._address))
         self._channel.send(messages)
 
@@ -61,7 +62,7 @@ class ProcessLink:
         if self._process is not None:
             child.end(self._process)
         if self._channel is not None:
-            self._channel.close()
+            self._channel.close(linger=0)
         self._channel = self._process = None
         forget_address(self._address)
 

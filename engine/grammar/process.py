@@ -26,7 +26,7 @@ SWITCH = 0.0005  # seconds until a thread that compiles lets the loop go on; 5 m
 def main() -> int:
     start = begin(wire.Start)
     sys.setswitchinterval(SWITCH)
-    channel = Channel(start.address, wire.decode_to_desk, wire.encode).connect()
+    channel = Channel(start.address, wire.decode_to_desk, wire.encode).bind()
     woken, wake = os.pipe()
     channel.heed(woken)
     os.set_blocking(woken, False)

@@ -125,7 +125,7 @@ def test_who_asks_for_logprobs_gets_the_same_answer_token_by_token(runner, budge
     for seed in range(8):
         plain, asked = (f"plain {seed}", 0), (f"asked {seed}", 0)
         assert place.answers[asked] == place.answers[plain]
-        assert place.ends[asked].guided == place.ends[plain].guided
+        assert place.figures(asked) == place.figures(plain)
         told = [one.token for delta in place.deltas[asked] for one in delta.logprobs or []]
         assert told == [t for t in place.answers[asked] if t not in ends]
     assert any(place.ends[f"plain {seed}", 0].guided.forced > 5 for seed in range(8))

@@ -15,6 +15,8 @@ from quire.engine import guides as guides_
 from quire.engine import scheduler
 from quire.engine.config import EngineConfig
 from quire.engine.errors import GrammarRefused
+from quire.engine.grammar import wire
+from quire.engine.grammar.link import Gone, ProcessLink
 from quire.engine.grammar.spec import GrammarSpec
 from quire.engine.runner import Runner
 
@@ -101,3 +103,26 @@ def test_it_ends_with_who_needs_it(folder):
     mine.guides._link.close()
     process.wait(20)
     assert process.returncode is not None
+
+
+def test_nothing_said_to_a_process_that_is_gone_or_not_there_yet_holds_anybody_up(folder):
+    link = ProcessLink(folder, 600, {})
+    try:
+        for _ in range(200):
+            link.send([wire.Compile(1, SPEC)])
+        process = link._process
+        while not link.receive(100):
+            pass
+        process.kill()
+        process.wait()
+        for _ in range(200):
+            link.send([wire.Compile(1, SPEC)])
+        with pytest.raises(Gone, match="signal 9"):
+            heard_on(link)
+    finally:
+        link.close()
+
+
+def heard_on(link: ProcessLink) -> None:
+    while True:
+        link.receive(100)

@@ -167,7 +167,7 @@ def test_a_budget_lets_the_model_think_and_then_the_end_follows_what_it_said_las
     seq = thinking((5,))
     (outcome,), _ = step(Sampler(VOCAB), favour(7), [seq])
     assert (outcome.tokens, outcome.forced) == ([7], [LINE, TAG])
-    assert outcome.guided == Guided(None, None, 2)
+    assert outcome.guided == Guided(None, None, 2, (False, True, True))
     seq.tokens += [7, LINE, TAG]
     look(seq)
     (outcome,), _ = step(Sampler(VOCAB), favour(9), [seq])
@@ -204,7 +204,7 @@ def test_a_grammar_begins_behind_the_end_that_was_forced_and_its_figures_know_no
     seq, sampler = thinking((5,), matcher=matcher, after=(TAG,)), Sampler(VOCAB)
     (outcome,), _ = step(sampler, favour(7), [seq])
     assert outcome.forced == [LINE, TAG]
-    assert outcome.guided == Guided(1.0, 1.0, 2)
+    assert outcome.guided == Guided(1.0, 1.0, 2, (False, True, True))
     seq.tokens += [7, LINE, TAG]
     look(seq)
     (outcome,), _ = step(sampler, torch.zeros(1, VOCAB), [seq])

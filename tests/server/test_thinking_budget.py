@@ -161,8 +161,12 @@ def deltas(request: m.Generate, *steps: tuple[list[int], m.Guided]) -> list[list
 def test_an_answer_that_a_stop_string_ends_tells_its_figures(servers, path):
     server = servers["never"]
     ab, c = list(server.ids("ab")), list(server.ids("c"))
+    marks = (*[False] * (len(c) + 2 * len(ab)), *[True] * len(ab))
     server.engine.script = lambda request: deltas(
-        request, (ab, m.Guided(0.5, 0.75, 0)), ([*c, *ab, *ab], m.Guided(0.25, 0.5, 4)), (ab, m.Guided(0.1, 0.1, 9))
+        request,
+        (ab, m.Guided(0.5, 0.75, 0)),
+        ([*c, *ab, *ab, *ab], m.Guided(0.25, 0.5, 4, marks)),
+        (ab, m.Guided(0.1, 0.1, 9)),
     )
     prompt = {"prompt": "x"} if path == COMPLETIONS else {"messages": HELLO["messages"]}
     body = {"model": MODEL, **prompt, "n": 2, "guided_regex": "a", "stop": "ca"}
@@ -170,8 +174,9 @@ def test_an_answer_that_a_stop_string_ends_tells_its_figures(servers, path):
     assert [choice["finish_reason"] for choice in plain["choices"]] == ["stop", "stop"]
     assert plain["quire"] == {"grammar": {"lowest": 0.25, "mean": 0.5}}
     counted = plain["usage"]["completion_tokens"] // 2
-    beyond = len(ab) + len(c) + 2 * len(ab) - counted
-    assert 0 < beyond < 4
+    taken = counted - len(ab)
+    beyond = sum(marks[taken:])
+    assert 0 < beyond < len(marks) - taken, "some that were not forced are beyond the stop string too"
     assert plain["usage"]["completion_tokens_details"]["forced_tokens"] == 2 * (4 - beyond)
     *chunks, last = events(server.post(path, {**body, "stream": True, "stream_options": {"include_usage": True}}))
     assert [chunk["quire"] for chunk in chunks if "quire" in chunk] == [plain["quire"]]

@@ -150,7 +150,7 @@ def test_a_thought_with_a_budget_is_as_long_with_guesses(on, off, monkeypatch):
     monkeypatch.setattr(module, "shares", lambda offered, *rest: [most for _, most in offered])
     place = thinking(Place(on)).run()
     assert place.answers == plain.answers
-    assert {key: end.guided for key, end in place.ends.items()} == {key: end.guided for key, end in plain.ends.items()}
+    assert {key: place.figures(key) for key in place.ends} == {key: plain.figures(key) for key in plain.ends}
 
 
 def test_a_prediction_changes_how_many_steps_an_answer_takes_and_nothing_else(on, plain, monkeypatch):

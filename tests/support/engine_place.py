@@ -84,6 +84,11 @@ class Place:
             if news.finish:
                 self.ends[key] = news
 
+    def figures(self, key: tuple[str, int]) -> tuple[float | None, float | None, int] | None:
+        """What the grammar of an answer did to it."""
+        guided = self.ends[key].guided
+        return None if guided is None else (guided.lowest, guided.mean, guided.forced)
+
     def text(self, name: str, index: int = 0) -> str:
         eos = set(vocabulary_of(self.runner).eos_ids)
         tokens = [t for t in self.answers[name, index] if t not in eos]
