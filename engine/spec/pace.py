@@ -8,31 +8,43 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
-PEAK = 0.1  # share that a new measurement has in what is known of a cost
-GREATEST = 2.0  # times of what is known that one is believed to be
+SPEED, SHAPE = 0.2, 0.05  # shares that a new measurement has in what is known of the machine, and of a size
+GREATEST = 1.5  # times of what is known that one is believed to be
+GAIN = 1.03  # that drafts must promise: what is measured is not sure
 SLOPE = 0.25  # of the cost of one token, that each further token is taken to cost where nothing is known
 FADING = 0.9  # what a step leaves of what was known of a sequence
 PRIOR = (1.0, 2.0)  # drafts that were right, of so many
 
 
 class Costs:
-    """Tokens in a step -> seconds, as measured."""
+    """Tokens in a step -> what it costs beside other steps.
+
+    Machines are slow for a second and then fast again, so sizes that were measured at different times cannot be
+    compared. A measurement is taken for the product of a speed, which follows quickly, and of what the size costs.
+    """
 
     def __init__(self) -> None:
+        self._speed = 1.0
         self._known: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
         self._sizes: list[int] = []  # in order
 
     def learn(self, tokens: int, seconds: float) -> None:
-        known = self._known.get(tokens)
+        size = _rounded(tokens)
+        known = self._known.get(size)
         if known is None:
-            bisect.insort(self._sizes, tokens)
-            self._known[tokens] = seconds
-        else:
-            self._known[tokens] = known + PEAK * (min(seconds, GREATEST * known) - known)
+            bisect.insort(self._sizes, size)
+            self._known[size], self._counts[size] = seconds / self._speed, 1
+            return
+        ratio = max(self._speed / GREATEST, min(seconds / known, GREATEST * self._speed))
+        self._speed += SPEED * (ratio - self._speed)
+        self._counts[size] += 1
+        share = max(SHAPE, 1 / self._counts[size])
+        self._known[size] += share * (min(seconds / self._speed, GREATEST * known) - known)
 
     def of(self, tokens: int) -> float | None:
-        """Seconds: measured, or between two that were, or behind the largest. A larger step is never cheaper than a
-        smaller one. None: nothing is known."""
+        """In units of its own: measured, or between two that were, or behind the largest. A larger step is never
+        cheaper than a smaller one. None: nothing is known."""
         if not self._sizes:
             return None
         at = bisect.bisect_left(self._sizes, tokens)
@@ -47,6 +59,12 @@ class Costs:
             return above
         smaller = self._sizes[at - 1]
         return below + (above - below) * (tokens - smaller) / (size - smaller)
+
+
+def _rounded(tokens: int) -> int:
+    """Sizes that are told apart: eight to each doubling."""
+    step = 1 << max(0, tokens.bit_length() - 4)
+    return tokens // step * step
 
 
 class Record:
@@ -87,6 +105,8 @@ def shares(offered: Sequence[tuple[float, int]], sequences: int, others: int, co
         assert cost is not None
         if expected / cost > best:
             best, taken = expected / cost, number
+    if best < GAIN * sequences / before:
+        return counts
     for _, _, i in offers[:taken]:
         counts[i] += 1
     return counts

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.engine.spec.pace import Costs, Record, shares
+from quire.engine.spec.pace import GAIN, Costs, Record, shares
 
 
 def costs(**known: float) -> Costs:
@@ -65,7 +65,9 @@ def test_no_other_choice_gives_more_tokens_a_second(offered, steps):
         return tokens / table.of(len(offered) + sum(counts))
 
     best = max(rate(counts) for counts in product(*(range(most + 1) for _, most in offered)))
-    assert rate(shares(offered, len(offered), 0, table)) == pytest.approx(best)
+    none = rate([0] * len(offered))
+    chosen = rate(shares(offered, len(offered), 0, table))
+    assert chosen == pytest.approx(best if best >= GAIN * none else none)
 
 
 def test_costs_between_two_that_are_known_and_beyond():
@@ -77,9 +79,25 @@ def test_costs_between_two_that_are_known_and_beyond():
 
 
 def test_a_hiccup_changes_little():
-    table = costs(_1=0.1)
+    table = costs(_1=0.1, _2=0.1)
+    for _ in range(5):
+        table.learn(1, 0.1)
     table.learn(1, 60.0)
-    assert table.of(1) < 0.12
+    assert table.of(1) < 1.15 * table.of(2)
+
+
+def test_a_machine_that_becomes_slow_does_not_make_the_next_size_dear():
+    """What is measured for the first time while it is slow costs as much more as it really does."""
+    table = costs(_1=0.1)
+    for slow in (1.0, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0):
+        for _ in range(3):
+            table.learn(1, 0.1 * slow)
+    table.learn(2, 0.12 * 3.0)
+    assert table.of(2) / table.of(1) == pytest.approx(1.2, rel=0.1)
+
+
+def test_what_hardly_pays_is_not_tried():
+    assert shares([(0.5, 4)], 1, 0, costs(_1=0.1, _2=0.149, _3=0.2, _8=0.8)) == [0]
 
 
 def test_the_chance_follows_what_came_of_drafts():
