@@ -134,7 +134,7 @@ class Runner:
             logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
             self._guided_sample(logits, plan.slices, outcomes, sampled)
         if not bound:  # no step that may have waited tells what steps cost
-            self.speculator.learn_cost(plan.num_tokens, time.perf_counter() - began)
+            self.speculator.learn_cost(plan.slices, time.perf_counter() - began)
         self.speculator.propose(plan.slices, outcomes)
         return StepResult(outcomes)
 

@@ -17,6 +17,7 @@ from ..config import BLOCK_SIZE
 from . import Attend, LayerSpec
 
 SHORT = 4  # tokens of a slice up to which its queries go single, each with its own copy of the keys
+DRAFTED, NEAR = 9, 1024  # the same of a slice with drafts, where there are no more keys than so many
 PAGES = kernel.TILE // BLOCK_SIZE  # pages a tile
 GATHER = 1 << 20  # elements of keys that are copied at once for single queries, about
 CALL = 1 << 25  # elements of keys that one call for single queries reads, about
@@ -80,7 +81,7 @@ def _plan(batch: Batch, spec: LayerSpec, cache: KVCache) -> LayerPlan:
         if start <= page * BLOCK_SIZE:
             # The page held others' tokens. Weight zero does not hide a NaN of theirs, so what is read must be clear.
             behind += range(blocks[page] * BLOCK_SIZE + (length - 1) % BLOCK_SIZE + 1, (blocks[page] + 1) * BLOCK_SIZE)
-        if end - begin <= SHORT:
+        if end - begin <= SHORT or (end - begin <= DRAFTED and length <= NEAR):
             single += [(begin + i, start + i, r) for i in range(end - begin)]
         else:
             chunks.append(_chunk(begin, start, length, blocks, spec, cache, device))

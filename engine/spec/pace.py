@@ -42,6 +42,11 @@ class Costs:
         share = max(SHAPE, 1 / self._counts[size])
         self._known[size] += share * (min(seconds / self._speed, GREATEST * known) - known)
 
+    @property
+    def speed(self) -> float:
+        """Seconds of a unit, at present."""
+        return self._speed
+
     def of(self, tokens: int) -> float | None:
         """In units of its own: measured, or between two that were, or behind the largest. A larger step is never
         cheaper than a smaller one. None: nothing is known."""
@@ -86,23 +91,25 @@ class Record:
         return min(self.right / self.tried, 0.99) if self.tried else 0.0
 
 
-def shares(offered: Sequence[tuple[float, int]], sequences: int, others: int, costs: Costs) -> list[int]:
+def shares(offered: Sequence[tuple[float, int]], sequences: int, costs: Costs, beside: float = 0.0) -> list[int]:
     """Of the drafts of some sequences, how many give the most tokens a second.
 
     offered: of each sequence the chance of a draft, and the number of its drafts. sequences: that take part in the
-    step, those included; others: tokens beside them, of prompts. A step without drafts gives a token a sequence; the
-    n-th draft of a sequence comes to stay with chance ** n.
+    step, those included; costs: of steps without prompts; beside: what prompts cost in the step, in the same units. A
+    step without drafts gives a token a sequence; the n-th draft of a sequence comes to stay with chance ** n.
     """
     counts = [0] * len(offered)
-    before = costs.of(sequences + others)
-    if before is None or not offered:
+    alone = costs.of(sequences)
+    if alone is None or not offered:
         return counts
+    before = alone + beside
     offers = sorted((-(chance**n), n, i) for i, (chance, most) in enumerate(offered) for n in range(1, most + 1))
     expected, best, taken = float(sequences), sequences / before, 0
     for number, (gain, _, _) in enumerate(offers, 1):
         expected -= gain
-        cost = costs.of(sequences + others + number)
+        cost = costs.of(sequences + number)
         assert cost is not None
+        cost += beside
         if expected / cost > best:
             best, taken = expected / cost, number
     if best < GAIN * sequences / before:

@@ -31,20 +31,30 @@ class _Known:
     pause: int = 0  # steps until the next attempt
 
 
+def _is_decode(piece: Slice) -> bool:
+    return piece.sample and len(piece.tokens) == piece.drafts + 1
+
+
 class Speculator:
     """Of one runner. Remembers of a sequence what helps to guess, by its id, until `forget`."""
 
     def __init__(self, speculation: Speculation):
         self._speculation = speculation
-        self._costs = Costs()
+        self._costs = Costs()  # of steps without prompts
+        self._prompts = 0.0  # seconds that a token of a prompt took last
         self._known: dict[str, _Known] = {}
         most = speculation.num_speculative_tokens if speculation.method != "none" else 0
         self._most = most
         self.drafted, self.accepted = [0] * most, [0] * most  # by position behind the last token
 
-    def learn_cost(self, tokens: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
-        self._costs.learn(tokens, seconds)
+    def learn_cost(self, slices: Seq[Slice], seconds: float) -> None:
+        """A step took so long."""
+        prompts = sum(len(piece.tokens) for piece in slices if not _is_decode(piece))
+        decodes = sum(len(piece.tokens) for piece in slices if _is_decode(piece))
+        if not prompts:
+            self._costs.learn(decodes, seconds)
+        elif (alone := self._costs.of(decodes)) is not None:
+            self._prompts = max(0.0, seconds - alone * self._costs.speed) / prompts
 
     def learn(self, piece: Slice, outcome: Outcome) -> None:
         """What came of the drafts of a slice; those that its grammar did not let come were wrong too."""
@@ -86,8 +96,8 @@ class Speculator:
                 offers.append((outcome, drafts, known))
                 offered.append((known.record.chance, len(drafts)))
         sampled = sum(piece.sample for piece in slices)
-        others = sum(len(piece.tokens) for piece in slices if not piece.sample)  # of prompts; the next has as many
-        counts = shares(offered, sampled, others, self._costs)
+        prompts = sum(len(piece.tokens) for piece in slices if not piece.sample)  # the next step has as many
+        counts = shares(offered, sampled, self._costs, self._prompts * prompts / self._costs.speed)
         for (outcome, drafts, known), count in zip(offers, counts, strict=True):
             outcome.drafts = drafts[:count]
             known.offered = count
