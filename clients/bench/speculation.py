@@ -97,7 +97,9 @@ async def _measure(args: argparse.Namespace, on: str, off: str) -> list[str]:
                 for number in range(args.rounds + 1):
                     bodies = asked(kind, max(2, concurrency), number, model, args.tokens)
                     if kind == "edits":
-                        _, plain = await rate(client, off, bodies, concurrency)
+                        _, plain = await rate(
+                            client, off, [{**body, "cache_salt": "plain"} for body in bodies], concurrency
+                        )
                         bodies = [edited(body, text, number) for body, text in zip(bodies, plain, strict=True)]
                     found = {}
                     for base in (on, off) if number % 2 else (off, on):

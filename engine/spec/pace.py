@@ -11,7 +11,7 @@ from collections.abc import Sequence
 SPEED, SHAPE = 0.2, 0.05  # shares that a new measurement has in what is known of the machine, and of a size
 GREATEST = 1.5  # times of what is known that one is believed to be
 GAIN = 1.03  # that drafts must promise: what is measured is not sure
-SLOPE = 0.25  # of the cost of one token, that each further token is taken to cost where nothing is known
+SLOPE = 0.08  # of the cost of one token, that each further one is taken to cost where nothing is known
 FADING = 0.9  # what a step leaves of what was known of a sequence
 PRIOR = (1.0, 2.0)  # drafts that were right, of so many
 
