@@ -62,10 +62,8 @@ class Guide:
         self.said_at = -1  # its place
         self.followed = False  # whether that is known
         self.late = False  # what is wanted was waited for in vain
+        self.steady = True  # a token may be sampled before the one in front of it is known
         self.failed: QuireError | None = None  # nothing more can come
-
-    def mask(self, ahead: int) -> torch.Tensor | None:
-        return self.masks[ahead]
 
     def settled(self, place: int) -> bool:
         """Whether nothing is wanted that a sequence at this place needs."""
@@ -162,6 +160,7 @@ class Guides:
         guide.number = next(self._numbers)
         self._open[guide.number] = self._by_sequence[seq.id] = guide
         params = seq.params
+        guide.steady = not params.mirostat  # each of its steps rests on the one before
         out.append(
             wire.Open(
                 answer=guide.number,
@@ -224,7 +223,8 @@ class Guides:
             case wire.Follows(answer=number, place=place, forced=forced, drafts=drafts, guided=guided):
                 guide = self._open.get(number)
                 if guide is not None and guide.said is not None and guide.said_at == place:
-                    guide.said.forced, guide.said.drafts, guide.said.guided = forced, drafts, guided
+                    guide.said.forced, guide.said.guided = forced, guided
+                    guide.said.drafts = drafts if guide.steady else []
                     guide.followed, guide.late = True, False
                     guide.place, guide.drafts, guide.masks = place + len(guide.said.tokens) + len(forced), drafts, []
             case wire.Failed(answer=number, code=code, message=text, param=param):

@@ -50,5 +50,5 @@ def rows_of(slices: Iterable[Slice]) -> list[Row]:
     for piece in slices:
         guide, drafts = piece.seq.guide, piece.drafted
         for ahead in range(len(drafts) + 1):
-            found.append(Row(piece.seq, drafts[:ahead], guide.mask(ahead) if guide is not None else None))
+            found.append(Row(piece.seq, drafts[:ahead], guide.masks[ahead] if guide is not None else None))
     return found

@@ -61,8 +61,8 @@ class Speculator:
         known = self._known.get(piece.seq.id)
         if known is None or not known.offered or not outcome.tokens:
             return
-        drafts, right, known.offered = piece.drafts, len(outcome.tokens) - 1, 0
-        if not drafts:
+        drafts, right, known.offered = known.offered, len(outcome.tokens) - 1, 0
+        if drafts != piece.drafts:
             return  # there was no room for them
         known.record.learn(drafts, right)
         if known.predicted:

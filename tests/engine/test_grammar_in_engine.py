@@ -131,3 +131,14 @@ def test_who_asks_for_logprobs_gets_the_same_answer_token_by_token(runner, budge
     assert any(place.ends[f"plain {seed}", 0].guided.forced > 5 for seed in range(8))
     many = [len(delta.tokens) for seed in range(8) for delta in place.deltas[f"asked {seed}", 0]]
     assert max(many) > 3, "what must come is sampled in one step"
+
+
+def test_with_mirostat_every_token_has_a_step_of_its_own(runner):
+    """Where its next bound lies depends on the token before, also where that had to come."""
+    place = Place(runner)
+    place.add("a", schema(PERSON), 120, seed=1, mirostat=2)
+    place.run()
+    assert place.ends["a", 0].guided.forced > 5
+    *deltas, last = place.deltas["a", 0]
+    assert all(len(delta.tokens) == 1 for delta in deltas)
+    assert len(last.tokens) <= 2, "the end of the text follows at once"
