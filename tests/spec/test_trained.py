@@ -1,0 +1,81 @@
+"""Greedy answers of really trained models, as they come: nothing but prompt lookup, and the machine's own pace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quire import pocket
+from quire.engine import messages as m
+from quire.engine import scheduler
+from quire.engine.config import EngineConfig, Speculation
+from quire.engine.runner import Runner
+from quire.engine.state import Limits, State
+
+NAMES = ("Lily", "Tom", "Sue", "Max", "Mia", "Ben", "Anna", "Sam", "Zoe", "Tim")
+PLACES = ("the park", "a big house", "the zoo", "a red car", "the sea", "a farm", "the shop", "bed", "a tree", "school")
+DEEDS = ("saw a dog", "ate a cake", "lost a toy", "ran home", "was sad")
+TOKENS = 48
+
+
+def prompts(folder: Path, chat: bool, count: int) -> list[list[int]]:
+    """Half of them ask for, or begin, what they have said before."""
+    from tokenizers import Tokenizer
+
+    encode = Tokenizer.from_file(str(folder / "tokenizer.json")).encode
+    told = [f"{name} went to {place} and {deed}." for deed in DEEDS for place in PLACES for name in NAMES][:count]
+    found = []
+    for n, text in enumerate(told):
+        if chat:
+            asked = f"Repeat this: {text}" if n % 2 else f"Tell me about {text}"
+            text = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+        else:
+            text = f"{text} {text} {text[:20]}" if n % 2 else text
+        found.append(([] if chat else [1]) + encode(text, add_special_tokens=False).ids)
+    return found
+
+
+def answers(runner: Runner, asked: list[list[int]], at_once: int, pages: int) -> dict[str, list[int]]:
+    limits = Limits(max_model_len=512, max_num_seqs=at_once, max_num_batched_tokens=256, max_waiting=1000)
+    state = State(limits, min(pages, runner.cache.num_blocks))
+    for n, prompt in enumerate(asked):
+        params = m.SamplingParams(max_tokens=TOKENS, seed=0, temperature=0.0)
+        scheduler.add(state, m.Generate(id=str(n), prompt=prompt, params=params))
+    found: dict[str, list[int]] = {str(n): [] for n in range(len(asked))}
+    while state.has_work():
+        plan = scheduler.schedule(state)
+        for delta in scheduler.commit(state, plan, runner.execute(plan)):
+            assert isinstance(delta, m.TokenDelta), delta
+            found[delta.id] += delta.tokens
+        state.check()
+    return found
+
+
+def check(folder: Path, chat: bool, count: int, rooms) -> None:
+    torch.set_num_threads(1)
+    asked = prompts(folder, chat, count)
+    sizes = {"model": str(folder), "kv_cache_memory": 2**26, "threads": 1}
+    off, on = (
+        Runner(EngineConfig(**sizes, speculative_config=one), lambda done, total: None)
+        for one in (Speculation(method="none"), Speculation())
+    )
+    plain = answers(off, asked, 16, 4000)
+    for at_once, pages in rooms:
+        assert answers(on, asked, at_once, pages) == plain, f"{at_once} at once in {pages} pages"
+    assert sum(on.speculator.accepted) > count, "hardly anything was guessed"
+
+
+def test_sixty_answers_of_pocket():
+    check(pocket.FOLDER, True, 60, [(4, 4000)])
+
+
+@pytest.mark.slow
+def test_five_hundred_answers_of_pocket():
+    check(pocket.FOLDER, True, 500, [(1, 4000), (16, 4000), (16, 60)])
+
+
+@pytest.mark.slow
+def test_five_hundred_answers_of_stories260k(stories):
+    check(stories, False, 500, [(1, 4000), (16, 4000), (16, 60)])
