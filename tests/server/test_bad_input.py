@@ -77,6 +77,8 @@ OTHER: dict[str, list[Any]] = {  # fields with a mind of their own
                     {"function": 5}, {"function": {"name": ["f"]}}],
     "reasoning_effort": [1, True, [], "much"],
     "text": [1, True, [], {}, ["x"]],
+    "prediction": [1, "x", True, [], {}, {"type": "content"}, {"type": "tokens", "content": "a"}, {"content": 5},
+                   {"content": [5]}, {"content": [{"type": "text"}]}, {"content": "a", "more": 1}],
     "adapters": [1, "x", True, {}, {"name": "a"}, ["a"], [1], [[]], [{}], [{"name": 5}], [{"name": "a", "scale": "1"}],
                  [{"name": "a", "scale": True}], [{"name": "a", "scale": [1]}], [{"name": "a", "weight": 1}],
                  [{"name": "a", "scale": 100.5}], [{"name": "a", "scale": -101}], [{"name": "a", "scale": HUGE}],
