@@ -29,7 +29,7 @@ from .sequence import Sequence
 log = logging.getLogger("quire.engine")
 
 KEPT = 256  # compiled grammars
-PATIENCE = 0.005  # seconds that a step waits for masks, where others are in it
+PATIENCE, SHARE = 0.005, 0.15  # seconds, or share of a step, that it waits for masks, where others are in it
 ALONE = 0.1  # and where nobody else is
 COMPILING = 100  # ms between two looks whether it is done
 
@@ -173,9 +173,10 @@ class Guides:
         )
         return True
 
-    def wait(self, seqs: Seq[Sequence], alone: bool) -> None:
-        """Until nothing is wanted that these need, but no longer than a step can wait. alone: nobody else is in it."""
-        until = time.perf_counter() + (ALONE if alone else PATIENCE)
+    def wait(self, seqs: Seq[Sequence], alone: bool, spent: float = 0.0) -> None:
+        """Until nothing is wanted that these need, but no longer than a step can wait. alone: nobody else is in it;
+        spent: seconds that it took so far."""
+        until = time.perf_counter() + (ALONE if alone else max(PATIENCE, SHARE * spent))
         self.hear()
         while wanting := [guide for seq in seqs if (guide := _wanting(seq, alone)) is not None]:
             left = until - time.perf_counter()
@@ -185,7 +186,7 @@ class Guides:
                 return
             self.hear(math.ceil(1e3 * left))
 
-    def take(self, taken: Seq[tuple[Sequence, Outcome]], alone: bool) -> list[Outcome]:
+    def take(self, taken: Seq[tuple[Sequence, Outcome]], alone: bool, spent: float = 0.0) -> list[Outcome]:
         """Sequences and what was sampled for each. -> the same with what must follow; an empty outcome where that is
         not known yet: then `Guide.outcome` gives it, when the step is made again."""
         out: list[wire.ToDesk] = []
@@ -196,7 +197,7 @@ class Guides:
             out.append(wire.Took(guide.number, place, outcome.tokens, outcome.kept))
         if out:
             self._link.send(out)
-        self.wait([seq for seq, _ in taken], alone)
+        self.wait([seq for seq, _ in taken], alone, spent)
         return [found for seq, _ in taken if seq.guide and (found := seq.guide.outcome(seq.generated)) is not None]
 
     def forget(self, ids: Iterable[str]) -> None:

@@ -132,21 +132,21 @@ class Runner:
         if sampled:
             adapted = rows.select(batch.sample_rows) if rows is not None else None
             logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
-            self._guided_sample(logits, plan.slices, outcomes, sampled)
+            self._guided_sample(logits, plan.slices, outcomes, sampled, began)
         if not bound:  # no step that may have waited tells what steps cost
             self.speculator.learn_cost(plan.slices, time.perf_counter() - began)
         self.speculator.propose(plan.slices, outcomes)
         return StepResult(outcomes)
 
     def _guided_sample(
-        self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int]
+        self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int], began: float
     ) -> None:
         """At least a token for each of `sampled` that has not failed; `drafts + 1` rows of the logits [R, vocab_size]
         are each one's, in that order. Who waits for its grammar sits the step out."""
         bound = [i for i in sampled if slices[i].seq.guide is not None]
         alone = len(bound) == len(slices)
         if bound:
-            self.guides.wait([slices[i].seq for i in bound], alone)
+            self.guides.wait([slices[i].seq for i in bound], alone, time.perf_counter() - began)
         due: list[int] = []
         pieces: list[Slice] = []
         rows: list[int] = []  # of the logits, that are sampled
@@ -178,7 +178,8 @@ class Runner:
             _put(outcomes, i, one)
         bound = [i for i in due if slices[i].seq.guide is not None and outcomes[i].error is None]
         if bound:
-            taken = self.guides.take([(slices[i].seq, outcomes[i]) for i in bound], alone)
+            pairs = [(slices[i].seq, outcomes[i]) for i in bound]
+            taken = self.guides.take(pairs, alone, time.perf_counter() - began)
             for i, one in zip(bound, taken, strict=True):
                 _put(outcomes, i, one)
 
