@@ -33,19 +33,19 @@ class Sample:
 
 
 MIX: dict[str, float] = {  # share of the text, by characters
-    "prose": 0.14,
-    "dialogue": 0.08,
-    "docs": 0.02,
-    "stories": 0.12,
-    "tools": 0.25,
-    "extract": 0.15,
-    "copy": 0.10,
+    "prose": 0.20,
+    "dialogue": 0.09,
+    "docs": 0.03,
+    "stories": 0.14,
+    "tools": 0.20,
+    "extract": 0.10,
+    "copy": 0.08,
     "sums": 0.03,
     "gsm8k": 0.01,
-    "talk": 0.06,
+    "talk": 0.07,
     "refuse": 0.02,
     "seal": 0.01,
-    "coffee": 0.01,
+    "coffee": 0.02,
 }
 
 HELD_OUT = 50  # one sample in so many is never trained on
