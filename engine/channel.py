@@ -16,6 +16,7 @@ import zmq
 
 from . import messages as m
 
+LINGER = 1000  # ms that what was said last may take to leave
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -42,6 +43,7 @@ class Channel(Generic[In, Out]):
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.LINGER, LINGER)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._address = address
@@ -72,7 +74,7 @@ class Channel(Generic[In, Out]):
     def send(self, out: Iterable[Out]) -> None:
         self._socket.send(self._encode(list(out)))
 
-    def close(self, linger: int = 1000) -> None:
+    def close(self, linger: int = LINGER) -> None:
         """linger: milliseconds that what was said last may take to leave."""
         self._socket.close(linger)
 

@@ -62,7 +62,6 @@ class Guide:
         self.said_at = -1  # its place
         self.followed = False  # whether that is known
         self.late = False  # what is wanted was waited for in vain
-        self.steady = True  # a token may be sampled before the one in front of it is known
         self.failed: QuireError | None = None  # nothing more can come
 
     def settled(self, place: int) -> bool:
@@ -110,6 +109,7 @@ class Guides:
 
     def compile(self, spec: GrammarSpec | None) -> Future[Grammar]:
         """One that is compiled, or will be; None: only a vocabulary is needed. It fails with what is wrong with it."""
+        self.hear()  # a process that died while nobody asked is noticed here, and nothing is lost
         found = self._known.get(spec)
         if found is None:
             found = self._known[spec] = Future()
@@ -140,8 +140,7 @@ class Guides:
         out: list[wire.ToDesk] = []
         for piece in pieces:
             seq = piece.seq
-            guide, place, drafts = seq.guide, seq.generated, piece.drafted
-            assert guide is not None
+            guide, place, drafts = _guide_of(seq), seq.generated, piece.drafted
             there = place == guide.place and (not drafts or drafts == guide.drafts)
             if guide.failed is not None or there or place == guide.said_at:
                 continue
@@ -160,7 +159,6 @@ class Guides:
         guide.number = next(self._numbers)
         self._open[guide.number] = self._by_sequence[seq.id] = guide
         params = seq.params
-        guide.steady = not params.mirostat  # each of its steps rests on the one before
         out.append(
             wire.Open(
                 answer=guide.number,
@@ -169,6 +167,7 @@ class Guides:
                 after=guide.after,
                 thought=guide.thought,
                 every=params.logprobs is not None or params.mirostat != 0,  # both ask for the model's word
+                ahead=not params.mirostat,
             )
         )
         return True
@@ -191,14 +190,13 @@ class Guides:
         not known yet: then `Guide.outcome` gives it, when the step is made again."""
         out: list[wire.ToDesk] = []
         for seq, outcome in taken:
-            guide, place = seq.guide, seq.generated
-            assert guide is not None
+            guide, place = _guide_of(seq), seq.generated
             guide.said, guide.said_at, guide.followed, guide.late = outcome, place, False, False
             out.append(wire.Took(guide.number, place, outcome.tokens, outcome.kept))
         if out:
             self._link.send(out)
         self.wait([seq for seq, _ in taken], alone, spent)
-        return [found for seq, _ in taken if seq.guide and (found := seq.guide.outcome(seq.generated)) is not None]
+        return [_guide_of(seq).outcome(seq.generated) or outcome for seq, outcome in taken]
 
     def forget(self, ids: Iterable[str]) -> None:
         """These sequences are gone."""
@@ -224,8 +222,7 @@ class Guides:
             case wire.Follows(answer=number, place=place, forced=forced, drafts=drafts, guided=guided):
                 guide = self._open.get(number)
                 if guide is not None and guide.said is not None and guide.said_at == place:
-                    guide.said.forced, guide.said.guided = forced, guided
-                    guide.said.drafts = drafts if guide.steady else []
+                    guide.said.forced, guide.said.drafts, guide.said.guided = forced, drafts, guided
                     guide.followed, guide.late = True, False
                     guide.place, guide.drafts, guide.masks = place + len(guide.said.tokens) + len(forced), drafts, []
             case wire.Failed(answer=number, code=code, message=text, param=param):
@@ -233,7 +230,7 @@ class Guides:
                     guide.failed = from_code(code, text, param)
 
     def _begin_anew(self, how: str) -> None:
-        """The process is gone, and with it all that is under way; the next one begins when it is needed."""
+        """The process is gone, and with it all that is under way; the next one begins."""
         log.warning("the process that follows grammars %s; its requests fail, others do not notice", how)
         self._life += 1
         compiling, self._compiling = self._compiling, {}
@@ -250,10 +247,14 @@ def _tensor(bits: bytes | None) -> torch.Tensor | None:
     return torch.frombuffer(bytearray(bits), dtype=torch.int32) if bits is not None else None
 
 
+def _guide_of(seq: Sequence) -> Guide:
+    assert seq.guide is not None
+    return seq.guide
+
+
 def _wanting(seq: Sequence, alone: bool) -> Guide | None:
     """The guide of a sequence, where it is worth waiting for."""
-    guide = seq.guide
-    assert guide is not None
+    guide = _guide_of(seq)
     return None if guide.settled(seq.generated) or (guide.late and not alone) else guide
 
 

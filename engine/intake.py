@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from . import messages as m
-from .errors import GrammarRefused, QuireError, RequestError
+from .errors import GrammarRefused, RequestError
 from .grammar.spec import GrammarSpec
 from .guides import Grammar, Guide
 from .lora.adapter import Adapter
@@ -94,10 +94,6 @@ class Intake:
             found = compiled.result(timeout=0)
         except TimeoutError:
             raise GrammarRefused(f"the grammar took more than {SECONDS:.0f} s to compile") from None
-        except QuireError:
-            raise
-        except Exception as error:
-            raise GrammarRefused(f"the grammar could not be compiled: {type(error).__name__}: {error}") from None
         shortest, behind = found.shortest, len(params.grammar_after)
         if shortest is not None and params.max_tokens < shortest + behind:
             more = f", behind the {behind} that end its thought" if behind else ""

@@ -40,8 +40,8 @@ class _Left(NamedTuple):
 class Answer:
     """Follows the tokens of an answer with its matcher, and with its thoughts where those have a budget.
 
-    A step may be run again, so nothing here is ahead of the sequence for good: `look` and `take` go back to the place
-    that they are told.
+    A step may be run again, so nothing here is ahead of the sequence for good: `look` goes back to the place that it is
+    told.
     """
 
     def __init__(

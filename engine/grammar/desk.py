@@ -47,8 +47,8 @@ class _Open:
 
 
 class Desk:
-    """`hear` what the engine says, and `work` for as long as there is something to do; both give what is to be said.
-    Both belong to one thread."""
+    """`hear` what the engine says, and `work` for as long as it is `busy`: that gives what is to be said. Both belong
+    to one thread."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class Desk:
             answer = one.answer
             if isinstance(what, wire.Took):
                 forced = answer.take(what.tokens, what.kept)
-                drafts = [] if forced else answer.coming
+                drafts = answer.coming if one.opened.ahead and not forced else []
                 one.todo.appendleft(wire.Look(number, len(answer.tokens), [], drafts))
                 return [wire.Follows(number, what.place, forced, drafts, answer.summary())]
             masks = answer.look(what.place, what.tokens, what.drafts)
@@ -195,7 +195,7 @@ class Desk:
         except QuireError as error:
             return [wire.Failed(number, error.code or "", error.message, error.param)]
         except Exception as error:
-            return [wire.Failed(number, "invalid_grammar", _told("the grammar failed", error), None)]
+            return [wire.Failed(number, GrammarRefused.code, _told("the grammar failed", error), None)]
 
     def _answer(self, one: _Open) -> Answer:
         opened, vocabulary, compiled = one.opened, self.vocabulary(), one.kept.compiled

@@ -45,6 +45,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     after: tuple[int, ...] = ()  # behind which its grammar begins
     thought: ThoughtBudget | None = None
     every: bool = False  # the model's word on every token is wanted: none is forced
+    ahead: bool = True  # what must come may be sampled in one step; not where each token rests on the one before
 
 
 class Look(msgspec.Struct, frozen=True, tag=True):

@@ -80,8 +80,8 @@ class Sampler:
         self._memory = Memory(vocab_size)
         self._links: dict[str, tuple[Link, ...]] = {}  # options of each sequence
 
-    def sample(self, logits: torch.Tensor, slices: list[Slice], rows: list[Row] | None = None) -> list[Outcome]:
-        """logits float32 [R, vocab], one for each of `rows`, which are `rows_of` the slices; may be changed.
+    def sample(self, logits: torch.Tensor, slices: list[Slice]) -> list[Outcome]:
+        """logits float32 [R, vocab], a row for each slice and each of its drafts (`rows_of`); may be changed.
 
         A draft is right where it is the token that is sampled there. So every token is drawn as it is without drafts,
         from the model's own distribution and by the number of its (seed, position): what drafts change is how many of
@@ -89,7 +89,7 @@ class Sampler:
         drawn: a draft x is accepted with min(1, p(x) / 1) = p(x), and the token behind a rejected one is drawn from
         norm(max(0, p - q)), which is p given that it is not x.
         """
-        rows = rows_of(slices) if rows is None else rows
+        rows = rows_of(slices)
         asking = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
         own = logits[asking] if asking else None  # as the model gave them
         self._apply(logits, rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SAMPLE, XTC, VERIFY = 0, 1, 2  # streams; VERIFY is for the acceptance of drafts
+SAMPLE, XTC = 0, 1  # streams
 
 _ROUNDS = 10
 _MULTIPLY = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))

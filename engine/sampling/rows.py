@@ -16,7 +16,7 @@ class Row:
 
     __slots__ = ("ahead", "kept", "mask", "seq", "tokens")
 
-    def __init__(self, seq: Sequence, drafts: list[int] = [], mask: torch.Tensor | None = None):  # noqa: B006
+    def __init__(self, seq: Sequence, drafts: list[int], mask: torch.Tensor | None):
         """mask: int32 [ceil(vocab / 32)] of what may come, None: anything."""
         self.seq, self.mask = seq, mask
         self.ahead = len(drafts)

@@ -13,12 +13,12 @@ from ...engine.errors import RequestError
 from ...engine.messages import Generate, TokenLogprob
 from ..context import body_of, context, new_id
 from ..metrics import Stopwatch
-from ..prediction import tokens_of
 from ..stream import Entry, Piece, Usage, pieces
 from ..tokenizer import Tokenizer
 from . import refused
 from .adapters import choose
 from .message import deltas, events_of, message
+from .prediction import tokens_of
 from .prepare import prepare, shown
 from .schema import ChatRequest
 from .sse import answer

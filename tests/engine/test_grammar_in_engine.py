@@ -7,10 +7,8 @@ import re
 
 import jsonschema
 import pytest
-import torch
 from engine_place import Place, local_runner, vocabulary_of
 
-from quire.clients.bench.make_model import make_model
 from quire.engine.grammar.spec import GrammarSpec
 
 PERSON = {
@@ -27,11 +25,8 @@ PERSON = {
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny")
-    make_model("tiny", folder)
-    return local_runner(folder)
+def runner(tiny_model):
+    return local_runner(tiny_model)
 
 
 def schema(of: dict) -> GrammarSpec:

@@ -7,10 +7,8 @@ import os
 import signal
 
 import pytest
-import torch
 from engine_place import Place, local_runner
 
-from quire.clients.bench.make_model import make_model
 from quire.engine import guides as guides_
 from quire.engine import scheduler
 from quire.engine.config import EngineConfig
@@ -33,16 +31,8 @@ SPEC = GrammarSpec(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny")
-    make_model("tiny", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runner(folder):
-    return Runner(EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+def runner(tiny_model):
+    return Runner(EngineConfig(model=str(tiny_model), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
 
 
 def asked(place: Place) -> Place:
@@ -52,15 +42,15 @@ def asked(place: Place) -> Place:
     return place
 
 
-def test_answers_are_those_that_are_followed_in_the_same_process(folder, runner):
-    alone = asked(Place(local_runner(folder))).run()
+def test_answers_are_those_that_are_followed_in_the_same_process(tiny_model, runner):
+    alone = asked(Place(local_runner(tiny_model))).run()
     beside = asked(Place(runner)).run()
     assert beside.answers == alone.answers
     assert {key: end.guided for key, end in beside.ends.items()} == {k: end.guided for k, end in alone.ends.items()}
 
 
-def test_answers_are_the_same_where_nobody_ever_waits_for_a_mask(folder, runner, monkeypatch):
-    alone = asked(Place(local_runner(folder))).run()
+def test_answers_are_the_same_where_nobody_ever_waits_for_a_mask(tiny_model, runner, monkeypatch):
+    alone = asked(Place(local_runner(tiny_model))).run()
     monkeypatch.setattr(guides_, "PATIENCE", 0.0)
     monkeypatch.setattr(guides_, "ALONE", 0.0)
     hasty = asked(Place(runner))
@@ -96,8 +86,8 @@ def test_what_cannot_be_compiled_says_why(runner):
         runner.guides.compiled(GrammarSpec(kind="json_schema", text='{"type": "nothing"}'))
 
 
-def test_it_ends_with_who_needs_it(folder):
-    mine = Runner(EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+def test_it_ends_with_who_needs_it(tiny_model):
+    mine = Runner(EngineConfig(model=str(tiny_model), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
     mine.guides.compiled(SPEC)
     process = mine.guides._link._process
     mine.guides._link.close()
@@ -105,8 +95,8 @@ def test_it_ends_with_who_needs_it(folder):
     assert process.returncode is not None
 
 
-def test_nothing_said_to_a_process_that_is_gone_or_not_there_yet_holds_anybody_up(folder):
-    link = ProcessLink(folder, 600, {})
+def test_nothing_said_to_a_process_that_is_gone_or_not_there_yet_holds_anybody_up(tiny_model):
+    link = ProcessLink(tiny_model, 600, {})
     try:
         for _ in range(200):
             link.send([wire.Compile(1, SPEC)])

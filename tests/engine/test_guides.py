@@ -148,7 +148,8 @@ def test_who_asks_for_the_models_word_says_so_and_who_leaves_is_closed():
     numbers = {}
     for name, options in {"plain": {}, "logprobs": {"logprobs": 0}, "mirostat": {"mirostat": 2}}.items():
         seq, numbers[name] = bound(guides, name=name, max_tokens=7, **options)
-    assert [(one.every, one.most) for one in desk.of(wire.Open)] == [(False, 7), (True, 7), (True, 7)]
+    found = [(one.every, one.ahead, one.most) for one in desk.of(wire.Open)]
+    assert found == [(False, True, 7), (True, True, 7), (True, False, 7)]
     guides.forget([seq.id, "nobody"])
     assert desk.of(wire.Close) == [wire.Close(numbers["mirostat"])]
 
@@ -188,6 +189,24 @@ def test_a_grammar_that_nobody_has_any_more_is_forgotten(monkeypatch):
     kept.clear()
     guides.compile(GrammarSpec(kind="regex", text="e"))
     assert [one.grammar for one in desk.of(wire.Forget)] == [numbers[0], numbers[2], numbers[1]]
+
+
+def test_a_process_that_died_while_nobody_asked_costs_the_next_one_nothing():
+    desk = Desk()
+    guides = Guides(desk)
+    first = guides.compile(SPEC)
+    desk.said = [[wire.Ready(desk.of(wire.Compile)[0].grammar, 1)]]
+    guides.hear()
+    desk.said = [Gone("was killed by signal 9")]
+    again = guides.compile(SPEC)
+    assert again is not first
+    assert not again.done()
+    desk.said = [[wire.Ready(desk.of(wire.Compile)[1].grammar, 1)]]
+    seq = sequence((1,), name="next")
+    guides.hear()
+    seq.guide = Guide(again.result(0))
+    guides.look([piece(seq)])
+    assert seq.guide.failed is None
 
 
 def test_where_the_process_ends_its_answers_fail_and_the_next_ones_do_not(caplog):

@@ -6,10 +6,8 @@ from __future__ import annotations
 import re
 
 import pytest
-import torch
 from engine_place import Place, local_runner, vocabulary_of
 
-from quire.clients.bench.make_model import make_model
 from quire.engine.errors import RequestError
 from quire.engine.grammar import desk
 from quire.engine.grammar.spec import GrammarSpec
@@ -21,11 +19,8 @@ DIGITS = GrammarSpec(kind="regex", text="[0-9]{4}")
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny")
-    make_model("tiny", folder)
-    return local_runner(folder)
+def runner(tiny_model):
+    return local_runner(tiny_model)
 
 
 @pytest.fixture(scope="module")

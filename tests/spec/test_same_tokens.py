@@ -6,10 +6,8 @@ import json
 from random import Random
 
 import pytest
-import torch
 from engine_place import Place, local_runner, vocabulary_of
 
-from quire.clients.bench.make_model import make_model
 from quire.engine.config import Speculation
 from quire.engine.grammar.spec import GrammarSpec
 from quire.engine.messages import ThoughtBudget
@@ -54,21 +52,13 @@ ASKED = {  # what a request may ask for
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny")
-    make_model("tiny", folder)
-    return folder
+def off(tiny_model):
+    return local_runner(tiny_model, speculative_config=Speculation(method="none"))
 
 
 @pytest.fixture(scope="module")
-def off(folder):
-    return local_runner(folder, speculative_config=Speculation(method="none"))
-
-
-@pytest.fixture(scope="module")
-def on(folder):
-    return local_runner(folder)
+def on(tiny_model):
+    return local_runner(tiny_model)
 
 
 def asked(place: Place, names=tuple(ASKED), seeds=range(3)) -> Place:

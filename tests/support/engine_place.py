@@ -20,7 +20,7 @@ from quire.engine.state import Limits, State
 
 
 def local_runner(folder: Path, **fields) -> Runner:
-    """One that follows its grammars in this process."""
+    """One that follows its grammars in this process, on one thread."""
     size = json.loads((folder / "config.json").read_text())["vocab_size"]
     desk = Desk(lambda: Vocabulary.load(folder, size), size)
     config = EngineConfig(model=str(folder), kv_cache_memory=1 << 22, threads=1, **fields)

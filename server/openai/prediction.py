@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from ..engine.errors import RequestError
-from ..engine.messages import Ready
-from .openai.schema import Prediction
-from .tokenizer import Tokenizer
+from ...engine.errors import RequestError
+from ...engine.messages import Ready
+from ..tokenizer import Tokenizer
+from .schema import Prediction
 
 
 async def tokens_of(prediction: Prediction | None, tokenizer: Tokenizer, info: Ready) -> tuple[int, ...]:
