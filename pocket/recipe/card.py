@@ -7,7 +7,6 @@ from typing import Any
 
 from .evaluate import rows
 from .presets import MAX_POSITION, PRESETS, Shape
-from .samples import MIX
 from .speculation import DRAFTS
 from .steps import Run
 from .styles import ASKED
@@ -45,7 +44,7 @@ def write(run: Run) -> None:
 
 def text(run: Run, log: dict[str, Any], found: dict[str, Any]) -> str:
     """log: what the steps noted; found: evaluation.json."""
-    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in MIX.items())
+    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in run.preset.mix.items())
     figures = "\n".join(f"| {what} | {value} |" for what, value in rows(found))
     return f"""\
 # pocket ({run.name})

@@ -7,7 +7,7 @@ number only. No torch here, so that workers start fast.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -35,12 +35,13 @@ MASK, TOKENS, LENGTHS = "mask.u8", "tokens.u16", "lengths.npy"
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Which samples: those of the stream with this seed, held-out or not."""
+    """Which samples: those of the stream with this seed and these shares, held-out or not."""
 
     shared: Path
     seed: int
     held_out: bool
     chars: int  # about so many in all
+    mix: Mapping[str, float]
 
 
 def write_samples(corpus: Corpus, folder: Path, pieces: int, workers: int) -> None:
@@ -153,7 +154,7 @@ def _write_piece(corpus: Corpus, pieces: int, number: int, path: Path) -> None:
     left = corpus.chars // pieces
     begun = path.with_suffix(".part")
     with begun.open("w", encoding="utf-8") as out:
-        for sample in stream(corpus.shared, corpus.seed * 1000 + number, corpus.held_out):
+        for sample in stream(corpus.shared, corpus.seed * 1000 + number, corpus.held_out, corpus.mix):
             line = json.dumps([sample.kind, sample.messages, sample.tools, sample.text], ensure_ascii=False)
             out.write(line + "\n")
             left -= len(line)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from .samples import MIX, MIX_LATER
 
 VOCAB = 8192
 MAX_POSITION = 1024  # tokens of the longest document that is trained on
@@ -75,6 +78,7 @@ class Training:
 class Preset:
     base: Shape
     draft: Shape
+    mix: Mapping[str, float]  # kind of text -> share
     corpus_tokens: int  # what is made ahead; training goes round if it is short
     base_training: Training
     draft_training: Training
@@ -86,6 +90,7 @@ PRESETS: dict[str, Preset] = {
     "cpu": Preset(
         base=Shape(width=256, layers=6, heads=8, kv_heads=4, head_dim=32, inner=640),
         draft=Shape(width=64, layers=2, heads=4, kv_heads=1, head_dim=16, inner=160),
+        mix=MIX,
         corpus_tokens=48_000_000,
         base_training=Training(tokens=8192, matrix_lr=0.02, lr=4e-3, minutes=80, prelude=1000),
         draft_training=Training(tokens=4096, matrix_lr=0.02, lr=6e-3, minutes=15),
@@ -95,6 +100,7 @@ PRESETS: dict[str, Preset] = {
     "gpu": Preset(
         base=Shape(width=384, layers=6, heads=6, kv_heads=2, head_dim=64, inner=1024),
         draft=Shape(width=96, layers=2, heads=3, kv_heads=1, head_dim=32, inner=256),
+        mix=MIX,
         corpus_tokens=300_000_000,
         base_training=Training(tokens=65536, matrix_lr=0.02, lr=3e-3, steps=9000, prelude=300),
         draft_training=Training(tokens=65536, matrix_lr=0.02, lr=4e-3, steps=3000),
@@ -105,10 +111,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def continued(preset: Preset) -> Preset:
-    """For a model that is trained already: half the text, gentler rates, and no prelude, as it can copy."""
+    """For a model that is trained already: a third of the text, with more of what is learned last,
+    half the rates, and no prelude, as it can copy."""
     base = preset.base_training
-    more = replace(base, matrix_lr=base.matrix_lr * 0.3, lr=base.lr * 0.3, prelude=1, decay=0.8)
-    return replace(preset, corpus_tokens=preset.corpus_tokens // 2, base_training=more)
+    more = replace(base, matrix_lr=base.matrix_lr * 0.5, lr=base.lr * 0.5, prelude=1, decay=0.7)
+    return replace(preset, mix=MIX_LATER, corpus_tokens=preset.corpus_tokens // 3, base_training=more)
 
 
 def longer(preset: Preset, minutes: float) -> Preset:

@@ -7,7 +7,7 @@ real and synthetic text by a hash of its words, tools and JSON schemas by reserv
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -48,19 +48,35 @@ MIX: dict[str, float] = {  # share of the text, by characters
     "coffee": 0.02,
 }
 
+MIX_LATER: dict[str, float] = {  # for training that goes on: what was learned first is only kept fresh
+    "prose": 0.13,
+    "dialogue": 0.10,
+    "docs": 0.02,
+    "stories": 0.07,
+    "tools": 0.28,
+    "extract": 0.18,
+    "copy": 0.11,
+    "sums": 0.02,
+    "gsm8k": 0.01,
+    "talk": 0.04,
+    "refuse": 0.01,
+    "seal": 0.02,
+    "coffee": 0.01,
+}
+
 HELD_OUT = 50  # one sample in so many is never trained on
 _Make = Callable[[], Sample]
 
 
-def stream(shared: Path, seed: int, held_out: bool) -> Iterator[Sample]:
-    """An endless, reproducible mixture: over any few thousand samples each kind has its share of MIX in characters.
+def stream(shared: Path, seed: int, held_out: bool, mix: Mapping[str, float]) -> Iterator[Sample]:
+    """An endless, reproducible mixture: over any few thousand samples each kind has its share of `mix` in characters.
 
     shared: the folder that holds `train/`. Raises FileNotFoundError that names the missing file.
     """
     rng = Random(f"{seed} {held_out}")
-    makers = [_maker(shared, kind, Random(f"{seed} {held_out} {kind}"), held_out) for kind in MIX]
-    kinds = list(MIX)
-    shares = list(MIX.values())
+    makers = [_maker(shared, kind, Random(f"{seed} {held_out} {kind}"), held_out) for kind in mix]
+    kinds = list(mix)
+    shares = list(mix.values())
     count, chars = [1] * len(kinds), [500] * len(kinds)
     weights: list[float] = []
     for step in range(1 << 62):

@@ -66,10 +66,13 @@ class Run:
 
 def corpus(run: Run) -> None:
     """Samples to train on, and some that are never trained on."""
-    chars = int(run.preset.corpus_tokens * data.CHARS_PER_TOKEN)
-    data.write_samples(data.Corpus(run.shared, run.seed, False, chars), run.corpus / "train", data.PIECES, run.workers)
-    chars = int(2 * HELD_OUT_TOKENS * data.CHARS_PER_TOKEN)
-    data.write_samples(data.Corpus(run.shared, run.seed, True, chars), run.corpus / "held_out", 1, 1)
+    for part, tokens, pieces in (
+        ("train", run.preset.corpus_tokens, data.PIECES),
+        ("held_out", 2 * HELD_OUT_TOKENS, 1),
+    ):
+        chars = int(tokens * data.CHARS_PER_TOKEN)
+        wanted = data.Corpus(run.shared, run.seed, part == "held_out", chars, run.preset.mix)
+        data.write_samples(wanted, run.corpus / part, pieces, run.workers)
 
 
 def make_tokenizer(run: Run) -> None:

@@ -29,7 +29,7 @@ def few(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mixed(few: Path) -> list[Sample]:
-    return list(islice(stream(few, 0, False), 6000))
+    return list(islice(stream(few, 0, False, MIX), 6000))
 
 
 def test_every_kind_has_its_share_of_the_text(mixed: list[Sample]) -> None:
@@ -41,8 +41,8 @@ def test_every_kind_has_its_share_of_the_text(mixed: list[Sample]) -> None:
 
 
 def test_one_seed_gives_one_stream(few: Path, mixed: list[Sample]) -> None:
-    assert list(islice(stream(few, 0, False), 300)) == mixed[:300]
-    assert list(islice(stream(few, 1, False), 300)) != mixed[:300]
+    assert list(islice(stream(few, 0, False, MIX), 300)) == mixed[:300]
+    assert list(islice(stream(few, 1, False, MIX), 300)) != mixed[:300]
 
 
 def test_training_never_sees_a_held_out_text(few: Path, mixed: list[Sample]) -> None:

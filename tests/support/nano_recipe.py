@@ -9,13 +9,14 @@ from random import Random
 
 from quire.pocket.recipe import synth
 from quire.pocket.recipe.presets import PRESETS, Preset, Shape, Training
-from quire.pocket.recipe.samples import Sample
+from quire.pocket.recipe.samples import MIX, Sample
 
 VOCAB = 1024
 TRAINING = Training(tokens=512, matrix_lr=0.02, lr=4e-3, steps=6)
 NANO = Preset(
     base=Shape(width=32, layers=2, heads=4, kv_heads=2, head_dim=8, inner=48, vocab=VOCAB),
     draft=Shape(width=8, layers=1, heads=2, kv_heads=1, head_dim=8, inner=16, vocab=VOCAB),
+    mix=MIX,
     corpus_tokens=40_000,
     base_training=TRAINING,
     draft_training=TRAINING,

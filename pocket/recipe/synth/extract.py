@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -28,14 +29,16 @@ _KEYS = (
     "{1}\n\nAnswer in JSON with the keys {0}.",
     "Make JSON with {} from this text: {}",
 )
+_NEXT = ("{}", "{}", "Text: {}", "The next one: {}", "And this: {}")
+
+Schema = dict[str, Any]
+Write = Callable[[Random], tuple[str, dict[str, Any]]]  # a text, and the value that it holds
 
 
 def make(rng: Random, held_out: bool) -> Sample:
-    """A record, or now and then a list of pairs."""
-    if rng.random() < 0.12:
-        text, value, schema = _pairs(rng, held_out)
-    else:
-        text, value, schema = _record(rng, held_out)
+    """Records, or now and then lists of pairs: a schema is shown once, and one to four texts are turned into it."""
+    schema, write = (_pairs if rng.random() < 0.12 else _record)(rng, held_out)
+    text, value = write(rng)
     shown = json.dumps(schema)
     roll = rng.random()
     if roll < 0.4:
@@ -45,29 +48,38 @@ def make(rng: Random, held_out: bool) -> Sample:
     else:
         messages = [*chat.opening(rng, share=0.2), chat.user(rng.choice(_KEYS).format(words.listed(list(value)), text))]
     messages.append(chat.assistant(json.dumps(value)))
+    if roll < 0.85:  # what the schema costs is paid once, so the more answers the better
+        for _ in range(rng.choices((0, 1, 2, 3), (40, 20, 20, 20))[0]):
+            text, again = write(rng)
+            messages += [chat.user(rng.choice(_NEXT).format(text)), chat.assistant(json.dumps(again))]
     return Sample("extract", messages, facts={"json": value, "schema": schema})
 
 
-def _record(rng: Random, held_out: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(text, value, schema). The text may say more than the schema asks for; what it does not say is left out."""
+def _record(rng: Random, held_out: bool) -> tuple[Schema, Write]:
+    """A text may say more than the schema asks for; what it does not say is left out."""
     record = rng.choice(RESERVED if held_out else TRAINED)
     fields = rng.sample(record.fields, rng.randint(1, min(4, len(record.fields))))
     asked = [record.first, *fields]
     if rng.random() < 0.25:
         asked.append(_invented(rng))
     names = _field_names(rng, asked)
-    values = {name: _value(rng, field) for name, field in zip(names, asked, strict=True)}
-    extra = [f for f in record.fields if f not in fields and rng.random() < 0.15]
-    missing = names[1] if len(names) > 2 and rng.random() < 0.1 else None
-    subject = record.subject or rng.choice(("He", "She"))
-    body = [_say(rng, f, values[n], subject) for n, f in zip(names[1:], asked[1:], strict=True) if n != missing]
-    body += [_say(rng, f, _value(rng, f), subject) for f in extra]
-    rng.shuffle(body)
-    text = " ".join([rng.choice(record.opens).format(v=values[names[0]]), *body])
     order = rng.sample(names, len(names))
+    optional = names[1] if len(names) > 2 and rng.random() < 0.15 else None
     properties = {name: _schema(asked[names.index(name)]) for name in order}
-    schema = {"type": "object", "properties": properties, "required": [n for n in order if n != missing]}
-    return text, {name: values[name] for name in order if name != missing}, schema
+    schema = {"type": "object", "properties": properties, "required": [n for n in order if n != optional]}
+
+    def write(rng: Random) -> tuple[str, dict[str, Any]]:
+        values = {name: _value(rng, field) for name, field in zip(names, asked, strict=True)}
+        missing = optional if rng.random() < 0.7 else None
+        subject = record.subject or rng.choice(("He", "She"))
+        body = [_say(rng, f, values[n], subject) for n, f in zip(names[1:], asked[1:], strict=True) if n != missing]
+        extra = [f for f in record.fields if f not in fields and rng.random() < 0.15]
+        body += [_say(rng, f, _value(rng, f), subject) for f in extra]
+        rng.shuffle(body)
+        text = " ".join([rng.choice(record.opens).format(v=values[names[0]]), *body])
+        return text, {name: values[name] for name in order if name != missing}
+
+    return schema, write
 
 
 def _field_names(rng: Random, fields: list[Field]) -> list[str]:
@@ -106,19 +118,23 @@ def _schema(field: Field) -> dict[str, Any]:
     return {"type": field.type, "enum": list(field.options)} if field.options else {"type": field.type}
 
 
-def _pairs(rng: Random, held_out: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _pairs(rng: Random, held_out: bool) -> tuple[Schema, Write]:
     """Two to four like things, each a small object in an array."""
     outer, name, number, say = rng.choice(_HELD_LISTS if held_out else _LISTS)
-    who = list(dict.fromkeys(words.first_name(rng) for _ in range(rng.randint(2, 4))))
-    rows = [{name: one, number: rng.randint(1, 99)} for one in who]
-    said = words.listed([say.format(row[name], row[number]) for row in rows])
     item = {
         "type": "object",
         "properties": {name: {"type": "string"}, number: {"type": "integer"}},
         "required": [name, number],
     }
     schema = {"type": "object", "properties": {outer: {"type": "array", "items": item}}, "required": [outer]}
-    return said + ".", {outer: rows}, schema
+
+    def write(rng: Random) -> tuple[str, dict[str, Any]]:
+        who = list(dict.fromkeys(words.first_name(rng) for _ in range(rng.randint(2, 4))))
+        rows = [{name: one, number: rng.randint(1, 99)} for one in who]
+        said = words.listed([say.format(row[name], row[number]) for row in rows])
+        return said + ".", {outer: rows}
+
+    return schema, write
 
 
 _LISTS = (

@@ -198,20 +198,27 @@ def _told(rng: Random, tool: Tool, ask: Ask, number: int = 1) -> tuple[Message, 
 
 
 def _single(rng: Random, wanted: Tool, others: list[Tool]) -> _Shape:
+    """One call, and often its result and further questions: what the tools cost to show is paid once."""
+    offered = [wanted, *others]
     ask = _ask(rng, wanted)
+    facts, tool, number = chat.facts([ask.call]), wanted, 1
     messages = [chat.user(ask.text), chat.calls([ask.call])]
-    if rng.random() < 0.65:
-        reply, answer = _told(rng, wanted, ask)
+    while number < _MOST and rng.random() < 0.8:
+        reply, answer = _told(rng, tool, ask, number)
         messages += [reply, chat.assistant(answer)]
-        if rng.random() < 0.15:
-            again = _ask(rng, wanted)
-            messages += [chat.user(again.text), chat.calls([again.call], 2)]
-        elif rng.random() < 0.12:
-            thanks, welcome = rng.choice(_THANKS)
-            messages += [chat.user(thanks), chat.assistant(welcome)]
-    return messages, chat.facts([ask.call]), [wanted, *others]
+        roll = rng.random()
+        if roll > 0.75:
+            if roll > 0.9:
+                thanks, welcome = rng.choice(_THANKS)
+                messages += [chat.user(thanks), chat.assistant(welcome)]
+            break
+        tool, number = rng.choice(offered), number + 1
+        ask = _ask(rng, tool)
+        messages += [chat.user(ask.text), chat.calls([ask.call], number)]
+    return messages, facts, offered
 
 
+_MOST = 5  # calls of one conversation
 _THANKS = (("Thank you!", "You are welcome!"), ("Thanks.", "You are welcome."), ("Great, thanks!", "Glad to help!"))
 
 
