@@ -18,10 +18,14 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How tokens are guessed ahead, under vLLM's names. Guesses never change an answer."""
 
-    method: Literal["ngram", "none"] = "ngram"
+    method: Literal["ngram", "suffix", "draft_model", "none"] | None = (
+        None  # None: draft_model with a model, else ngram
+    )
+    model: str | None = None  # a folder: the draft model
     num_speculative_tokens: int = 8  # of a sequence and step, at most; as many as pay are taken
     prompt_lookup_min: int = 2  # tokens at the end of the text that must stand in it before
     prompt_lookup_max: int = 8  # tokens that are compared
+    suffix_tokens: int = 131_072  # of earlier answers, that are remembered
 
     def __post_init__(self) -> None:
         field = "speculative_config"
@@ -31,6 +35,23 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if not 1 <= self.prompt_lookup_min <= self.prompt_lookup_max:
             found = f"has {self.prompt_lookup_min} as prompt_lookup_min and {self.prompt_lookup_max} as its maximum"
             raise ConfigError(field, found, "at least 1, and a maximum that is not less")
+        if self.suffix_tokens < 1:
+            raise ConfigError(field, f"has {self.suffix_tokens} as suffix_tokens", "a positive number")
+        if self.method == "draft_model" and self.model is None:
+            raise ConfigError(field, "has the method draft_model and no model", "the folder of one as model")
+        if self.method in ("ngram", "none") and self.model is not None:
+            raise ConfigError(field, f"has a model and the method {self.method}", "draft_model or suffix as method")
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """Who guesses where no prediction does, in the order they are asked: the cheapest first."""
+        if self.method == "none":
+            return ()
+        return (
+            "ngram",
+            *(("suffix",) if self.method == "suffix" else ()),
+            *(("draft_model",) if self.model is not None else ()),
+        )
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

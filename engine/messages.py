@@ -257,8 +257,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     schedule_seconds: float
     step_seconds: float
     waited: list[float] = []  # seconds in the queue of each request that began in this step
-    drafted: list[int] = []  # guesses that were checked, by their place behind the last token
-    accepted: list[int] = []  # of them, those that were right
+    drafted: dict[str, list[int]] = {}  # who guessed -> guesses checked, by their place behind the last token
+    accepted: dict[str, list[int]] = {}  # of them, those that were right
 
 
 FromEngine = Loading | Ready | LoadFailed | TokenDelta | Failed | StepStats | AdapterLoaded | AdapterGone | Adapters

@@ -31,6 +31,8 @@ from .models.load import fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
+from .spec.drafter import Drafter
+from .spec.pair import load_draft
 from .spec.speculator import Speculator
 
 log = logging.getLogger("quire.engine")
@@ -68,12 +70,14 @@ class Runner:
         self._architecture = _architecture(folder)
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
         self.sampler = Sampler(self.model.vocab_size)
-        self.speculator = Speculator(config.speculative_config)
+        speculation = config.speculative_config
+        draft = load_draft(Path(speculation.model), folder, self.model) if speculation.model else None
+        self.speculator = Speculator(speculation)
         self.slots = Slots(config.max_loras)
         self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
-        layers, dtype = self.model.layers, self.model.dtype
+        layers, dtype = self.model.layers + (draft.layers if draft else []), self.model.dtype
         activations = self._warm_up(limit)
         blocks = pool_blocks(layers, dtype, config, free_memory(self.device) - activations, self.device)
         # More than every sequence at full length can never be in use; a tiny model would make millions of pages.
@@ -86,7 +90,9 @@ class Runner:
                 f"at most {blocks * BLOCK_SIZE}, or more memory (kv_cache_memory, memory_utilization)",
             )
         self.max_model_len = min(limit, blocks * BLOCK_SIZE)
-        self.cache = KVCache(layers, blocks, dtype, self.device)
+        self.cache = KVCache(self.model.layers, blocks, dtype, self.device)
+        if draft is not None:
+            self.speculator.drafter = Drafter(draft, self.model.vocab_size, blocks, self._backend)
         self._load_seconds = time.perf_counter() - began
 
     def _adapter(self, folder: Path) -> Callable[[Path], Raw]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .adapters import Adapters
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+DRAFTED, ACCEPTED = "Guessed tokens that were checked", "Guessed tokens that were right"
 BEFORE_THE_FIRST_STEP = StepStats(
     running=0, waiting=0, blocks_used=0, blocks_total=0, steps=0, prompt_tokens=0, generated_tokens=0,
     prefix_queries=0, prefix_hits=0, preemptions=0, schedule_seconds=0.0, step_seconds=0.0,
@@ -47,21 +48,23 @@ class _EngineCollector(Collector):
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", stats.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache", stats.prefix_hits),
             ("num_preemptions", "Sequences preempted", stats.preemptions),
-            ("spec_decode_num_draft_tokens", "Guessed tokens that were checked", sum(stats.drafted)),
-            ("spec_decode_num_accepted_tokens", "Guessed tokens that were right", sum(stats.accepted)),
+            ("spec_decode_num_draft_tokens", DRAFTED, sum(map(sum, stats.drafted.values()))),
+            ("spec_decode_num_accepted_tokens", ACCEPTED, sum(map(sum, stats.accepted.values()))),
             ("engine_steps", "Steps of the engine", stats.steps),
             ("engine_schedule_seconds", "Time spent scheduling and committing", stats.schedule_seconds),
             ("engine_step_seconds", "Time spent in steps", stats.step_seconds),
         ):
             yield CounterMetricFamily(f"quire:{name}", text, count)
-        right = CounterMetricFamily(
-            "quire:spec_decode_num_accepted_tokens_per_pos",
-            "The same by place behind the last token",
-            labels=["position"],
-        )
-        for place, count in enumerate(stats.accepted):
-            right.add_metric([str(place)], count)
-        yield right
+        for name, text, counts in (("draft", DRAFTED, stats.drafted), ("accepted", ACCEPTED, stats.accepted)):
+            placed = CounterMetricFamily(
+                f"quire:spec_decode_num_{name}_tokens_per_pos",
+                f"{text}, by who guessed and by place behind the last token",
+                labels=["proposer", "position"],
+            )
+            for proposer, places in counts.items():
+                for place, count in enumerate(places):
+                    placed.add_metric([proposer, str(place)], count)
+            yield placed
 
 
 class _AdapterCollector(Collector):

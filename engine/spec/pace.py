@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 SPEED, SHAPE = 0.2, 0.05  # shares that a new measurement has in what is known of the machine, and of a size
 GREATEST = 1.5  # times of what is known that one is believed to be
 GAIN = 1.03  # that drafts must promise: what is measured is not sure
 SLOPE = 0.08  # of the cost of one token, that each further one is taken to cost where nothing is known
-FADING = 0.9  # what a step leaves of what was known of a sequence
+FADING = 0.9  # what a step leaves of what was known of a sequence,
+SLOWLY = 0.99  # and of all together
 PRIOR = (1.0, 2.0)  # drafts that were right, of so many
+DOUBT = 0.01  # share of what is known of a sequence that a step without its drafts takes
 
 
 class Costs:
@@ -73,17 +76,26 @@ def _rounded(tokens: int) -> int:
 
 
 class Record:
-    """How often drafts of one sequence were right; old steps fade."""
+    """How often drafts were right, of one sequence or of many; old ones fade."""
 
-    __slots__ = ("right", "tried")
+    __slots__ = ("_fading", "right", "tried")
 
-    def __init__(self) -> None:
-        self.right, self.tried = PRIOR
+    def __init__(self, right: float = PRIOR[0], tried: float = PRIOR[1], fading: float = FADING):
+        self.right, self.tried, self._fading = right, tried, fading
 
     def learn(self, drafts: int, right: int) -> None:
         """Of so many drafts the first `right` were."""
-        self.right = FADING * self.right + right
-        self.tried = FADING * self.tried + min(drafts, right + 1)
+        self.right = self._fading * self.right + right
+        self.tried = self._fading * self.tried + min(drafts, right + 1)
+
+    def rest(self) -> None:
+        """Nothing was tried, as it did not pay; what is known becomes old all the same, so that it is tried again."""
+        self.right += DOUBT * (PRIOR[0] - self.right)
+        self.tried += DOUBT * (PRIOR[1] - self.tried)
+
+    def like(self) -> Record:
+        """What is expected of another sequence."""
+        return Record(PRIOR[1] * self.chance, PRIOR[1])
 
     @property
     def chance(self) -> float:
@@ -91,29 +103,40 @@ class Record:
         return min(self.right / self.tried, 0.99) if self.tried else 0.0
 
 
-def shares(offered: Sequence[tuple[float, int]], sequences: int, costs: Costs, beside: float = 0.0) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Drafts that a sequence could have. chance: of each, where those before it are right; most: how many; price: what
+    it costs to make one, entry: and to begin to, in the units of `Costs`."""
+
+    chance: float
+    most: int
+    price: float = 0.0
+    entry: float = 0.0
+
+
+def shares(offers: Sequence[Offer], sequences: int, costs: Costs, beside: float = 0.0) -> list[int]:
     """Of the drafts of some sequences, how many give the most tokens a second.
 
-    offered: of each sequence the chance of a draft, and the number of its drafts. sequences: that take part in the
-    step, those included; costs: of steps without prompts; beside: what prompts cost in the step, in the same units. A
-    step without drafts gives a token a sequence; the n-th draft of a sequence comes to stay with chance ** n.
+    sequences: that take part in the step, those with offers included; costs: of steps without prompts; beside: what
+    prompts cost in the step, in the same units. A step without drafts gives a token a sequence; the n-th draft of a
+    sequence comes to stay with chance ** n.
     """
-    counts = [0] * len(offered)
+    counts = [0] * len(offers)
     alone = costs.of(sequences)
-    if alone is None or not offered:
+    if alone is None or not offers:
         return counts
     before = alone + beside
-    offers = sorted((-(chance**n), n, i) for i, (chance, most) in enumerate(offered) for n in range(1, most + 1))
-    expected, best, taken = float(sequences), sequences / before, 0
-    for number, (gain, _, _) in enumerate(offers, 1):
+    order = sorted((-(offer.chance**n), n, i) for i, offer in enumerate(offers) for n in range(1, offer.most + 1))
+    expected, best, taken, made = float(sequences), sequences / before, 0, beside
+    for number, (gain, n, i) in enumerate(order, 1):
         expected -= gain
+        made += offers[i].price + (offers[i].entry if n == 1 else 0.0)
         cost = costs.of(sequences + number)
         assert cost is not None
-        cost += beside
-        if expected / cost > best:
-            best, taken = expected / cost, number
+        if expected / (cost + made) > best:
+            best, taken = expected / (cost + made), number
     if best < GAIN * sequences / before:
         return counts
-    for _, _, i in offers[:taken]:
+    for _, _, i in order[:taken]:
         counts[i] += 1
     return counts

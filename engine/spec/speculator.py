@@ -1,34 +1,74 @@
-"""Drafts for the next step: proposers are asked, in order, as far as drafts are worth their rows."""
+"""Drafts for the next step: proposers are asked, the cheapest first, as far as drafts are worth their rows."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from ..config import Speculation
 from ..plan import Outcome, Slice
 from ..sequence import Sequence
+from .answers import Answers
+from .drafter import Drafter, Want
 from .lookup import Trail, repeated
-from .pace import Costs, Record, shares
+from .pace import SLOWLY, Costs, Offer, Record, shares
 from .prediction import Prediction
 
-EXPECTED = (4.0, 5.0)  # drafts of a prediction that are taken to be right, of so many
-PATIENCE = 32  # steps between two attempts of a sequence whose drafts were never right, at most
+log = logging.getLogger("quire.engine")
+
+EXPECTED = (4.0, 5.0)  # drafts of a prediction that are taken to be right, of so many: who sends one knows
+PATIENCE = 32  # steps between two attempts of a proposer whose drafts were never right, at most
+READ = 256  # tokens of earlier answers that a step takes in
+PREDICTION, NGRAM, SUFFIX, MODEL, GRAMMAR = "prediction", "ngram", "suffix", "draft_model", "grammar"
+
+
+@dataclass(slots=True)
+class _Trial:
+    """How the drafts of one proposer do in one sequence."""
+
+    record: Record
+    failures: int = 0  # attempts without a right draft, on end
+    pause: int = 0  # steps until the next attempt
+
+    def due(self) -> bool:
+        """Whether it is asked in this step."""
+        self.pause -= self.pause > 0
+        return not self.pause
+
+    def learn(self, drafts: int, right: int) -> None:
+        self.record.learn(drafts, right)
+        self.failures = 0 if right else self.failures + 1
+        self.pause = 0 if right else min(PATIENCE, 1 << self.failures)
 
 
 @dataclass(slots=True)
 class _Known:
     """Of one sequence."""
 
-    prediction: Prediction | None = None  # while it has something to say
+    seq: Sequence
+    prediction: Prediction | None
     trail: Trail = field(default_factory=Trail)
-    record: Record = field(default_factory=Record)
-    offered: int = 0  # drafts of the step that comes
-    predicted: bool = False  # whether the prediction gave them
-    right: int = 0  # of its drafts
+    trials: dict[str, _Trial] = field(default_factory=dict)
+    proposer: str = ""  # who gave the drafts of the step that comes
+    offered: int = 0  # how many
+    right: int = 0  # of its prediction's
     wrong: int = 0
-    failures: int = 0  # attempts without a right draft, on end
-    pause: int = 0  # steps until the next attempt
+
+
+@dataclass(slots=True)
+class _Offered:
+    """Drafts that a sequence could have in the next step; None: those that the draft model would make."""
+
+    known: _Known
+    outcome: Outcome
+    proposer: str
+    drafts: list[int] | None
+    offer: Offer
+
+
+Ask = Callable[[Sequence, list[int], _Known, int], list[int]]  # (sequence, what joins it, known, at most) -> drafts
 
 
 def _is_decode(piece: Slice) -> bool:
@@ -38,14 +78,22 @@ def _is_decode(piece: Slice) -> bool:
 class Speculator:
     """Of one runner. Remembers of a sequence what helps to guess, by its id, until `forget`."""
 
-    def __init__(self, speculation: Speculation):
+    def __init__(self, speculation: Speculation, drafter: Drafter | None = None):
         self._speculation = speculation
         self._costs = Costs()  # of steps without prompts
         self._prompts = 0.0  # seconds that a token of a prompt took last
         self._known: dict[str, _Known] = {}
-        most = speculation.num_speculative_tokens if speculation.method != "none" else 0
-        self._most = most
-        self.drafted, self.accepted = [0] * most, [0] * most  # by position behind the last token
+        self._general: dict[str, Record] = {}  # of each proposer, over all sequences
+        self._most = speculation.num_speculative_tokens if speculation.method != "none" else 0
+        self._answers = Answers(speculation.suffix_tokens) if SUFFIX in speculation.stack else None
+        self.drafter = drafter
+        self.proposers: list[tuple[str, Ask]] = [(PREDICTION, self._predicted)]  # in the order they are asked
+        if NGRAM in speculation.stack:
+            self.proposers.append((NGRAM, self._repeated))
+        if SUFFIX in speculation.stack:
+            self.proposers.append((SUFFIX, self._said))
+        self.drafted: dict[str, list[int]] = {}  # proposer -> drafts that were checked, by place behind the last token
+        self.accepted: dict[str, list[int]] = {}
 
     def learn_cost(self, slices: Seq[Slice], seconds: float) -> None:
         """A step took so long."""
@@ -58,70 +106,130 @@ class Speculator:
 
     def learn(self, piece: Slice, outcome: Outcome) -> None:
         """What came of the drafts of a slice; those that its grammar did not let come were wrong too."""
-        known = self._known.get(piece.seq.id)
-        if known is None or not known.offered or not outcome.tokens:
+        if not outcome.tokens or not self._most:
             return
-        drafts, right, known.offered = known.offered, len(outcome.tokens) - 1, 0
+        known, right = self._known.get(piece.seq.id), len(outcome.tokens) - 1
+        if known is None or not known.offered:
+            self._count(GRAMMAR, piece.drafts, right)
+            return
+        drafts, known.offered = known.offered, 0
         if drafts != piece.drafts:
             return  # there was no room for them
-        known.record.learn(drafts, right)
-        if known.predicted:
+        self._count(known.proposer, drafts, right)
+        known.trials[known.proposer].learn(drafts, right)
+        self._general[known.proposer].learn(drafts, right)
+        if known.proposer == PREDICTION:
             known.right += right
             known.wrong += drafts - right
             outcome.predicted = known.right, known.wrong
-        for place in range(drafts):
-            self.drafted[place] += 1
-            self.accepted[place] += place < right
-        known.failures = 0 if right else known.failures + 1
-        known.pause = 0 if right else min(PATIENCE, 1 << known.failures) - 1
+
+    def _count(self, proposer: str, drafts: int, right: int) -> None:
+        if drafts:
+            drafted, accepted = self.drafted.setdefault(proposer, []), self.accepted.setdefault(proposer, [])
+            drafted += [0] * (drafts - len(drafted))
+            accepted += [0] * (drafts - len(accepted))
+            for place in range(drafts):
+                drafted[place] += 1
+                accepted[place] += place < right
 
     def propose(self, slices: Seq[Slice], outcomes: Seq[Outcome]) -> None:
         """Give drafts to the outcomes of a step that have none."""
         if not self._most:
             return
-        offers: list[tuple[Outcome, list[int], _Known]] = []
-        offered: list[tuple[float, int]] = []
-        for piece, outcome in zip(slices, outcomes, strict=True):
-            if not self._can(piece, outcome):
-                continue
-            known = self._known.get(piece.seq.id)
-            if known is None:
-                known = self._known[piece.seq.id] = _Known()
-                if piece.seq.prediction:
-                    known.prediction = Prediction(list(piece.seq.prediction))
-                    known.record.right, known.record.tried = EXPECTED  # who sends one knows what is coming
-            if known.pause:
-                known.pause -= 1
-            elif drafts := self._drafts(piece.seq, outcome.tokens + outcome.forced, known):
-                offers.append((outcome, drafts, known))
-                offered.append((known.record.chance, len(drafts)))
+        if self._answers is not None:
+            self._answers.read(READ)
         sampled = sum(piece.sample for piece in slices)
+        offered = [
+            found
+            for piece, outcome in zip(slices, outcomes, strict=True)
+            if _can(piece, outcome) and (found := self._offer(piece.seq, outcome, sampled)) is not None
+        ]
         prompts = sum(len(piece.tokens) for piece in slices if not piece.sample)  # the next step has as many
-        counts = shares(offered, sampled, self._costs, self._prompts * prompts / self._costs.speed)
-        for (outcome, drafts, known), count in zip(offers, counts, strict=True):
-            outcome.drafts = drafts[:count]
-            known.offered = count
+        beside = self._prompts * prompts / self._costs.speed
+        counts = shares([found.offer for found in offered], sampled, self._costs, beside)
+        self._draft([(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None])
+        for found, count in zip(offered, counts, strict=True):
+            found.outcome.drafts = (found.drafts or [])[:count]
+            found.known.proposer, found.known.offered = found.proposer, len(found.outcome.drafts)
+            if not count:
+                found.known.trials[found.proposer].record.rest()
 
-    def _drafts(self, seq: Sequence, new: list[int], known: _Known) -> list[int]:
-        room = seq.end - len(seq.tokens) - len(new) - 1  # the last token is always sampled
+    def _draft(self, wanted: Seq[tuple[_Offered, int]]) -> None:
+        """Let the draft model make what it is worth. It is left out from then on if it fails: nobody needs it."""
+        wants = [(found, self._want(found, count)) for found, count in wanted if count]
+        if not wants or self.drafter is None:
+            return
+        try:
+            for (found, _), drafts in zip(wants, self.drafter.draft([want for _, want in wants]), strict=True):
+                found.drafts = drafts
+        except Exception:
+            log.exception("the draft model failed; from now on nothing is drafted by it")
+            self.drafter = None
+
+    @staticmethod
+    def _want(found: _Offered, count: int) -> Want:
+        return Want(found.known.seq, found.outcome.tokens + found.outcome.forced, count)
+
+    def _offer(self, seq: Sequence, outcome: Outcome, sampled: int) -> _Offered | None:
+        """Of the first proposer that has something to say. sampled: sequences in the step."""
+        new = outcome.tokens + outcome.forced
+        room = min(self._most, seq.end - len(seq.tokens) - len(new) - 1)  # the last token is always sampled
         if room < 1:
-            return []
-        if known.prediction is not None:
-            answer = seq.tokens[seq.prompt_len :] + new
-            found = known.prediction.guesses(answer, min(self._most, room))
-            known.predicted = bool(found)
-            if found:
-                return found
-        text = known.trail.follow(seq.tokens, new)
-        least, most = self._speculation.prompt_lookup_min, self._speculation.prompt_lookup_max
-        return repeated(text, least, most, min(self._most, room))
+            return None
+        known = self._known.get(seq.id)
+        if known is None:
+            prediction = Prediction(list(seq.prediction)) if seq.prediction else None
+            known = self._known[seq.id] = _Known(seq, prediction)
+        for name, ask in self.proposers:
+            trial = self._trial(known, name)
+            if trial.due() and (drafts := ask(seq, new, known, room)):
+                return _Offered(known, outcome, name, drafts, Offer(trial.record.chance, len(drafts)))
+        if self.drafter is None or (room := self.drafter.room(seq, new, room)) < 1:
+            return None
+        trial = self._trial(known, MODEL)
+        if not trial.due():
+            return None
+        price, entry = self.drafter.price(sampled), self.drafter.entry(seq)
+        unit = self._costs.speed
+        return _Offered(known, outcome, MODEL, None, Offer(trial.record.chance, room, price / unit, entry / unit))
 
-    def _can(self, piece: Slice, outcome: Outcome) -> bool:
-        params = piece.seq.params
-        if outcome.error is not None or not outcome.tokens or outcome.drafts or params.mirostat:
-            return False  # each step of mirostat rests on the one before
-        return outcome.tokens[-1] not in params.stop_token_ids
+    def _trial(self, known: _Known, proposer: str) -> _Trial:
+        """Of a proposer that is new to a sequence what it did in others is expected."""
+        trial = known.trials.get(proposer)
+        if trial is None:
+            general = self._general.setdefault(proposer, Record(fading=SLOWLY))
+            record = Record(*EXPECTED) if proposer == PREDICTION else general.like()
+            trial = known.trials[proposer] = _Trial(record)
+            general.rest()
+        return trial
+
+    def _predicted(self, seq: Sequence, new: list[int], known: _Known, count: int) -> list[int]:
+        if known.prediction is None:
+            return []
+        return known.prediction.guesses(seq.tokens[seq.prompt_len :] + new, count)
+
+    def _repeated(self, seq: Sequence, new: list[int], known: _Known, count: int) -> list[int]:
+        text = known.trail.follow(seq.tokens, new)
+        return repeated(text, self._speculation.prompt_lookup_min, self._speculation.prompt_lookup_max, count)
+
+    def _said(self, seq: Sequence, new: list[int], known: _Known, count: int) -> list[int]:
+        if self._answers is None or seq.salt:
+            return []
+        most = self._speculation.prompt_lookup_max
+        tail = (seq.tokens[-most:] + new)[-most:]
+        return self._answers.guesses(tail, self._speculation.prompt_lookup_min, count)
 
     def forget(self, ids: Seq[str]) -> None:
         for id_ in ids:
-            self._known.pop(id_, None)
+            known = self._known.pop(id_, None)
+            if known is not None and self._answers is not None and not known.seq.salt:
+                self._answers.tell(known.seq.tokens[known.seq.prompt_len :])
+        if self.drafter is not None:
+            self.drafter.forget(ids)
+
+
+def _can(piece: Slice, outcome: Outcome) -> bool:
+    params = piece.seq.params
+    if outcome.error is not None or not outcome.tokens or outcome.drafts or params.mirostat:
+        return False  # each step of mirostat rests on the one before
+    return outcome.tokens[-1] not in params.stop_token_ids

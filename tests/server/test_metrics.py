@@ -15,7 +15,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 STATS = m.StepStats(
     running=3, waiting=4, blocks_used=25, blocks_total=100, steps=7, prompt_tokens=1000, generated_tokens=200,
     prefix_queries=900, prefix_hits=450, preemptions=2, schedule_seconds=0.25, step_seconds=1.5, waited=[0.5, 0.25],
-    drafted=[9, 4], accepted=[5, 1],
+    drafted={"ngram": [9, 4], "prediction": [2]}, accepted={"ngram": [5, 1], "prediction": [1]},
 )  # fmt: skip
 OF_THE_ENGINE = {
     "quire:num_requests_running": 3,
@@ -27,8 +27,8 @@ OF_THE_ENGINE = {
     "quire:prefix_cache_hits_total": 450,
     "quire:num_preemptions_total": 2,
     "quire:engine_steps_total": 7,
-    "quire:spec_decode_num_draft_tokens_total": 13,
-    "quire:spec_decode_num_accepted_tokens_total": 6,
+    "quire:spec_decode_num_draft_tokens_total": 15,
+    "quire:spec_decode_num_accepted_tokens_total": 7,
     "quire:engine_schedule_seconds_total": 0.25,
     "quire:engine_step_seconds_total": 1.5,
 }

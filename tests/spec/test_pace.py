@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.engine.spec.pace import GAIN, Costs, Record, shares
+from quire.engine.spec.pace import GAIN, Costs, Offer, Record, shares
 
 
 def costs(**known: float) -> Costs:
@@ -20,31 +20,52 @@ def costs(**known: float) -> Costs:
 
 
 def test_where_nothing_is_measured_nothing_is_drafted():
-    assert shares([(0.9, 8)], 1, Costs()) == [0]
+    assert shares([Offer(0.9, 8)], 1, Costs()) == [0]
 
 
 def test_a_draft_that_costs_nothing_is_taken_and_one_that_doubles_the_step_is_not():
-    assert shares([(0.3, 4)], 1, costs(_1=0.1, _8=0.1)) == [4]
-    assert shares([(0.3, 4)], 1, costs(_1=0.1, _2=0.2, _8=0.8)) == [0]
-    assert shares([(0.9, 4)], 1, costs(_1=0.1, _2=0.1, _3=0.4, _8=0.8)) == [1]
+    assert shares([Offer(0.3, 4)], 1, costs(_1=0.1, _8=0.1)) == [4]
+    assert shares([Offer(0.3, 4)], 1, costs(_1=0.1, _2=0.2, _8=0.8)) == [0]
+    assert shares([Offer(0.9, 4)], 1, costs(_1=0.1, _2=0.1, _3=0.4, _8=0.8)) == [1]
 
 
 def test_a_dear_draft_may_lead_to_cheap_ones():
     """Two rows cost as much more as eight: one alone does not pay, all do."""
-    assert shares([(0.9, 8)], 1, costs(_1=0.1, _2=0.25, _9=0.25)) == [8]
+    assert shares([Offer(0.9, 8)], 1, costs(_1=0.1, _2=0.25, _9=0.25)) == [8]
+
+
+def test_what_making_a_draft_costs_counts_too():
+    table = costs(_1=0.1, _9=0.12)
+    assert shares([Offer(0.6, 8)], 1, table)[0] > 2
+    assert shares([Offer(0.6, 8, price=0.02)], 1, table)[0] < shares([Offer(0.6, 8)], 1, table)[0]
+    assert shares([Offer(0.6, 8, price=0.2)], 1, table) == [0]
+    assert shares([Offer(0.6, 8, entry=0.2)], 1, table) == [0], "its text must be read first, for too little"
+
+
+def test_what_did_not_pay_is_tried_again_later():
+    record = Record()
+    for _ in range(20):
+        record.learn(4, 0)
+    table = costs(_1=0.1, _9=0.15)
+    assert shares([Offer(record.chance, 8)], 1, table) == [0]
+    steps = 0
+    while shares([Offer(record.chance, 8)], 1, table) == [0]:
+        record.rest()
+        steps += 1
+    assert 10 < steps < 200
 
 
 def test_who_is_right_more_often_gets_more():
-    found = shares([(0.2, 8), (0.95, 8)], 2, costs(_2=0.1, _18=0.5))
+    found = shares([Offer(0.2, 8), Offer(0.95, 8)], 2, costs(_2=0.1, _18=0.5))
     assert found[0] < found[1]
     assert found[0] == 0
 
 
 def test_beside_a_prompt_drafts_cost_what_they_cost_and_give_less_of_the_whole():
     table = costs(_1=0.1, _2=0.15, _3=0.2, _9=0.5)
-    assert shares([(0.9, 8)], 1, table)[0] > 0
-    assert shares([(0.9, 8)], 1, table, beside=5.0)[0] >= shares([(0.9, 8)], 1, table)[0]
-    assert shares([(0.02, 8)], 1, table, beside=5.0) == [0]
+    assert shares([Offer(0.9, 8)], 1, table)[0] > 0
+    assert shares([Offer(0.9, 8)], 1, table, beside=5.0)[0] >= shares([Offer(0.9, 8)], 1, table)[0]
+    assert shares([Offer(0.02, 8)], 1, table, beside=5.0) == [0]
 
 
 @given(
@@ -66,7 +87,7 @@ def test_no_other_choice_gives_more_tokens_a_second(offered, steps):
 
     best = max(rate(counts) for counts in product(*(range(most + 1) for _, most in offered)))
     none = rate([0] * len(offered))
-    chosen = rate(shares(offered, len(offered), table))
+    chosen = rate(shares([Offer(*one) for one in offered], len(offered), table))
     assert chosen == pytest.approx(best if best >= GAIN * none else none)
 
 
@@ -97,7 +118,7 @@ def test_a_machine_that_becomes_slow_does_not_make_the_next_size_dear():
 
 
 def test_what_hardly_pays_is_not_tried():
-    assert shares([(0.5, 4)], 1, costs(_1=0.1, _2=0.149, _3=0.2, _8=0.8)) == [0]
+    assert shares([Offer(0.5, 4)], 1, costs(_1=0.1, _2=0.149, _3=0.2, _8=0.8)) == [0]
 
 
 def test_the_chance_follows_what_came_of_drafts():

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 from adapters import Bench, ask, encoded, make_adapter
+from speculation_cases import all_that_is_offered
 
 from quire import pocket
 from quire.engine.config import Speculation
@@ -48,14 +49,14 @@ def plain(folders):
 def test_the_answers_are_those_without_guesses(folders, plain, monkeypatch, right):
     bench, random, made = Bench(pocket.FOLDER), Random(str(right)), []
 
-    def drafts(seq, new, known) -> list[int]:
+    def drafts(seq, new, known, count) -> list[int]:
         place = seq.generated + len(new)
         guess = plain.tokens[seq.request][place : place + random.randrange(7)]
         made.extend(guess)
-        return [t if random.random() < right else random.randrange(300, 900) for t in guess][: TOKENS - place - 1]
+        return [t if random.random() < right else random.randrange(300, 900) for t in guess][:count]
 
-    monkeypatch.setattr(bench.runner.speculator, "_drafts", drafts)
-    monkeypatch.setattr(module, "shares", lambda offered, *rest: [most for _, most in offered])
+    monkeypatch.setattr(bench.runner.speculator, "proposers", [("ngram", drafts)])
+    monkeypatch.setattr(module, "shares", all_that_is_offered)
     asked(bench, folders)
     assert bench.tokens == plain.tokens
     assert len(made) > 100
