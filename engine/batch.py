@@ -18,12 +18,13 @@ class Batch:
     """
 
     tokens: torch.Tensor  # [T] int64
-    positions: torch.Tensor  # [T] int64, position of each token in its sequence
+    positions: torch.Tensor  # [T] int64, position of each token in its sequence; of a draft, if it came to stay
     slots: torch.Tensor  # [T] int64, page * BLOCK_SIZE + offset: where its key and value are written
     query_start: list[int]  # [R + 1]
     seq_lens: list[int]  # [R] tokens of each sequence once this step is written (context including its own rows)
     blocks: list[list[int]]  # [R] pages of each sequence, in order (not to be changed)
     sample_rows: torch.Tensor  # [S] int64, rows whose logits are wanted, in the order of the slices
+    trees: dict[int, list[list[int]]]  # of sequences with trees of drafts: `Slice.behind` of their last rows
 
     @classmethod
     def of(cls, plan: Plan, device: torch.device) -> Batch:
@@ -33,11 +34,16 @@ class Batch:
         slots: list[int] = []
         starts = [0]
         rows: list[int] = []
-        for s in plan.slices:
+        trees: dict[int, list[list[int]]] = {}
+        for r, s in enumerate(plan.slices):
             tokens += s.tokens
             positions += range(s.start, s.end)
+            if s.parents:
+                trees[r] = s.behind()
+                first = s.end - s.drafts
+                positions[-s.drafts :] = [first + len(path) - 1 for path in trees[r][1:]]
             blocks = s.seq.blocks
-            slots += [blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(s.start, s.end)]
+            slots += [slot(blocks, p) for p in range(s.start, s.end)]
             starts.append(len(tokens))
             if s.sample:
                 rows += range(len(tokens) - s.drafts - 1, len(tokens))
@@ -50,4 +56,10 @@ class Batch:
             seq_lens=[s.end for s in plan.slices],
             blocks=[s.seq.blocks for s in plan.slices],
             sample_rows=make(rows),
+            trees=trees,
         )
+
+
+def slot(blocks: list[int], place: int) -> int:
+    """Where the pages of a sequence hold a place of it."""
+    return blocks[place // BLOCK_SIZE] * BLOCK_SIZE + place % BLOCK_SIZE

@@ -37,10 +37,23 @@ class KVCache:
         self.k = [pages(spec, spec.head_dim) for spec in layers]
         self.v = [pages(spec, spec.v_head_dim or spec.head_dim) for spec in layers]
 
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Keys and values of some slots (page * BLOCK_SIZE + offset) to others, all at once."""
+        device = self.k[0].device
+        (from_page, from_place), (to_page, to_place) = (
+            _page_and_place(torch.tensor(slots, device=device)) for slots in (sources, targets)
+        )
+        for pages in (*self.k, *self.v):
+            pages[to_page, :, to_place] = pages[from_page, :, from_place]
+
     @property
     def bytes(self) -> int:
         """Size of all pages that sequences can hold."""
         return sum(x.nbytes // (self.num_blocks + 1) * self.num_blocks for x in self.k + self.v)
+
+
+def _page_and_place(slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return slots // BLOCK_SIZE, slots % BLOCK_SIZE
 
 
 def bytes_per_token(layers: list[LayerSpec], dtype: torch.dtype) -> int:

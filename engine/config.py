@@ -18,11 +18,11 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How tokens are guessed ahead, under vLLM's names. Guesses never change an answer."""
 
-    method: Literal["ngram", "suffix", "draft_model", "none"] | None = (
-        None  # None: draft_model with a model, else ngram
-    )
-    model: str | None = None  # a folder: the draft model
-    num_speculative_tokens: int = 8  # of a sequence and step, at most; as many as pay are taken
+    # None: draft_model where there is a model, else ngram
+    method: Literal["ngram", "suffix", "draft_model", "medusa", "none"] | None = None
+    model: str | None = None  # a folder: the draft model, or the heads
+    num_speculative_tokens: int = 8  # of a sequence and step, at most
+    adaptive: bool = True  # as many as pay are taken; False: all that there are
     prompt_lookup_min: int = 2  # tokens at the end of the text that must stand in it before
     prompt_lookup_max: int = 8  # tokens that are compared
     suffix_tokens: int = 131_072  # of earlier answers, that are remembered
@@ -37,10 +37,12 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ConfigError(field, found, "at least 1, and a maximum that is not less")
         if self.suffix_tokens < 1:
             raise ConfigError(field, f"has {self.suffix_tokens} as suffix_tokens", "a positive number")
-        if self.method == "draft_model" and self.model is None:
-            raise ConfigError(field, "has the method draft_model and no model", "the folder of one as model")
+        if self.method in ("draft_model", "medusa") and self.model is None:
+            raise ConfigError(field, f"has the method {self.method} and no model", "its folder as model")
         if self.method in ("ngram", "none") and self.model is not None:
-            raise ConfigError(field, f"has a model and the method {self.method}", "draft_model or suffix as method")
+            raise ConfigError(
+                field, f"has a model and the method {self.method}", "draft_model, medusa or suffix as method"
+            )
 
     @property
     def stack(self) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return (
             "ngram",
             *(("suffix",) if self.method == "suffix" else ()),
-            *(("draft_model",) if self.model is not None else ()),
+            *(() if self.model is None else ("medusa",) if self.method == "medusa" else ("draft_model",)),
         )
 
 

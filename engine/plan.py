@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,7 +17,8 @@ class Slice(msgspec.Struct, gc=False):  # quicker to make than a dataclass, and 
 
     `tokens` are the accepted ones from `start` on, then `drafts` proposed ones. `sample`: the slice reaches the end of
     the sequence, so its last `drafts + 1` rows are sampled or verified; else it is a chunk of the prompt.
-    The sequence's `blocks` already cover the slice.
+    `parents`: where the drafts are a tree, the draft that each stands behind, an earlier one; -1: the last accepted
+    token. (): each stands behind the one before. The sequence's `blocks` already cover the slice.
     """
 
     seq: Sequence
@@ -24,6 +26,7 @@ class Slice(msgspec.Struct, gc=False):  # quicker to make than a dataclass, and 
     tokens: list[int]
     drafts: int = 0
     sample: bool = True
+    parents: Seq[int] = ()
 
     @property
     def end(self) -> int:
@@ -35,7 +38,15 @@ class Slice(msgspec.Struct, gc=False):  # quicker to make than a dataclass, and 
 
     def cut(self, drafts: int) -> Slice:
         """The same with the first of its drafts only."""
-        return Slice(self.seq, self.start, self.tokens[: len(self.tokens) - self.drafts + drafts], drafts, self.sample)
+        tokens = self.tokens[: len(self.tokens) - self.drafts + drafts]
+        return Slice(self.seq, self.start, tokens, drafts, self.sample, self.parents[:drafts])
+
+    def behind(self) -> list[list[int]]:
+        """Of the last accepted token and of each draft: the drafts that lead to it, itself the last of them."""
+        found: list[list[int]] = [[]]
+        for n in range(self.drafts):
+            found.append([*found[self.parents[n] + 1 if self.parents else n], n])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +68,12 @@ class Outcome:
     """What came of one slice. `tokens`: accepted drafts, then one sampled token; empty where `sample` was false."""
 
     tokens: list[int] = field(default_factory=list)
+    path: list[int] = field(default_factory=list)  # the accepted drafts, by their place among the slice's
     forced: list[int] = field(default_factory=list)  # what must follow them, by the grammar; not computed yet
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob] | None = None  # of the slice's prompt positions + 1
     drafts: list[int] = field(default_factory=list)  # proposed for the next step
+    parents: Seq[int] = ()  # of these, as of a slice
     kept: list[float] = field(default_factory=list)  # of each token, the share of the probability that its mask left
     guided: Guided | None = None  # what the grammar did so far
     predicted: tuple[int, int] | None = None  # guesses of the prediction so far that were right, and that were wrong

@@ -15,7 +15,7 @@ import torch
 
 from ..kernels.ops import Rows
 from .attention import BACKENDS
-from .batch import Batch
+from .batch import Batch, slot
 from .cache import KVCache, bytes_per_token, free_memory, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError, QuireError
@@ -27,11 +27,13 @@ from .lora.read import read as read_adapter
 from .lora.read import ready as ready_adapter
 from .lora.slots import Slots
 from .messages import Ready, SamplingParams, TokenLogprob
+from .models import CausalLM
 from .models.load import fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
 from .spec.drafter import Drafter
+from .spec.heads import load_heads
 from .spec.pair import load_draft
 from .spec.speculator import Speculator
 
@@ -70,9 +72,8 @@ class Runner:
         self._architecture = _architecture(folder)
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
         self.sampler = Sampler(self.model.vocab_size)
-        speculation = config.speculative_config
-        draft = load_draft(Path(speculation.model), folder, self.model) if speculation.model else None
-        self.speculator = Speculator(speculation)
+        self.speculator = Speculator(config.speculative_config)
+        draft = self._load_guesser(folder)
         self.slots = Slots(config.max_loras)
         self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
@@ -92,8 +93,17 @@ class Runner:
         self.max_model_len = min(limit, blocks * BLOCK_SIZE)
         self.cache = KVCache(self.model.layers, blocks, dtype, self.device)
         if draft is not None:
-            self.speculator.drafter = Drafter(draft, self.model.vocab_size, blocks, self._backend)
+            self.speculator.maker = Drafter(draft, self.model.vocab_size, blocks, self._backend)
         self._load_seconds = time.perf_counter() - began
+
+    def _load_guesser(self, folder: Path) -> CausalLM | None:
+        """Heads go to the speculator at once; a draft model is given back: its pages are made beside the model's."""
+        speculation = self.config.speculative_config
+        if "medusa" in speculation.stack:
+            self.speculator.maker = load_heads(Path(speculation.model or ""), self.model)
+        if "draft_model" in speculation.stack:
+            return load_draft(Path(speculation.model or ""), folder, self.model)
+        return None
 
     def _adapter(self, folder: Path) -> Callable[[Path], Raw]:
         """What reads an adapter of this model; may be called in any thread."""
@@ -135,13 +145,16 @@ class Runner:
             if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None:
                 self._prompt_logprobs(piece, hidden, row, rows, outcome)
         sampled = [i for i, s in enumerate(plan.slices) if s.sample]
+        last = None
         if sampled:
+            last = hidden.index_select(0, batch.sample_rows)
             adapted = rows.select(batch.sample_rows) if rows is not None else None
-            logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
+            logits = self.model.logits(last, adapted)
             self._guided_sample(logits, plan.slices, outcomes, sampled, began)
+            self._straighten(plan.slices, outcomes)
         if not bound:  # no step that may have waited tells what steps cost
             self.speculator.learn_cost(plan.slices, time.perf_counter() - began)
-        self.speculator.propose(plan.slices, outcomes)
+        self.speculator.propose(plan.slices, outcomes, last)
         return StepResult(outcomes)
 
     def _guided_sample(
@@ -188,6 +201,20 @@ class Runner:
             taken = self.guides.take(pairs, alone, time.perf_counter() - began)
             for i, one in zip(bound, taken, strict=True):
                 _put(outcomes, i, one)
+
+    def _straighten(self, slices: list[Slice], outcomes: list[Outcome]) -> None:
+        """Keys and values of the drafts that are right lie among those that are not: move them to where their tokens
+        stand."""
+        sources: list[int] = []
+        targets: list[int] = []
+        for piece, outcome in zip(slices, outcomes, strict=True):
+            first = piece.end - piece.drafts
+            for place, draft in enumerate(outcome.path):
+                if draft != place:
+                    sources.append(slot(piece.seq.blocks, first + draft))
+                    targets.append(slot(piece.seq.blocks, first + place))
+        if sources:
+            self.cache.move(sources, targets)
 
     def _sample(self, logits: torch.Tensor, pieces: list[Slice]) -> list[Outcome]:
         """logits [R, vocab_size], `drafts + 1` rows for each slice."""

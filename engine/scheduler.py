@@ -103,7 +103,7 @@ def schedule(state: State) -> Plan:
         tokens = seq.tokens[start:]
         if drafts := seq.drafts:  # read again: to grow may have cost them
             tokens += drafts
-        slices.append(Slice(seq, start, tokens, len(drafts)))
+        slices.append(Slice(seq, start, tokens, len(drafts), True, seq.parents if drafts else ()))
         budget -= len(tokens)
     scheduled = {id(s.seq) for s in slices} if behind else set()
     for seq in behind:
@@ -170,7 +170,7 @@ def _chunk(state: State, seq: Sequence, budget: int, scheduled: set[int], preemp
         end = len(seq.tokens)  # drafts are verified together or not at all
         seq.drafts, whole = [], True
     tokens = seq.tokens[start : end - len(drafts)] + drafts
-    return Slice(seq, start, tokens, len(drafts), whole and seq.params.max_tokens > 0)
+    return Slice(seq, start, tokens, len(drafts), whole and seq.params.max_tokens > 0, seq.parents if drafts else ())
 
 
 def _pages_to_come(state: State, seq: Sequence) -> int:
@@ -292,7 +292,7 @@ def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | No
     state.generated_tokens += len(new)
     if finish:
         seq.computed = min(seq.computed, len(seq.tokens) - 1)  # the answer may end before the last draft
-    seq.drafts = outcome.drafts
+    seq.drafts, seq.parents = outcome.drafts, outcome.parents
     if piece.drafts:
         keep = -(-seq.computed // state.limits.block_size)
         state.pool.release(seq.blocks[keep:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,9 @@ class Sequence:
     """
 
     __slots__ = (
-        "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "blocks", "hashes", "status",
-        "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions", "announced",
-        "published", "prompt_logprobs_sent", "guide", "adapter", "weight", "prediction",
+        "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "parents", "blocks", "hashes",
+        "status", "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions",
+        "announced", "published", "prompt_logprobs_sent", "guide", "adapter", "weight", "prediction",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +57,7 @@ class Sequence:
         self.end = len(prompt) + params.max_tokens  # tokens it may have at most
         self.computed = 0
         self.drafts: list[int] = []
+        self.parents: Seq[int] = ()  # of the drafts, where they are a tree; see Slice
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []  # chained hash of each full page of tokens, as far as known
         self.status = Status.WAITING

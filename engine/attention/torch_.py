@@ -6,6 +6,7 @@ query, in which order. Short slices become single queries, all in one call; long
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,19 @@ class LayerPlan:
     clear: torch.Tensor | None  # the same, of the slots behind the last token of a freshly begun page
     rows: list[kernel.Rows]
     chunks: list[kernel.Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """A row of the batch that attends by itself. place: where its own key is in the sequence's pages; position: where
+    the token stands in the text, which is another one in a tree of drafts; unseen: places before it that it does not
+    see."""
+
+    row: int
+    place: int
+    position: int
+    owner: int  # its sequence
+    unseen: Sequence[int] = ()
 
 
 def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Attend:
@@ -70,7 +84,7 @@ def _run(
 
 def _plan(batch: Batch, spec: LayerSpec, cache: KVCache) -> LayerPlan:
     device = batch.slots.device
-    single: list[tuple[int, int, int]] = []  # row, its position, its sequence
+    single: list[_Query] = []
     chunks: list[kernel.Chunk] = []
     behind: list[int] = []
     for r, blocks in enumerate(batch.blocks):
@@ -81,8 +95,10 @@ def _plan(batch: Batch, spec: LayerSpec, cache: KVCache) -> LayerPlan:
         if start <= page * BLOCK_SIZE:
             # The page held others' tokens. Weight zero does not hide a NaN of theirs, so what is read must be clear.
             behind += range(blocks[page] * BLOCK_SIZE + (length - 1) % BLOCK_SIZE + 1, (blocks[page] + 1) * BLOCK_SIZE)
-        if end - begin <= SHORT or (end - begin <= DRAFTED and length <= NEAR):
-            single += [(begin + i, start + i, r) for i in range(end - begin)]
+        if r in batch.trees:
+            single += _tree(batch.trees[r], begin, start, end - begin, r)
+        elif end - begin <= SHORT or (end - begin <= DRAFTED and length <= NEAR):
+            single += [_Query(begin + i, start + i, start + i, r) for i in range(end - begin)]
         else:
             chunks.append(_chunk(begin, start, length, blocks, spec, cache, device))
     return LayerPlan(
@@ -122,16 +138,26 @@ def _chunk(
     return kernel.Chunk(begin, start, length - start, first, tiles, index)
 
 
+def _tree(behind: list[list[int]], begin: int, start: int, count: int, owner: int) -> list[_Query]:
+    """A slice with a tree of drafts: each draft sees those that lead to it, and none of the others before it."""
+    plain = count - len(behind) + 1  # its tokens without the drafts
+    found = [_Query(begin + i, start + i, start + i, owner) for i in range(plain)]
+    for n, path in enumerate(behind[1:]):
+        others = [start + plain + i for i in range(n) if i not in path]
+        found.append(_Query(begin + plain + n, start + plain + n, start + plain + len(path) - 1, owner, others))
+    return found
+
+
 def _rows(
-    single: list[tuple[int, int, int]], blocks: list[list[int]], spec: LayerSpec, cache: KVCache, device: torch.device
+    single: list[_Query], blocks: list[list[int]], spec: LayerSpec, cache: KVCache, device: torch.device
 ) -> list[kernel.Rows]:
     """Single queries in calls that each read a bounded number of keys, those with most tiles first."""
 
-    def tiles(query: tuple[int, int, int]) -> int:
-        return query[1] // kernel.TILE + 1 - _first_tile(query[1], spec.window)
+    def tiles(query: _Query) -> int:
+        return query.place // kernel.TILE + 1 - _first_tile(query.position, spec.window)
 
     room = max(1, CALL // (kernel.TILE * spec.kv_heads * spec.head_dim))
-    calls: list[list[tuple[int, int, int]]] = []
+    calls: list[list[_Query]] = []
     filled = room
     for query in sorted(single, key=tiles, reverse=True):
         if filled + tiles(query) > room:
@@ -143,23 +169,23 @@ def _rows(
 
 
 def _one_call(
-    queries: list[tuple[int, int, int]],
+    queries: list[_Query],
     blocks: list[list[int]],
     spec: LayerSpec,
     cache: KVCache,
     device: torch.device,
 ) -> kernel.Rows:
-    rows, positions, _ = torch.tensor(queries).T
-    begins = [_first_tile(p, spec.window) for _, p, _ in queries]
+    rows, places, positions = torch.tensor([(q.row, q.place, q.position) for q in queries]).T
+    begins = [_first_tile(q.position, spec.window) for q in queries]
     first = torch.tensor(begins)
-    many = positions // kernel.TILE + 1 - first
+    many = places // kernel.TILE + 1 - first
     most = int(many.max())
     rank, owner = (torch.arange(most)[:, None] < many).nonzero(as_tuple=True)  # rank by rank
     tile = first[owner] + rank
 
     table = torch.full((len(queries), most * PAGES), cache.zero_page)
-    for i, (_, p, r) in enumerate(queries):
-        held = blocks[r][begins[i] * PAGES : p // BLOCK_SIZE + 1]
+    for i, query in enumerate(queries):
+        held = blocks[query.owner][begins[i] * PAGES : query.place // BLOCK_SIZE + 1]
         table[i, : len(held)] = torch.tensor(held)
     pages = table.view(len(queries), most, PAGES)[owner, rank]  # [X, PAGES]
     index = pages[:, None, :] * spec.kv_heads + torch.arange(spec.kv_heads)[:, None]
@@ -167,10 +193,12 @@ def _one_call(
     together = max(1, GATHER // (kernel.TILE * spec.kv_heads * spec.head_dim))  # tiles
 
     key = tile[:, None] * kernel.TILE + torch.arange(kernel.TILE)
-    at = positions[owner][:, None]
-    hidden = key > at
+    hidden = key > places[owner][:, None]
     if spec.window is not None:
-        hidden |= key <= at - spec.window
+        hidden |= key <= positions[owner][:, None] - spec.window
+    if widest := max(len(query.unseen) for query in queries):
+        unseen = torch.tensor([[*q.unseen, *[-1] * (widest - len(q.unseen))] for q in queries])
+        hidden |= (key[:, :, None] == unseen[owner][:, None, :]).any(-1)
     return kernel.Rows(
         rows=rows.contiguous().to(device),
         owner=owner.to(device),

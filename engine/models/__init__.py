@@ -28,6 +28,7 @@ class CausalLM(Protocol):
     layers: list[LayerSpec]
     vocab_size: int
     max_position: int  # tokens
+    width: int  # of the hidden states that `logits` takes
     dtype: torch.dtype
     weight_bytes: int  # of the parameters, set by load_model
     device: torch.device

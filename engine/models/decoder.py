@@ -87,7 +87,7 @@ class Decoder:
     def __init__(self, shape: Shape, weights: Weights, context: int | None):
         s = self.shape = shape
         self.dtype, self.device = weights.dtype, weights.device
-        self.vocab_size, self.max_position = s.vocab, s.max_position
+        self.vocab_size, self.max_position, self.width = s.vocab, s.max_position, s.width
         self.rope = make_rope(
             s.rope,
             theta=s.theta,

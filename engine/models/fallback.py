@@ -75,6 +75,7 @@ class Fallback:
         self.dtype: torch.dtype = model.dtype  # type: ignore[assignment]
         self.device: torch.device = model.device  # type: ignore[assignment]
         self.vocab_size: int = model.get_output_embeddings().out_features  # type: ignore[operator]
+        self.width: int = model.get_output_embeddings().in_features  # type: ignore[operator]
         self.max_position = _max_position(config)
         self._base: nn.Module = model.get_decoder()  # type: ignore[operator]
         self.weight_bytes = weight_bytes

@@ -72,7 +72,7 @@ class Model:
     def __init__(self, shape: Shape, weights: Weights, context: int | None):
         s = self.shape = shape
         self.dtype, self.device = weights.dtype, weights.device
-        self.vocab_size, self.max_position = s.vocab, s.max_position
+        self.vocab_size, self.max_position, self.width = s.vocab, s.max_position, s.width
         head_dim = s.width // s.heads
         scale = head_dim**-0.5 if s.scaled else 1.0
         self.layers = [

@@ -62,15 +62,22 @@ NOTHING_LEFT = (
 NOT_ALLOWED = "invalid_value"  # it is the request that asks for it
 
 
-def _right(drafts: list[int], sampled: list[int]) -> int:
-    """How many of the sampled tokens stand: those up to the first that is not the draft there. 0: not even one can be
-    sampled."""
-    for n, token in enumerate(sampled):
-        if token < 0:
-            return n
-        if n == len(drafts) or token != drafts[n]:
-            return n + 1
-    return len(sampled)
+def _right(piece: Slice, sampled: list[int]) -> tuple[list[int], list[int]]:
+    """The tokens that stand, of those sampled behind the last accepted token and behind each draft; and the drafts that
+    are right, by place. From the last accepted token on: where a draft is the token that was sampled there, it goes on
+    with what was sampled behind that draft. No tokens: not even one can be sampled."""
+    drafts, tokens, path = piece.drafted, [], []
+    at = -1
+    while (token := sampled[at + 1]) >= 0:
+        tokens.append(token)
+        if piece.parents:
+            at = next((n for n, p in enumerate(piece.parents) if p == at and drafts[n] == token), -1)
+        else:
+            at = at + 1 if at + 1 < len(drafts) and drafts[at + 1] == token else -1
+        if at < 0:
+            break
+        path.append(at)
+    return tokens, path[: max(0, len(tokens) - 1)]
 
 
 class Sampler:
@@ -101,15 +108,14 @@ class Sampler:
             logprobs = dict(zip(asking, found, strict=True))
         outcomes, at = [], 0
         for piece in slices:
-            drafts = piece.drafted
-            count = _right(drafts, tokens[at : at + len(drafts) + 1])
-            taken = tokens[at : at + count]
-            outcome = Outcome(tokens=taken) if count else Outcome(error=NOTHING_LEFT, code=NOT_ALLOWED)
-            if count and at in logprobs:
-                outcome.logprobs = [logprobs[i] for i in range(at, at + count)]
-            outcome.kept = [row.kept for row in rows[at : at + count]]
+            taken, path = _right(piece, tokens[at : at + piece.drafts + 1])
+            used = [at, *(at + 1 + n for n in path)] if taken else []  # rows
+            outcome = Outcome(tokens=taken, path=path) if taken else Outcome(error=NOTHING_LEFT, code=NOT_ALLOWED)
+            if taken and at in logprobs:
+                outcome.logprobs = [logprobs[i] for i in used]
+            outcome.kept = [rows[i].kept for i in used]
             outcomes.append(outcome)
-            at += len(drafts) + 1
+            at += piece.drafts + 1
         return outcomes
 
     def prompt_logprobs(self, logits: torch.Tensor, targets: list[int], top: int) -> list[TokenLogprob]:

@@ -49,6 +49,6 @@ def rows_of(slices: Iterable[Slice]) -> list[Row]:
     found = []
     for piece in slices:
         guide, drafts = piece.seq.guide, piece.drafted
-        for ahead in range(len(drafts) + 1):
-            found.append(Row(piece.seq, drafts[:ahead], guide.masks[ahead] if guide is not None else None))
+        for n, path in enumerate(piece.behind()):
+            found.append(Row(piece.seq, [drafts[i] for i in path], guide.masks[n] if guide is not None else None))
     return found

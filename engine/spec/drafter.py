@@ -21,18 +21,10 @@ from ..models import CausalLM
 from ..plan import Plan, Slice
 from ..sampling import Sampler
 from ..sequence import Sequence
+from .maker import Drafts, Want
 from .pace import Costs
 
 CATCH_UP = 512  # tokens of prompts in a step, at most: nobody waits for long
-
-
-@dataclass(slots=True)
-class Want:
-    """A sequence that shall have so many drafts behind its tokens and `new`, those that are about to join them."""
-
-    seq: Sequence
-    new: list[int]
-    count: int
 
 
 @dataclass(slots=True)
@@ -47,6 +39,8 @@ class _Shadow:
 class Drafter:
     """Of one runner. pages: of its cache, which is as long as the sequences' own where there are as many."""
 
+    name = "draft_model"
+
     def __init__(self, model: CausalLM, vocab_size: int, pages: int, backend: ModuleType):
         """vocab_size: of the model that is drafted for; either may have rows more that no token has."""
         self.model = model
@@ -60,21 +54,20 @@ class Drafter:
         self._prompts = 0.0  # seconds that a token of a prompt took last
 
     def room(self, seq: Sequence, new: list[int], count: int) -> int:
-        """How many of `count` drafts the draft model has positions for."""
+        """Those that it has positions for."""
         return min(count, self.model.max_position - len(seq.tokens) - len(new))
 
     def price(self, sequences: int) -> float:
-        """Seconds that a draft of a sequence takes beside those of the others."""
         return (self._costs.of(sequences) or 0.0) * self._costs.speed / sequences
 
     def entry(self, seq: Sequence) -> float:
-        """Seconds until the first draft of a sequence whose text has not been read."""
+        """Its text may have to be read first."""
         shadow = self._shadows.get(seq.id)
         behind = len(seq.tokens) - (shadow.seq.computed if shadow is not None else 0)
         return self._prompts * behind if behind > BLOCK_SIZE else 0.0
 
-    def draft(self, wanted: Seq[Want]) -> list[list[int]]:
-        """Drafts of each, at most as many as it wants; none where its text is not read yet, or has no pages."""
+    def draft(self, wanted: Seq[Want]) -> list[Drafts]:
+        """None for a sequence whose text is not read yet, or has no pages."""
         budget, due = CATCH_UP, []
         counts = dict.fromkeys((want.seq.id for want in wanted), 0)
         for want in wanted:
@@ -92,7 +85,7 @@ class Drafter:
             self._run([Slice(seq, seq.computed, seq.tokens[seq.computed :]) for _, seq in running])
         for want in wanted:
             self._publish(self._shadows[want.seq.id], want.seq)
-        return [self._shadows[want.seq.id].seq.tokens[self._text(want) :] for want in wanted]
+        return [Drafts(self._shadows[want.seq.id].seq.tokens[self._text(want) :]) for want in wanted]
 
     @staticmethod
     def _text(want: Want) -> int:

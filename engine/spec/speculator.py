@@ -7,12 +7,14 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+import torch
+
 from ..config import Speculation
 from ..plan import Outcome, Slice
 from ..sequence import Sequence
 from .answers import Answers
-from .drafter import Drafter, Want
 from .lookup import Trail, repeated
+from .maker import Drafts, Maker, Want
 from .pace import SLOWLY, Costs, Offer, Record, shares
 from .prediction import Prediction
 
@@ -21,7 +23,7 @@ log = logging.getLogger("quire.engine")
 EXPECTED = (4.0, 5.0)  # drafts of a prediction that are taken to be right, of so many: who sends one knows
 PATIENCE = 32  # steps between two attempts of a proposer whose drafts were never right, at most
 READ = 256  # tokens of earlier answers that a step takes in
-PREDICTION, NGRAM, SUFFIX, MODEL, GRAMMAR = "prediction", "ngram", "suffix", "draft_model", "grammar"
+PREDICTION, NGRAM, SUFFIX, GRAMMAR = "prediction", "ngram", "suffix", "grammar"
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class _Trial:
     pause: int = 0  # steps until the next attempt
 
     def due(self) -> bool:
-        """Whether it is asked in this step."""
+        """Whether its pause is over."""
         self.pause -= self.pause > 0
         return not self.pause
 
@@ -59,13 +61,14 @@ class _Known:
 
 @dataclass(slots=True)
 class _Offered:
-    """Drafts that a sequence could have in the next step; None: those that the draft model would make."""
+    """Drafts that a sequence could have in the next step; None: those that the maker would make."""
 
     known: _Known
     outcome: Outcome
     proposer: str
-    drafts: list[int] | None
+    drafts: Drafts | None
     offer: Offer
+    row: int = 0  # of the step's hidden states: of the last token that was computed
 
 
 Ask = Callable[[Sequence, list[int], _Known, int], list[int]]  # (sequence, what joins it, known, at most) -> drafts
@@ -78,15 +81,16 @@ def _is_decode(piece: Slice) -> bool:
 class Speculator:
     """Of one runner. Remembers of a sequence what helps to guess, by its id, until `forget`."""
 
-    def __init__(self, speculation: Speculation, drafter: Drafter | None = None):
+    def __init__(self, speculation: Speculation, maker: Maker | None = None):
         self._speculation = speculation
+        self._adaptive = speculation.adaptive
         self._costs = Costs()  # of steps without prompts
         self._prompts = 0.0  # seconds that a token of a prompt took last
         self._known: dict[str, _Known] = {}
         self._general: dict[str, Record] = {}  # of each proposer, over all sequences
         self._most = speculation.num_speculative_tokens if speculation.method != "none" else 0
         self._answers = Answers(speculation.suffix_tokens) if SUFFIX in speculation.stack else None
-        self.drafter = drafter
+        self.maker = maker  # asked where none of them has something to say
         self.proposers: list[tuple[str, Ask]] = [(PREDICTION, self._predicted)]  # in the order they are asked
         if NGRAM in speculation.stack:
             self.proposers.append((NGRAM, self._repeated))
@@ -106,16 +110,15 @@ class Speculator:
 
     def learn(self, piece: Slice, outcome: Outcome) -> None:
         """What came of the drafts of a slice; those that its grammar did not let come were wrong too."""
-        if not outcome.tokens or not self._most:
-            return
-        known, right = self._known.get(piece.seq.id), len(outcome.tokens) - 1
-        if known is None or not known.offered:
-            self._count(GRAMMAR, piece.drafts, right)
-            return
-        drafts, known.offered = known.offered, 0
-        if drafts != piece.drafts:
+        known, drafts, right = self._known.get(piece.seq.id), 0, len(outcome.tokens) - 1
+        if known is not None:
+            drafts, known.offered = known.offered, 0
+        if not outcome.tokens or not piece.drafts:
             return  # there was no room for them
-        self._count(known.proposer, drafts, right)
+        if known is None or not drafts:
+            self._count(GRAMMAR, piece, right)
+            return
+        self._count(known.proposer, piece, right)
         known.trials[known.proposer].learn(drafts, right)
         self._general[known.proposer].learn(drafts, right)
         if known.proposer == PREDICTION:
@@ -123,52 +126,60 @@ class Speculator:
             known.wrong += drafts - right
             outcome.predicted = known.right, known.wrong
 
-    def _count(self, proposer: str, drafts: int, right: int) -> None:
-        if drafts:
-            drafted, accepted = self.drafted.setdefault(proposer, []), self.accepted.setdefault(proposer, [])
-            drafted += [0] * (drafts - len(drafted))
-            accepted += [0] * (drafts - len(accepted))
-            for place in range(drafts):
-                drafted[place] += 1
-                accepted[place] += place < right
+    def _count(self, proposer: str, piece: Slice, right: int) -> None:
+        drafted, accepted = self.drafted.setdefault(proposer, []), self.accepted.setdefault(proposer, [])
+        for path in piece.behind()[1:]:
+            if len(path) > len(drafted):
+                drafted.append(0)
+                accepted.append(0)
+            drafted[len(path) - 1] += 1
+        for place in range(right):
+            accepted[place] += 1
 
-    def propose(self, slices: Seq[Slice], outcomes: Seq[Outcome]) -> None:
-        """Give drafts to the outcomes of a step that have none."""
+    def propose(self, slices: Seq[Slice], outcomes: Seq[Outcome], hidden: torch.Tensor | None) -> None:
+        """Give drafts to the outcomes of a step that have none. hidden: [R, width] of its rows that were sampled."""
         if not self._most:
             return
         if self._answers is not None:
             self._answers.read(READ)
         sampled = sum(piece.sample for piece in slices)
-        offered = [
-            found
-            for piece, outcome in zip(slices, outcomes, strict=True)
-            if _can(piece, outcome) and (found := self._offer(piece.seq, outcome, sampled)) is not None
-        ]
-        prompts = sum(len(piece.tokens) for piece in slices if not piece.sample)  # the next step has as many
-        beside = self._prompts * prompts / self._costs.speed
-        counts = shares([found.offer for found in offered], sampled, self._costs, beside)
-        self._draft([(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None])
+        offered, row = [], 0
+        for piece, outcome in zip(slices, outcomes, strict=True):
+            if _can(piece, outcome) and (found := self._offer(piece.seq, outcome, sampled)) is not None:
+                found.row = row + _last(outcome)
+                offered.append(found)
+            row += piece.drafts + 1 if piece.sample else 0
+        counts = [found.offer.most for found in offered]
+        if self._adaptive:
+            prompts = sum(len(piece.tokens) for piece in slices if not piece.sample)  # the next step has as many
+            beside = self._prompts * prompts / self._costs.speed
+            counts = shares([found.offer for found in offered], sampled, self._costs, beside)
+        due = [(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None and count]
+        if due:
+            self._make(due, hidden)
         for found, count in zip(offered, counts, strict=True):
-            found.outcome.drafts = (found.drafts or [])[:count]
+            if found.drafts is not None:
+                found.outcome.drafts = found.drafts.tokens[:count]
+                found.outcome.parents = found.drafts.parents[:count]
             found.known.proposer, found.known.offered = found.proposer, len(found.outcome.drafts)
             if not count:
                 found.known.trials[found.proposer].record.rest()
 
-    def _draft(self, wanted: Seq[tuple[_Offered, int]]) -> None:
-        """Let the draft model make what it is worth. It is left out from then on if it fails: nobody needs it."""
-        wants = [(found, self._want(found, count)) for found, count in wanted if count]
-        if not wants or self.drafter is None:
-            return
+    def _make(self, due: Seq[tuple[_Offered, int]], hidden: torch.Tensor | None) -> None:
+        """Let the maker make so many. It is left out from then on if it fails: nobody needs it."""
+        assert self.maker is not None
+        wants = []
+        for found, count in due:
+            seq, outcome = found.known.seq, found.outcome
+            row = hidden[found.row] if hidden is not None and not outcome.forced else None
+            new = outcome.tokens + outcome.forced
+            wants.append(Want(seq, new, count, row, line=seq.guide is not None))  # masks lie along a line
         try:
-            for (found, _), drafts in zip(wants, self.drafter.draft([want for _, want in wants]), strict=True):
+            for (found, _), drafts in zip(due, self.maker.draft(wants), strict=True):
                 found.drafts = drafts
         except Exception:
-            log.exception("the draft model failed; from now on nothing is drafted by it")
-            self.drafter = None
-
-    @staticmethod
-    def _want(found: _Offered, count: int) -> Want:
-        return Want(found.known.seq, found.outcome.tokens + found.outcome.forced, count)
+            log.exception("the %s failed; from now on nothing is drafted by it", self.maker.name)
+            self.maker = None
 
     def _offer(self, seq: Sequence, outcome: Outcome, sampled: int) -> _Offered | None:
         """Of the first proposer that has something to say. sampled: sequences in the step."""
@@ -182,16 +193,17 @@ class Speculator:
             known = self._known[seq.id] = _Known(seq, prediction)
         for name, ask in self.proposers:
             trial = self._trial(known, name)
-            if trial.due() and (drafts := ask(seq, new, known, room)):
-                return _Offered(known, outcome, name, drafts, Offer(trial.record.chance, len(drafts)))
-        if self.drafter is None or (room := self.drafter.room(seq, new, room)) < 1:
+            if self._due(trial) and (drafts := ask(seq, new, known, room)):
+                return _Offered(known, outcome, name, Drafts(drafts), Offer(trial.record.chance, len(drafts)))
+        maker = self.maker
+        if maker is None or (room := maker.room(seq, new, room)) < 1 or not self._due(self._trial(known, maker.name)):
             return None
-        trial = self._trial(known, MODEL)
-        if not trial.due():
-            return None
-        price, entry = self.drafter.price(sampled), self.drafter.entry(seq)
-        unit = self._costs.speed
-        return _Offered(known, outcome, MODEL, None, Offer(trial.record.chance, room, price / unit, entry / unit))
+        unit, chance = self._costs.speed, self._trial(known, maker.name).record.chance
+        offer = Offer(chance, room, maker.price(sampled) / unit, maker.entry(seq) / unit)
+        return _Offered(known, outcome, maker.name, None, offer)
+
+    def _due(self, trial: _Trial) -> bool:
+        return trial.due() or not self._adaptive
 
     def _trial(self, known: _Known, proposer: str) -> _Trial:
         """Of a proposer that is new to a sequence what it did in others is expected."""
@@ -224,8 +236,14 @@ class Speculator:
             known = self._known.pop(id_, None)
             if known is not None and self._answers is not None and not known.seq.salt:
                 self._answers.tell(known.seq.tokens[known.seq.prompt_len :])
-        if self.drafter is not None:
-            self.drafter.forget(ids)
+        if self.maker is not None:
+            self.maker.forget(ids)
+
+
+def _last(outcome: Outcome) -> int:
+    """Of the rows of its slice that behind which the last token was sampled."""
+    right = len(outcome.tokens) - 1
+    return outcome.path[right - 1] + 1 if 0 < right <= len(outcome.path) else right
 
 
 def _can(piece: Slice, outcome: Outcome) -> bool:

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from draft_pair import blurred, with_vocabulary
 from engine_place import Place, local_runner
-from speculation_cases import all_that_is_offered, asked, told
+from speculation_cases import asked, told
 
 from quire.engine.config import EngineConfig, Speculation
 from quire.engine.errors import ConfigError
 from quire.engine.runner import Runner
 from quire.engine.spec import drafter as drafter_module
-from quire.engine.spec import speculator as module
 from quire.engine.spec.drafter import Drafter
 
 NOISE = 0.05  # of the weights: about every second guess is right
@@ -37,7 +36,7 @@ def plain(off):
 
 def drafted_by(tiny_model: Path, draft: Path, **fields) -> Runner:
     """Nobody guesses but the draft model."""
-    runner = local_runner(tiny_model, speculative_config=Speculation(model=str(draft)), **fields)
+    runner = local_runner(tiny_model, speculative_config=Speculation(model=str(draft), adaptive=False), **fields)
     runner.speculator.proposers = []
     return runner
 
@@ -51,11 +50,6 @@ def counts(runner: Runner) -> tuple[int, int]:
     """Its guesses that were checked, and those that were right."""
     found = runner.speculator
     return sum(found.drafted.get("draft_model", ())), sum(found.accepted.get("draft_model", ()))
-
-
-@pytest.fixture(autouse=True)
-def generous(monkeypatch):
-    monkeypatch.setattr(module, "shares", all_that_is_offered)
 
 
 @pytest.mark.parametrize("room", [{}, {"pages": 40}, {"budget": 17}])
@@ -81,13 +75,13 @@ def test_two_models_that_agree_agree_at_every_temperature(tiny_model, plain):
 
 def replayed(runner: Runner, place: Place, checks: list) -> None:
     """Run, and of every guess note the text it stands behind."""
-    drafter = runner.speculator.drafter
+    drafter = runner.speculator.maker
     assert drafter is not None
     draft = drafter.draft
 
     def watched(wanted):
         made = draft(wanted)
-        checks.extend((want.seq, want.seq.tokens + want.new, drafts) for want, drafts in zip(wanted, made, strict=True))
+        checks.extend((want.seq.tokens + want.new, one.tokens) for want, one in zip(wanted, made, strict=True))
         return made
 
     drafter.draft = watched
@@ -107,7 +101,7 @@ def test_its_guesses_are_what_it_would_say_to_the_whole_text(tiny_model, alike, 
     replayed(on, place, checks)
     if room:
         assert place.state.preemptions
-    made = [(text, drafts) for _, text, drafts in checks if drafts][::3]
+    made = [(text, drafts) for text, drafts in checks if drafts][::3]
     assert len(made) > 5
     said = Place(alone)
     for n, (text, drafts) in enumerate(made):
@@ -120,7 +114,7 @@ def test_its_guesses_are_what_it_would_say_to_the_whole_text(tiny_model, alike, 
 
 def test_prompts_that_were_read_before_are_not_read_again(on):
     """Its pages are found by the same names as the model's."""
-    drafter = on.speculator.drafter
+    drafter = on.speculator.maker
     tokens = []
     run = drafter._run
 
@@ -152,7 +146,7 @@ def test_a_long_prompt_is_read_in_pieces(on, monkeypatch):
 
 def test_its_pages_are_all_free_in_the_end(on):
     asked(Place(on), ("greedy", "n")).run()
-    drafter = on.speculator.drafter
+    drafter = on.speculator.maker
     assert not drafter._shadows
     assert len(drafter._pool.free) == drafter._pool.size
     drafter._pool.check([])
@@ -164,10 +158,10 @@ def test_a_draft_model_that_fails_is_left_out(tiny_model, alike, plain, caplog):
     def broken(wanted):
         raise RuntimeError("no such luck")
 
-    runner.speculator.drafter.draft = broken
+    runner.speculator.maker.draft = broken
     place = asked(Place(runner), ("greedy", "sampled")).run()
     assert {key: place.answers[key] for key in place.answers} == {key: plain.answers[key] for key in place.answers}
-    assert runner.speculator.drafter is None
+    assert runner.speculator.maker is None
     assert "no such luck" in caplog.text
 
 
@@ -185,7 +179,7 @@ def test_it_drafts_no_further_than_it_has_positions(tiny_model, alike, tmp_path)
         place.add("a", None, 60, temperature=0.0)
         answers.append(place.run().answers)
     assert answers[0] == answers[1]
-    assert runner.speculator.drafter is not None
+    assert runner.speculator.maker is not None
 
 
 # ---------------------------------------------------------------- what is refused
@@ -193,7 +187,7 @@ def test_it_drafts_no_further_than_it_has_positions(tiny_model, alike, tmp_path)
 
 def refused(tiny_model: Path, draft: Path | str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        local_runner(tiny_model, speculative_config=Speculation(model=str(draft)))
+        local_runner(tiny_model, speculative_config=Speculation(model=str(draft), adaptive=False))
     return caught.value
 
 
@@ -238,7 +232,7 @@ def test_its_cache_is_paid_from_the_same_memory(tiny_model, alike):
 
 
 def test_what_it_costs_is_asked_before_it_runs(on):
-    drafter: Drafter = on.speculator.drafter
+    drafter: Drafter = on.speculator.maker
     assert drafter.price(1) > 0
     assert EngineConfig(model="x", speculative_config=Speculation(model="y")).speculative_config.stack == (
         "ngram", "draft_model",

@@ -6,11 +6,10 @@ from random import Random
 
 import pytest
 from engine_place import Place, local_runner, vocabulary_of
-from speculation_cases import LENGTH, SCHEMA, all_that_is_offered, asked, told
+from speculation_cases import LENGTH, SCHEMA, asked, told
 
 from quire.engine.config import Speculation
 from quire.engine.messages import ThoughtBudget
-from quire.engine.spec import speculator as module
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +19,7 @@ def off(tiny_model):
 
 @pytest.fixture(scope="module")
 def on(tiny_model):
-    return local_runner(tiny_model)
+    return local_runner(tiny_model, speculative_config=Speculation(adaptive=False))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,6 @@ class Guesses:
 def test_whatever_is_guessed_the_answers_are_the_same(on, plain, monkeypatch, right, room):
     guesses = Guesses(plain, right)
     monkeypatch.setattr(on.speculator, "proposers", [("ngram", guesses)])
-    monkeypatch.setattr(module, "shares", all_that_is_offered)
     place = asked(Place(on, **room)).run()
     assert not place.failed
     assert told(place) == told(plain)
@@ -78,14 +76,12 @@ def test_a_thought_with_a_budget_is_as_long_with_guesses(on, off, monkeypatch):
 
     plain = thinking(Place(off)).run()
     monkeypatch.setattr(on.speculator, "proposers", [("ngram", Guesses(plain, 0.8))])
-    monkeypatch.setattr(module, "shares", all_that_is_offered)
     place = thinking(Place(on)).run()
     assert place.answers == plain.answers
     assert {key: place.figures(key) for key in place.ends} == {key: plain.figures(key) for key in plain.ends}
 
 
-def test_a_prediction_changes_how_many_steps_an_answer_takes_and_nothing_else(on, plain, monkeypatch):
-    monkeypatch.setattr(module, "shares", all_that_is_offered)
+def test_a_prediction_changes_how_many_steps_an_answer_takes_and_nothing_else(on, plain):
     place = Place(on)
     for seed in range(3):
         answer = plain.answers[f"sampled {seed}", 0]

@@ -1,4 +1,4 @@
-"""Greedy answers of really trained models, as they come: nothing but prompt lookup, and the machine's own pace."""
+"""Greedy answers of really trained models, by every proposer and stack: those without."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from draft_pair import blurred, untrained_heads
 
 from quire import pocket
 from quire.engine import messages as m
@@ -53,29 +54,55 @@ def answers(runner: Runner, asked: list[list[int]], at_once: int, pages: int) ->
     return found
 
 
-def check(folder: Path, chat: bool, count: int, rooms) -> None:
+def check(folder: Path, chat: bool, count: int, speculation: Speculation, rooms) -> None:
     torch.set_num_threads(1)
     asked = prompts(folder, chat, count)
     sizes = {"model": str(folder), "kv_cache_memory": 2**26, "threads": 1}
     off, on = (
         Runner(EngineConfig(**sizes, speculative_config=one), lambda done, total: None)
-        for one in (Speculation(method="none"), Speculation())
+        for one in (Speculation(method="none"), speculation)
     )
     plain = answers(off, asked, 16, 4000)
     for at_once, pages in rooms:
         assert answers(on, asked, at_once, pages) == plain, f"{at_once} at once in {pages} pages"
-    assert sum(map(sum, on.speculator.accepted.values())) > count, "hardly anything was guessed"
+    accepted = on.speculator.accepted
+    assert sum(map(sum, accepted.values())) > count, "hardly anything was guessed"
+    assert set(speculation.stack) <= accepted.keys() | {"suffix"}, "the prompts may have all that answers say"
 
 
-def test_sixty_answers_of_pocket():
-    check(pocket.FOLDER, True, 60, [(4, 4000)])
+def stacks(draft: str, heads: str) -> dict[str, Speculation]:
+    """Every proposer, alone and on the others, at its own pace and always."""
+    return {
+        "ngram": Speculation(adaptive=False),
+        "suffix": Speculation(method="suffix", adaptive=False),
+        "draft_model": Speculation(model=draft, adaptive=False),
+        "medusa": Speculation(method="medusa", model=heads, adaptive=False),
+        "all": Speculation(method="suffix", model=draft, adaptive=False),
+        "all, as it pays": Speculation(method="suffix", model=draft),
+    }
+
+
+STACKS = tuple(stacks("", ""))
+ROOMS = [(1, 4000), (16, 4000), (16, 60)]
+
+
+@pytest.mark.parametrize("stack", ["as it comes", "all"])
+def test_forty_answers_of_pocket(stack):
+    speculation = stacks(str(pocket.DRAFT), "").get(stack, Speculation())
+    check(pocket.FOLDER, True, 40, speculation, [(4, 4000)])
 
 
 @pytest.mark.slow
-def test_five_hundred_answers_of_pocket():
-    check(pocket.FOLDER, True, 500, [(1, 4000), (16, 4000), (16, 60)])
+@pytest.mark.parametrize("stack", STACKS)
+def test_five_hundred_answers_of_pocket(stack, tmp_path):
+    heads = untrained_heads(pocket.FOLDER, tmp_path / "heads", 3)
+    check(pocket.FOLDER, True, 500, stacks(str(pocket.DRAFT), str(heads))[stack], ROOMS)
 
 
 @pytest.mark.slow
-def test_five_hundred_answers_of_stories260k(stories):
-    check(stories, False, 500, [(1, 4000), (16, 4000), (16, 60)])
+@pytest.mark.parametrize("stack", STACKS)
+def test_five_hundred_answers_of_stories260k(stories, stack, tmp_path):
+    """Its draft model is itself, with noise: about every second guess is right."""
+    draft = blurred(stories, tmp_path / "draft", 0.1)
+    heads = untrained_heads(stories, tmp_path / "heads", 3)
+    check(stories, False, 500, stacks(str(draft), str(heads))[stack], ROOMS)

@@ -6,11 +6,9 @@ from random import Random
 
 import pytest
 from adapters import Bench, ask, encoded, make_adapter
-from speculation_cases import all_that_is_offered
 
 from quire import pocket
 from quire.engine.config import Speculation
-from quire.engine.spec import speculator as module
 
 MODULES = (["q_proj", "v_proj", "down_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj"])
 TOKENS = 32
@@ -47,7 +45,8 @@ def plain(folders):
 
 @pytest.mark.parametrize("right", [1.0, 0.6])
 def test_the_answers_are_those_without_guesses(folders, plain, monkeypatch, right):
-    bench, random, made = Bench(pocket.FOLDER), Random(str(right)), []
+    bench = Bench(pocket.FOLDER, speculative_config=Speculation(adaptive=False))
+    random, made = Random(str(right)), []
 
     def drafts(seq, new, known, count) -> list[int]:
         place = seq.generated + len(new)
@@ -56,7 +55,6 @@ def test_the_answers_are_those_without_guesses(folders, plain, monkeypatch, righ
         return [t if random.random() < right else random.randrange(300, 900) for t in guess][:count]
 
     monkeypatch.setattr(bench.runner.speculator, "proposers", [("ngram", drafts)])
-    monkeypatch.setattr(module, "shares", all_that_is_offered)
     asked(bench, folders)
     assert bench.tokens == plain.tokens
     assert len(made) > 100

@@ -21,6 +21,20 @@ def blurred(folder: Path, to: Path, noise: float, *, seed: int = 0) -> Path:
     return to
 
 
+def untrained_heads(folder: Path, to: Path, count: int) -> Path:
+    """Medusa heads as they begin: each says what the model's own head says, under the authors' names."""
+    to.mkdir()
+    weights = load_file(folder / "model.safetensors")
+    head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"]).float()
+    parts = {}
+    for n in range(count):
+        parts[f"{n}.0.linear.weight"] = torch.zeros(head.shape[1], head.shape[1])
+        parts[f"{n}.0.linear.bias"] = torch.zeros(head.shape[1])
+        parts[f"{n}.1.weight"] = head.clone()
+    save_file(parts, to / "medusa_lm_head.safetensors")
+    return to
+
+
 def with_vocabulary(folder: Path, to: Path, change) -> Path:
     """A copy with another tokenizer.json."""
     shutil.copytree(folder, to)

@@ -65,8 +65,3 @@ def told(place: Place) -> dict:
             place.ends[key].finish,
         )
     return found
-
-
-def all_that_is_offered(offers, *rest) -> list[int]:
-    """In place of `shares`: every draft, whether it pays or not."""
-    return [offer.most for offer in offers]
