@@ -96,7 +96,7 @@ def _plan(batch: Batch, spec: LayerSpec, cache: KVCache) -> LayerPlan:
             # The page held others' tokens. Weight zero does not hide a NaN of theirs, so what is read must be clear.
             behind += range(blocks[page] * BLOCK_SIZE + (length - 1) % BLOCK_SIZE + 1, (blocks[page] + 1) * BLOCK_SIZE)
         if r in batch.trees:
-            single += _tree(batch.trees[r], begin, start, end - begin, r)
+            single += _tree(batch.trees[r], begin, start, end - begin, r, spec.window)
         elif end - begin <= SHORT or (end - begin <= DRAFTED and length <= NEAR):
             single += [_Query(begin + i, start + i, start + i, r) for i in range(end - begin)]
         else:
@@ -138,12 +138,13 @@ def _chunk(
     return kernel.Chunk(begin, start, length - start, first, tiles, index)
 
 
-def _tree(behind: list[list[int]], begin: int, start: int, count: int, owner: int) -> list[_Query]:
+def _tree(behind: list[list[int]], begin: int, start: int, count: int, owner: int, window: int | None) -> list[_Query]:
     """A slice with a tree of drafts: each draft sees those that lead to it, and none of the others before it."""
     plain = count - len(behind) + 1  # its tokens without the drafts
     found = [_Query(begin + i, start + i, start + i, owner) for i in range(plain)]
     for n, path in enumerate(behind[1:]):
-        others = [start + plain + i for i in range(n) if i not in path]
+        seen = path if window is None else path[-window:]
+        others = [start + plain + i for i in range(n) if i not in seen]
         found.append(_Query(begin + plain + n, start + plain + n, start + plain + len(path) - 1, owner, others))
     return found
 

@@ -95,6 +95,41 @@ def test_ragged_batches_equal_the_dense_truth_at_every_position(spec, dtype):
         torch.testing.assert_close(s.out, truth, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize(
+    "parents", [(-1, -1, 0, 0, 2, 1, 4), (-1, 0, 1, -1, 3, 2, 5), (-1, -1, -1), (-1, 0, 0)], ids=str
+)
+@pytest.mark.parametrize("before", [1, 15, 61, 130])
+def test_a_draft_of_a_tree_sees_what_leads_to_it(spec, parents, before):
+    """Beside a plain sequence: each row of the tree against the dense truth of its own line."""
+    drafts = len(parents)
+    stream, beside = Stream(spec, before + 1 + drafts, 1), Stream(spec, 20, 2)
+    cache = KVCache([spec], 20, torch.float32, CPU)
+    cache.k[0][:-1] = cache.v[0][:-1] = float("nan")
+    stream.seq.blocks, beside.seq.blocks = list(range(3, 14)), [1, 2]
+    for slices in (
+        [(stream, Slice(stream.seq, 0, [0] * before)), (beside, Slice(beside.seq, 0, [0] * 18))],
+        [
+            (stream, Slice(stream.seq, before, [0] * (1 + drafts), drafts, True, parents)),
+            (beside, Slice(beside.seq, 18, [0] * 2)),
+        ],
+    ):
+        batch = Batch.of(Plan([piece for _, piece in slices]), CPU)
+        attend = torch_.plan(batch, [spec], cache)
+        out = attend(0, *(torch.cat([getattr(s, x)[p.start : p.end] for s, p in slices]) for x in "qkv"))
+        for (s, p), rows in zip(slices, out.split([len(p.tokens) for _, p in slices]), strict=True):
+            s.out[p.start : p.end] = rows
+    first = before + 1
+    assert batch.positions[1 : 1 + drafts].tolist() == [first + len(path) - 1 for path in slices[0][1].behind()[1:]]
+    for n, path in enumerate(slices[0][1].behind()):
+        line = [*range(first), *(first + i for i in path)]
+        row = stream.q[line][-1:]
+        truth = kernel.reference(row, stream.k[line], stream.v[line], spec.scale, spec.window, spec.softcap)
+        torch.testing.assert_close(stream.out[first - 1 + n : first + n], truth, rtol=2e-6, atol=2e-6)
+    truth = kernel.reference(beside.q, beside.k, beside.v, spec.scale, spec.window, spec.softcap)
+    torch.testing.assert_close(beside.out, truth, rtol=2e-6, atol=2e-6)
+
+
 @st.composite
 def cuttings(draw, length: int) -> list[int]:
     found: list[int] = []
