@@ -11,6 +11,7 @@ from .grammar import ABLE, KINDS
 
 BLOCK_SIZE = 16  # tokens a page holds
 MOST_DRAFTS = 32
+HEADS = ("medusa", "eagle3")  # methods whose model is a part of the model
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -19,7 +20,7 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How tokens are guessed ahead, under vLLM's names. Guesses never change an answer."""
 
     # None: draft_model where there is a model, else ngram
-    method: Literal["ngram", "suffix", "draft_model", "medusa", "none"] | None = None
+    method: Literal["ngram", "suffix", "draft_model", "medusa", "eagle3", "none"] | None = None
     model: str | None = None  # a folder: the draft model, or the heads
     num_speculative_tokens: int = 8  # of a sequence and step, at most
     adaptive: bool = True  # as many as pay are taken; False: all that there are
@@ -37,12 +38,11 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ConfigError(field, found, "at least 1, and a maximum that is not less")
         if self.suffix_tokens < 1:
             raise ConfigError(field, f"has {self.suffix_tokens} as suffix_tokens", "a positive number")
-        if self.method in ("draft_model", "medusa") and self.model is None:
+        if self.method in ("draft_model", *HEADS) and self.model is None:
             raise ConfigError(field, f"has the method {self.method} and no model", "its folder as model")
         if self.method in ("ngram", "none") and self.model is not None:
-            raise ConfigError(
-                field, f"has a model and the method {self.method}", "draft_model, medusa or suffix as method"
-            )
+            expected = "draft_model, medusa, eagle3 or suffix as method"
+            raise ConfigError(field, f"has a model and the method {self.method}", expected)
 
     @property
     def stack(self) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return (
             "ngram",
             *(("suffix",) if self.method == "suffix" else ()),
-            *(() if self.model is None else ("medusa",) if self.method == "medusa" else ("draft_model",)),
+            *(() if self.model is None else (self.method,) if self.method in HEADS else ("draft_model",)),
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..kernels.ops import Rows
-from .attention import BACKENDS
+from .attention import BACKENDS, Attend
 from .batch import Batch, slot
 from .cache import KVCache, bytes_per_token, free_memory, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
@@ -28,12 +28,15 @@ from .lora.read import ready as ready_adapter
 from .lora.slots import Slots
 from .messages import Ready, SamplingParams, TokenLogprob
 from .models import CausalLM
+from .models.decoder import Decoder
 from .models.load import fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
 from .spec.drafter import Drafter
+from .spec.eagle import load_eagle
 from .spec.heads import load_heads
+from .spec.maker import States
 from .spec.pair import load_draft
 from .spec.speculator import Speculator
 
@@ -94,6 +97,9 @@ class Runner:
         self.cache = KVCache(self.model.layers, blocks, dtype, self.device)
         if draft is not None:
             self.speculator.maker = Drafter(draft, self.model.vocab_size, blocks, self._backend)
+        if "eagle3" in config.speculative_config.stack:
+            folder_of = Path(config.speculative_config.model or "")
+            self.speculator.maker = load_eagle(folder_of, self.model, blocks, self._backend)
         self._load_seconds = time.perf_counter() - began
 
     def _load_guesser(self, folder: Path) -> CausalLM | None:
@@ -139,7 +145,7 @@ class Runner:
         batch = Batch.of(plan, self.device)
         attend = self._backend.plan(batch, self.model.layers, self.cache)
         rows = self.slots.rows(plan.slices, self.device)
-        hidden = self.model.forward(batch.tokens, batch.positions, attend, rows)
+        hidden, tapped = self._forward(batch, attend, rows)
         outcomes = [Outcome() for _ in plan.slices]
         for piece, outcome, row in zip(plan.slices, outcomes, batch.query_start[:-1], strict=True):
             if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None:
@@ -154,8 +160,18 @@ class Runner:
             self._straighten(plan.slices, outcomes)
         if not bound:  # no step that may have waited tells what steps cost
             self.speculator.learn_cost(plan.slices, time.perf_counter() - began)
-        self.speculator.propose(plan.slices, outcomes, last)
+        self.speculator.propose(plan.slices, outcomes, States(last, batch.query_start, tapped))
         return StepResult(outcomes)
+
+    def _forward(self, batch: Batch, attend: Attend, rows: Rows | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states [T, width], and side by side [T, taps * width] what entered the layers that are tapped."""
+        wanted = self.speculator.taps
+        if not wanted:
+            return self.model.forward(batch.tokens, batch.positions, attend, rows), None
+        assert isinstance(self.model, Decoder)
+        taps = dict.fromkeys(wanted, batch.tokens)
+        hidden = self.model.forward(batch.tokens, batch.positions, attend, rows, taps)
+        return hidden, torch.cat([taps[layer] for layer in wanted], -1)
 
     def _guided_sample(
         self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int], began: float

@@ -122,13 +122,21 @@ class Decoder:
         )
 
     def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        rows: Rows | None = None,
+        taps: dict[int, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """tokens [T], positions [T] -> hidden [T, width] after the last norm. rows: which run with an adapter."""
+        """tokens [T], positions [T] -> hidden [T, width] after the last norm. rows: which run with an adapter. taps:
+        layers, each gets what enters it, [T, width]."""
         s = self.shape
         cos, sin = self.rope.angles(positions, self.dtype)
         x = self.embedding(tokens, rows)
         for i, layer in enumerate(self.blocks):
+            if taps is not None and i in taps:
+                taps[i] = x
             qkv = layer.qkv(ops.rms_norm(x, layer.norm, s.eps), rows).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
             q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
             if layer.q_norm is not None and layer.k_norm is not None:

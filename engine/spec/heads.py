@@ -20,8 +20,9 @@ from torch.nn import functional
 
 from ..errors import ConfigError
 from ..models import CausalLM
+from ..plan import Outcome, Slice
 from ..sequence import Sequence
-from .maker import Drafts, Want
+from .maker import Drafts, States, Want
 from .pair import FIELD
 
 RANKS = 8  # tokens of a head that are looked at
@@ -49,10 +50,14 @@ class Head:
 
 class Heads:
     name = "medusa"
+    taps: tuple[int, ...] = ()
 
     def __init__(self, heads: list[Head]):
         self._heads = heads
         self._seconds = 0.0  # that a sequence takes
+
+    def read(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
+        """What it needs comes with each wish."""
 
     def room(self, seq: Sequence, new: list[int], count: int) -> int:
         return count

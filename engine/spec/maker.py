@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from ..plan import Outcome, Slice
 from ..sequence import Sequence
 
 
@@ -34,8 +35,23 @@ class Drafts:
     parents: Seq[int] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a step of the model computed. sampled: [S, width], as its head got them; starts: of each slice its first row
+    in the batch, and the batch's size; tapped: [T, taps * width], what entered the layers that the maker taps."""
+
+    sampled: torch.Tensor | None
+    starts: list[int]
+    tapped: torch.Tensor | None
+
+
 class Maker(Protocol):
     name: str  # in metrics
+    taps: tuple[int, ...]  # layers of the model whose input it sees
+
+    def read(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
+        """A step has run; called before it is asked for drafts of the next one."""
+        ...
 
     def room(self, seq: Sequence, new: list[int], count: int) -> int:
         """How many of `count` drafts it could make."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -14,11 +15,12 @@ from ..plan import Outcome, Slice
 from ..sequence import Sequence
 from .answers import Answers
 from .lookup import Trail, repeated
-from .maker import Drafts, Maker, Want
+from .maker import Drafts, Maker, States, Want
 from .pace import SLOWLY, Costs, Offer, Record, shares
 from .prediction import Prediction
 
 log = logging.getLogger("quire.engine")
+T = TypeVar("T")
 
 EXPECTED = (4.0, 5.0)  # drafts of a prediction that are taken to be right, of so many: who sends one knows
 PATIENCE = 32  # steps between two attempts of a proposer whose drafts were never right, at most
@@ -136,10 +138,16 @@ class Speculator:
         for place in range(right):
             accepted[place] += 1
 
-    def propose(self, slices: Seq[Slice], outcomes: Seq[Outcome], hidden: torch.Tensor | None) -> None:
-        """Give drafts to the outcomes of a step that have none. hidden: [R, width] of its rows that were sampled."""
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Layers of the model whose input is wanted in each step."""
+        return self.maker.taps if self.maker is not None else ()
+
+    def propose(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
+        """Give drafts to the outcomes of a step that have none."""
         if not self._most:
             return
+        self._safely(lambda maker: maker.read(slices, outcomes, states))
         if self._answers is not None:
             self._answers.read(READ)
         sampled = sum(piece.sample for piece in slices)
@@ -156,7 +164,7 @@ class Speculator:
             counts = shares([found.offer for found in offered], sampled, self._costs, beside)
         due = [(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None and count]
         if due:
-            self._make(due, hidden)
+            self._make(due, states.sampled)
         for found, count in zip(offered, counts, strict=True):
             if found.drafts is not None:
                 found.outcome.drafts = found.drafts.tokens[:count]
@@ -166,20 +174,26 @@ class Speculator:
                 found.known.trials[found.proposer].record.rest()
 
     def _make(self, due: Seq[tuple[_Offered, int]], hidden: torch.Tensor | None) -> None:
-        """Let the maker make so many. It is left out from then on if it fails: nobody needs it."""
-        assert self.maker is not None
+        """Let the maker make so many. hidden: [S, width] of the rows that were sampled."""
         wants = []
         for found, count in due:
             seq, outcome = found.known.seq, found.outcome
             row = hidden[found.row] if hidden is not None and not outcome.forced else None
             new = outcome.tokens + outcome.forced
             wants.append(Want(seq, new, count, row, line=seq.guide is not None))  # masks lie along a line
+        for (found, _), drafts in zip(due, self._safely(lambda maker: maker.draft(wants)) or (), strict=False):
+            found.drafts = drafts
+
+    def _safely(self, act: Callable[[Maker], T]) -> T | None:
+        """Let the maker do something. It is left out from then on if it fails: nobody needs it."""
+        if self.maker is None:
+            return None
         try:
-            for (found, _), drafts in zip(due, self.maker.draft(wants), strict=True):
-                found.drafts = drafts
+            return act(self.maker)
         except Exception:
             log.exception("the %s failed; from now on nothing is drafted by it", self.maker.name)
             self.maker = None
+            return None
 
     def _offer(self, seq: Sequence, outcome: Outcome, sampled: int) -> _Offered | None:
         """Of the first proposer that has something to say. sampled: sequences in the step."""

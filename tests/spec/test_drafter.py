@@ -147,9 +147,9 @@ def test_a_long_prompt_is_read_in_pieces(on, monkeypatch):
 def test_its_pages_are_all_free_in_the_end(on):
     asked(Place(on), ("greedy", "n")).run()
     drafter = on.speculator.maker
-    assert not drafter._shadows
-    assert len(drafter._pool.free) == drafter._pool.size
-    drafter._pool.check([])
+    assert not len(drafter.shadows)
+    assert len(drafter.shadows.pool.free) == drafter.shadows.pool.size
+    drafter.shadows.pool.check([])
 
 
 def test_a_draft_model_that_fails_is_left_out(tiny_model, alike, plain, caplog):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from draft_pair import blurred, untrained_heads
+from draft_pair import blurred, eagle_head, untrained_heads
 
 from quire.engine import messages as m
 from quire.engine import scheduler
@@ -30,7 +30,7 @@ def model(tmp_path_factory) -> Path:
 
     torch.manual_seed(3)
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=False, initializer_range=0.6,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("law") / "model"
@@ -107,7 +107,9 @@ def run(model: Path, law, proposer: str, count: int, tmp_path: Path) -> None:
         more = str(blurred(model, tmp_path / "draft", 0.4))
     elif proposer == "medusa":  # the only one whose guesses are trees
         more = str(untrained_heads(model, tmp_path / "heads", 2))
-    method = {"off": "none", "suffix": "suffix", "medusa": "medusa"}.get(proposer)
+    elif proposer == "eagle3":
+        more = str(eagle_head(model, tmp_path / "head"))
+    method = {"off": "none", "suffix": "suffix", "medusa": "medusa", "eagle3": "eagle3"}.get(proposer)
     runner = runner_of(model, Speculation(method=method, model=more, adaptive=False))
     speculator = runner.speculator
     speculator.proposers = [(name, ask) for name, ask in speculator.proposers if name == proposer]
@@ -120,7 +122,7 @@ def run(model: Path, law, proposer: str, count: int, tmp_path: Path) -> None:
         assert drafted > count / 5
 
 
-PROPOSERS = ("off", "prediction", "ngram", "suffix", "draft_model", "medusa")
+PROPOSERS = ("off", "prediction", "ngram", "suffix", "draft_model", "medusa", "eagle3")
 
 
 @pytest.mark.parametrize("proposer", ["draft_model", "medusa"])

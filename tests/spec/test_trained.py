@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from draft_pair import blurred, untrained_heads
+from draft_pair import blurred, eagle_head, untrained_heads
 
 from quire import pocket
 from quire.engine import messages as m
@@ -66,29 +66,31 @@ def check(folder: Path, chat: bool, count: int, speculation: Speculation, rooms)
     for at_once, pages in rooms:
         assert answers(on, asked, at_once, pages) == plain, f"{at_once} at once in {pages} pages"
     accepted = on.speculator.accepted
-    assert sum(map(sum, accepted.values())) > count, "hardly anything was guessed"
+    least = 0 if "eagle3" in speculation.stack else count  # its head is random
+    assert sum(map(sum, accepted.values())) >= least, "hardly anything was guessed"
     assert set(speculation.stack) <= accepted.keys() | {"suffix"}, "the prompts may have all that answers say"
 
 
-def stacks(draft: str, heads: str) -> dict[str, Speculation]:
+def stacks(draft: str, heads: str, eagle: str) -> dict[str, Speculation]:
     """Every proposer, alone and on the others, at its own pace and always."""
     return {
         "ngram": Speculation(adaptive=False),
         "suffix": Speculation(method="suffix", adaptive=False),
         "draft_model": Speculation(model=draft, adaptive=False),
         "medusa": Speculation(method="medusa", model=heads, adaptive=False),
+        "eagle3": Speculation(method="eagle3", model=eagle, adaptive=False),
         "all": Speculation(method="suffix", model=draft, adaptive=False),
         "all, as it pays": Speculation(method="suffix", model=draft),
     }
 
 
-STACKS = tuple(stacks("", ""))
+STACKS = tuple(stacks("", "", ""))
 ROOMS = [(1, 4000), (16, 4000), (16, 60)]
 
 
 @pytest.mark.parametrize("stack", ["as it comes", "all"])
 def test_forty_answers_of_pocket(stack):
-    speculation = stacks(str(pocket.DRAFT), "").get(stack, Speculation())
+    speculation = stacks(str(pocket.DRAFT), "", "").get(stack, Speculation())
     check(pocket.FOLDER, True, 40, speculation, [(4, 4000)])
 
 
@@ -96,7 +98,8 @@ def test_forty_answers_of_pocket(stack):
 @pytest.mark.parametrize("stack", STACKS)
 def test_five_hundred_answers_of_pocket(stack, tmp_path):
     heads = untrained_heads(pocket.FOLDER, tmp_path / "heads", 3)
-    check(pocket.FOLDER, True, 500, stacks(str(pocket.DRAFT), str(heads))[stack], ROOMS)
+    eagle = eagle_head(pocket.FOLDER, tmp_path / "eagle")
+    check(pocket.FOLDER, True, 500, stacks(str(pocket.DRAFT), str(heads), str(eagle))[stack], ROOMS)
 
 
 @pytest.mark.slow
@@ -105,4 +108,5 @@ def test_five_hundred_answers_of_stories260k(stories, stack, tmp_path):
     """Its draft model is itself, with noise: about every second guess is right."""
     draft = blurred(stories, tmp_path / "draft", 0.1)
     heads = untrained_heads(stories, tmp_path / "heads", 3)
-    check(stories, False, 500, stacks(str(draft), str(heads))[stack], ROOMS)
+    eagle = eagle_head(stories, tmp_path / "eagle")
+    check(stories, False, 500, stacks(str(draft), str(heads), str(eagle))[stack], ROOMS)

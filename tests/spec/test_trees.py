@@ -25,10 +25,14 @@ class Branches:
     """A maker of trees that hold the answer that will come, somewhere among wrong tokens."""
 
     name = "branches"
+    taps = ()
 
     def __init__(self, plain: Place):
         self.plain, self.random = plain, Random(1)
         self.made = 0
+
+    def read(self, slices, outcomes, states) -> None:
+        pass
 
     def room(self, seq, new, count) -> int:
         return count

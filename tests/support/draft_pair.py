@@ -35,6 +35,46 @@ def untrained_heads(folder: Path, to: Path, count: int) -> Path:
     return to
 
 
+def eagle_head(model: Path, to: Path, *, own: int | None = None, **config) -> Path:
+    """A random EAGLE-3 head for a Llama, under the authors' names. own: tokens of a vocabulary of its own, every second
+    one of the model's."""
+    target = json.loads((model / "config.json").read_text())
+    width, heads, vocab = (target[name] for name in ("hidden_size", "num_attention_heads", "vocab_size"))
+    kv, inner, dim = target["num_key_value_heads"], target["intermediate_size"], width // heads
+    torch.manual_seed(7)
+    product = lambda *shape: torch.randn(*shape) * shape[-1] ** -0.5  # noqa: E731
+    norm = lambda: 1 + 0.1 * torch.randn(width)  # noqa: E731
+    at = "midlayer"
+    parts = {
+        "fc.weight": product(width, 3 * width),
+        "norm.weight": norm(),
+        f"{at}.input_layernorm.weight": norm(),
+        f"{at}.hidden_norm.weight": norm(),
+        f"{at}.post_attention_layernorm.weight": norm(),
+        f"{at}.self_attn.q_proj.weight": product(heads * dim, 2 * width),
+        f"{at}.self_attn.k_proj.weight": product(kv * dim, 2 * width),
+        f"{at}.self_attn.v_proj.weight": product(kv * dim, 2 * width),
+        f"{at}.self_attn.o_proj.weight": product(width, heads * dim),
+        f"{at}.mlp.gate_proj.weight": product(inner, width),
+        f"{at}.mlp.up_proj.weight": product(inner, width),
+        f"{at}.mlp.down_proj.weight": product(width, inner),
+        "lm_head.weight": product(own or vocab, width),
+    }
+    if own:
+        parts["d2t"] = torch.arange(own)  # row n is token 2 n
+        parts["t2d"] = torch.arange(vocab) % 2 == 0
+    to.mkdir()
+    save_file(parts, to / "model.safetensors")
+    described = {
+        "architectures": ["LlamaForCausalLMEagle3"], "hidden_size": width, "intermediate_size": inner,
+        "num_hidden_layers": 1, "num_attention_heads": heads, "num_key_value_heads": kv, "rms_norm_eps": 1e-6,
+        "vocab_size": vocab, "max_position_embeddings": target["max_position_embeddings"], "hidden_act": "silu",
+        "rope_theta": 10000.0, **({"draft_vocab_size": own} if own else {}), **config,
+    }  # fmt: skip
+    (to / "config.json").write_text(json.dumps(described))
+    return to
+
+
 def with_vocabulary(folder: Path, to: Path, change) -> Path:
     """A copy with another tokenizer.json."""
     shutil.copytree(folder, to)

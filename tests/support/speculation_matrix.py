@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-from draft_pair import untrained_heads
+from draft_pair import eagle_head, untrained_heads
 from running_server import RunningServer, running
 
 from quire import pocket
@@ -35,7 +35,8 @@ SIDES = {
     "off": {"method": "none"},
     "lookups": LOOKUPS,
     "model": {**MODEL, **SELDOM},
-    "heads": {"method": "medusa", "adaptive": False, **SELDOM},
+    "medusa": {"method": "medusa", "adaptive": False, **SELDOM},
+    "eagle3": {"method": "eagle3", "adaptive": False, **SELDOM},
     "all": {**MODEL, "method": "suffix"},
 }
 PROPOSERS = {
@@ -43,7 +44,8 @@ PROPOSERS = {
     "ngram": "lookups",
     "suffix": "lookups",
     "draft_model": "model",
-    "medusa": "heads",
+    "medusa": "medusa",
+    "eagle3": "eagle3",
     "stack": "all",
 }
 
@@ -122,10 +124,13 @@ class Found:
 def servers() -> Iterator[dict[str, RunningServer]]:
     with ExitStack() as stack:
         found, scratch = {}, Path(stack.enter_context(TemporaryDirectory()))
-        heads = untrained_heads(pocket.FOLDER, scratch / "heads", 3)
+        heads = {
+            "medusa": untrained_heads(pocket.FOLDER, scratch / "medusa", 3),
+            "eagle3": eagle_head(pocket.FOLDER, scratch / "eagle3"),
+        }
         for name, speculation in SIDES.items():
-            if name == "heads":
-                speculation = {**speculation, "model": str(heads)}
+            if name in heads:
+                speculation = {**speculation, "model": str(heads[name])}
             flags = ["--speculative-config", json.dumps(speculation), *ROOM, "--lora-modules"]
             flags += [f"{adapter}={path}" for adapter, path in pocket.ADAPTERS.items()]
             found[name] = stack.enter_context(running(None, *flags))
