@@ -180,8 +180,8 @@ ENGINE = [
     Flag("--grammar-engine", pairs, {}, "which engine serves which kind of grammar, where another can: "
          "regex=llguidance,choice=llguidance", field="grammar_engines", expected="KIND=ENGINE, behind commas more"),
     Flag("--speculative-config", speculation, Speculation(), "how tokens are guessed ahead, as JSON: method (ngram, "
-         "suffix, draft_model, medusa, none), model (the folder of a draft model or of heads), num_speculative_tokens, "
-         "adaptive, prompt_lookup_min, prompt_lookup_max, suffix_tokens"),
+         "suffix, draft_model, medusa, eagle3, none), model (the folder of a draft model or of heads), "
+         "num_speculative_tokens, adaptive, prompt_lookup_min, prompt_lookup_max, suffix_tokens"),
 ]  # fmt: skip
 
 

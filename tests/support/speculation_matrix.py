@@ -52,6 +52,7 @@ PROPOSERS = {
 HTTP = httpx.Client(timeout=120)
 
 Body = dict[str, Any]
+Answers = list[list[Any]]
 SENTENCE = "The old farmer sold 12 red apples and 30 green pears to the baker in the small town by the river."
 WEATHER = {
     "type": "function",
@@ -103,7 +104,7 @@ FEATURES = {
     "prefix cache": Feature(COLD, (LONG, LONG), seen="quire:prefix_cache_hits_total"),
     "chunked prefill": Feature(COLD, (LONG + " Write it twice.",)),
     "preemption": Feature(
-        {"temperature": 1.0, "max_tokens": 160, "ignore_eos": True},
+        {"temperature": 1.0, "max_tokens": 128, "ignore_eos": True},
         tuple(f"Tell me a story about {name}." for name in ("Tom", "Sue", "Max", "Mia", "Ben", "Lily")),
         together=True,
         seen="quire:num_preemptions_total",
@@ -138,38 +139,47 @@ def servers() -> Iterator[dict[str, RunningServer]]:
 
 
 def run() -> Found:
-    found = Found()
+    found, plain = Found(), {}
     with servers() as sides:
+        off = sides.pop("off")
         for name, feature in FEATURES.items():
-            before = _seen(sides["off"], feature)
-            plain = _ask(sides["off"], feature)
-            if feature.seen and _seen(sides["off"], feature) == before:
+            before = _seen(off, feature)
+            plain[name] = _ask(off, feature)
+            if feature.seen and _seen(off, feature) == before:
                 found.asleep.append(name)
-            for proposer, side in PROPOSERS.items():
-                server = sides[side]
-                predicted = [_said(answer) for answer in plain] if proposer == "prediction" else None
-                made = guesses(server, proposer)
-                answers = [_ask(server, feature, predicted) for _ in range(2 if proposer == "suffix" else 1)]
-                cell = f"{proposer} x {name}"
-                if any(answer != plain for answer in answers):
-                    found.differ.append(cell)
-                if guesses(server, proposer) == made:
-                    found.idle.append(cell)
+        with ThreadPoolExecutor(len(sides)) as pool:
+            list(pool.map(lambda side: _compare(found, side, sides[side], plain), sides))
+    found.differ.sort()
+    found.idle.sort()
     return found
 
 
-def _ask(server: RunningServer, feature: Feature, predicted: list[str] | None = None) -> list[list[Body]]:
+def _compare(found: Found, side: str, server: RunningServer, plain: dict[str, Answers]) -> None:
+    """All cells of the proposers of one server."""
+    for name, feature in FEATURES.items():
+        for proposer in (proposer for proposer, where in PROPOSERS.items() if where == side):
+            predicted = [_said(answer) for answer in plain[name]] if proposer == "prediction" else None
+            made = guesses(server, proposer)
+            answers = [_ask(server, feature, predicted) for _ in range(2 if proposer == "suffix" else 1)]
+            cell = f"{proposer} x {name}"
+            if any(answer != plain[name] for answer in answers):
+                found.differ.append(cell)
+            if guesses(server, proposer) == made:
+                found.idle.append(cell)
+
+
+def _ask(server: RunningServer, feature: Feature, predicted: list[str] | None = None) -> Answers:
     """Of each request what came, in what must be equal."""
     bodies = []
     for n, prompt in enumerate(feature.prompts):
-        body = {"model": "pocket", "max_tokens": 96, "seed": 5, "messages": [{"role": "user", "content": prompt}]}
+        body = {"model": "pocket", "max_tokens": 56, "seed": 5, "messages": [{"role": "user", "content": prompt}]}
         more = {} if predicted is None else {"prediction": {"type": "content", "content": predicted[n]}}
         bodies.append({**body, **feature.fields, **more})
     with ThreadPoolExecutor(len(bodies) if feature.together else 1) as pool:
         return list(pool.map(lambda body: _post(server, body), bodies))
 
 
-def _post(server: RunningServer, body: Body) -> list[Body]:
+def _post(server: RunningServer, body: Body) -> list[Any]:
     response = HTTP.post(f"{server.url}/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
     found = response.json()
