@@ -3,6 +3,9 @@
 Speed does not depend on what the weights are, so such a model serves for measuring, and for trying a server offline;
 what it says is noise. The tokenizer is a byte-level BPE trained on Python's standard library, with a ChatML template;
 or that of a tokenizer.json, whose rows then replace those of the shape, tied with the output's.
+
+--draft writes a draft model too: the first layers of the model. What the later layers add is made small, so that the
+two often agree, as a model and a draft that was trained for it do.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ENDS = ("<|im_end|>", "<|endoftext|>", "</s>")  # in a tokenizer that is given, the first of these ends the answers
 ROWS = 64  # the vocabulary is filled up to a multiple of this, as models are
+DRAFT_LAYERS, LATER = 2, 0.25  # and what the layers behind them add is so much of what they would
 TEXT_BYTES = {"tiny": 200_000, "llama-110m": 20_000_000}  # to train the tokenizer on
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '')"
@@ -101,6 +105,23 @@ def make_model(
         make_tokenizer(folder, config.vocab_size, TEXT_BYTES[name])
 
 
+def make_draft(folder: Path, draft: Path) -> None:
+    """Write the first DRAFT_LAYERS layers of the model in `folder` as a model of its own, and let others say less."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    layers = model.model.layers
+    for layer in layers[DRAFT_LAYERS:]:
+        for product in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            product.weight.data *= LATER
+    model.save_pretrained(folder)
+    model.model.layers = layers[:DRAFT_LAYERS]
+    model.config.num_hidden_layers = DRAFT_LAYERS
+    model.save_pretrained(draft)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(draft)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=list(SHAPES))
@@ -108,6 +129,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json to take in place of one made")
     parser.add_argument("--control-token", action="append", default=[], metavar="TEXT", help="add it to that one")
+    parser.add_argument("--draft", type=Path, metavar="FOLDER", help="write a draft model there too")
     args = parser.parse_args()
     if args.control_token and args.tokenizer is None:
         parser.error("--control-token goes with --tokenizer")
@@ -116,6 +138,8 @@ def main() -> int:
         return 1
     try:
         make_model(args.name, args.folder, args.seed, args.tokenizer, args.control_token)
+        if args.draft is not None:
+            make_draft(args.folder, args.draft)
     except ValueError as error:
         print(f"make_model: {error}", file=sys.stderr)
         return 1

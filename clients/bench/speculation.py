@@ -5,7 +5,9 @@ taken inside a round, and both must give the same answers. Asked for are
 
 - greedy answers, as they come: random weights soon repeat themselves, trained ones do not;
 - edits: the answer that was given without speculation is sent as a prediction, with every twelfth word another;
-- answers at temperature 1, of which random weights repeat nothing: what is guessed there is wrong.
+- answers at temperature 1, of which random weights repeat nothing: what is guessed there is wrong;
+- prose, with --config of a draft model: answers at a temperature at which random weights are as sure of themselves as
+  trained ones, and repeat little.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import asyncio
 import random
 import re
+import shlex
 import statistics
 import sys
 import tempfile
@@ -29,7 +32,7 @@ from .load import WORDS, BenchError
 from .sides import Side, first_model, running
 
 Body = dict[str, Any]
-KINDS = ("greedy", "edits", "sampled")
+KINDS = {"greedy": 0.0, "edits": 0.0, "sampled": 1.0, "prose": 0.2}  # and their temperatures
 OFF = '{"method": "none"}'
 PROMPT_WORDS, EDITED = 32, 12
 
@@ -37,7 +40,8 @@ PROMPT_WORDS, EDITED = 32, 12
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m quire.clients.bench.speculation", description=__doc__.splitlines()[0])
     p.add_argument("model", type=Path, help="a model folder with a chat template")
-    p.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    p.add_argument("--kinds", nargs="+", choices=KINDS, default=["greedy", "edits", "sampled"])
+    p.add_argument("--config", help="--speculative-config of the first server")
     p.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16], help="answers at once [1 4 16]")
     p.add_argument("--tokens", type=int, default=128, help="of an answer [128]")
     p.add_argument("--rounds", type=int, default=3, help="behind one that is not counted [3]")
@@ -60,10 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace, scratch: Path) -> str:
     """Do it all; the table, in Markdown."""
     sides = []
-    for number, more in enumerate(([], ["--speculative-config", f"'{OFF}'"])):
+    for number, (name, config) in enumerate((("on", args.config), ("off", OFF))):
         port = args.port + number
-        command = f"{sys.executable} -m quire.server.cli serve {args.model} --port {port} {' '.join(more)}"
-        sides.append(Side("off" if more else "on", f"http://127.0.0.1:{port}/v1", command))
+        more = f"--speculative-config {shlex.quote(config)}" if config else ""
+        command = f"{sys.executable} -m quire.server.cli serve {args.model} --port {port} {more}"
+        sides.append(Side(name, f"http://127.0.0.1:{port}/v1", command))
     with running(sides[0], scratch / "on.log", args.timeout), running(sides[1], scratch / "off.log", args.timeout):
         rows = asyncio.run(_measure(args, sides[0].base, sides[1].base))
     head = "| answers | at once | on, tokens/s | off | on / off, by round | guesses, of which right |"
@@ -122,7 +127,7 @@ def asked(kind: str, count: int, number: int, model: str, tokens: int) -> list[B
             "model": model,
             "messages": [{"role": "user", "content": " ".join(rng.choices(WORDS, k=PROMPT_WORDS))}],
             "max_tokens": tokens,
-            "temperature": 1.0 if kind == "sampled" else 0.0,
+            "temperature": KINDS[kind],
             "seed": seed,
             "ignore_eos": True,
         }

@@ -59,7 +59,7 @@ class Costs:
         below = max((self._known[size] for size in self._sizes[max(0, at - 8) : at]), default=0.0)
         if at == len(self._sizes):
             largest = self._sizes[-1]
-            one = self._known[self._sizes[0]]
+            one = self._known[self._sizes[0]] / self._sizes[0]  # hopeful: a size that was tried is known
             return below + SLOPE * one * (tokens - largest)
         size = self._sizes[at]
         above = max(below, self._known[size])

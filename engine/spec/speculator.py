@@ -23,7 +23,7 @@ log = logging.getLogger("quire.engine")
 T = TypeVar("T")
 
 EXPECTED = (4.0, 5.0)  # drafts of a prediction that are taken to be right, of so many: who sends one knows
-PATIENCE = 32  # steps between two attempts of a proposer whose drafts were never right, at most
+PATIENCE = 32  # steps between two attempts of a proposer whose drafts were wrong more than once, at most
 READ = 256  # tokens of earlier answers that a step takes in
 PREDICTION, NGRAM, SUFFIX, GRAMMAR = "prediction", "ngram", "suffix", "grammar"
 
@@ -44,7 +44,7 @@ class _Trial:
     def learn(self, drafts: int, right: int) -> None:
         self.record.learn(drafts, right)
         self.failures = 0 if right else self.failures + 1
-        self.pause = 0 if right else min(PATIENCE, 1 << self.failures)
+        self.pause = 0 if self.failures < 2 else min(PATIENCE, 1 << self.failures)
 
 
 @dataclass(slots=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from quire.clients.bench.make_model import make_model
+from quire.clients.bench.make_model import DRAFT_LAYERS, make_draft, make_model
 from quire.clients.bench.speculation import Rates, asked, edited
 
 
@@ -24,6 +28,16 @@ def test_a_prediction_is_the_answer_with_some_words_changed():
 def test_ratios_are_those_of_rounds():
     row = Rates([10.0, 30.0, 90.0], [10.0, 20.0, 30.0]).row("greedy", 4, 200, 150)
     assert row == "| greedy | 4 | 30 | 20 | 1.50 (1.00 to 3.00) | 200, 75% |"
+
+
+def test_a_draft_model_of_a_model_has_its_first_layers(tiny_model, tmp_path):
+    folder, draft = shutil.copytree(tiny_model, tmp_path / "model"), tmp_path / "draft"
+    make_draft(folder, draft)
+    first, second = (load_file(path / "model.safetensors") for path in (folder, draft))
+    assert second.keys() <= first.keys()
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    assert json.loads((draft / "config.json").read_text())["num_hidden_layers"] == DRAFT_LAYERS
+    assert json.loads((draft / "tokenizer.json").read_text()) == json.loads((folder / "tokenizer.json").read_text())
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def run(model: Path, law, proposer: str, count: int, tmp_path: Path) -> None:
     check(counts, law)
     if proposer != "off":
         drafted, accepted = sum(speculator.drafted[proposer]), sum(speculator.accepted[proposer])
-        assert 0.1 * drafted < accepted < 0.95 * drafted
+        assert 0.03 * drafted < accepted < 0.95 * drafted
         assert drafted > count / 5
 
 
