@@ -27,17 +27,13 @@ from .lora.read import read as read_adapter
 from .lora.read import ready as ready_adapter
 from .lora.slots import Slots
 from .messages import Ready, SamplingParams, TokenLogprob
-from .models import CausalLM
 from .models.decoder import Decoder
 from .models.load import fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
-from .spec.drafter import Drafter
-from .spec.eagle import load_eagle
-from .spec.heads import load_heads
+from .spec.load import load_maker
 from .spec.maker import States
-from .spec.pair import load_draft
 from .spec.speculator import Speculator
 
 log = logging.getLogger("quire.engine")
@@ -76,12 +72,12 @@ class Runner:
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
         self.sampler = Sampler(self.model.vocab_size)
         self.speculator = Speculator(config.speculative_config)
-        draft = self._load_guesser(folder)
+        maker = load_maker(config.speculative_config, folder, self.model)
         self.slots = Slots(config.max_loras)
         self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
-        layers, dtype = self.model.layers + (draft.layers if draft else []), self.model.dtype
+        layers, dtype = self.model.layers + (maker.layers if maker else []), self.model.dtype
         activations = self._warm_up(limit)
         blocks = pool_blocks(layers, dtype, config, free_memory(self.device) - activations, self.device)
         # More than every sequence at full length can never be in use; a tiny model would make millions of pages.
@@ -95,21 +91,10 @@ class Runner:
             )
         self.max_model_len = min(limit, blocks * BLOCK_SIZE)
         self.cache = KVCache(self.model.layers, blocks, dtype, self.device)
-        if draft is not None:
-            self.speculator.maker = Drafter(draft, self.model.vocab_size, blocks, self._backend)
-        if "eagle3" in config.speculative_config.stack:
-            folder_of = Path(config.speculative_config.model or "")
-            self.speculator.maker = load_eagle(folder_of, self.model, blocks, self._backend)
+        if maker is not None:
+            maker.open(blocks, self._backend)
+            self.speculator.maker = maker
         self._load_seconds = time.perf_counter() - began
-
-    def _load_guesser(self, folder: Path) -> CausalLM | None:
-        """Heads go to the speculator at once; a draft model is given back: its pages are made beside the model's."""
-        speculation = self.config.speculative_config
-        if "medusa" in speculation.stack:
-            self.speculator.maker = load_heads(Path(speculation.model or ""), self.model)
-        if "draft_model" in speculation.stack:
-            return load_draft(Path(speculation.model or ""), folder, self.model)
-        return None
 
     def _adapter(self, folder: Path) -> Callable[[Path], Raw]:
         """What reads an adapter of this model; may be called in any thread."""

@@ -8,38 +8,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from types import ModuleType
 
 from ..batch import Batch
 from ..cache import KVCache
 from ..config import BLOCK_SIZE
+from ..errors import ConfigError, ModelError
 from ..models import CausalLM
+from ..models.load import load_model
 from ..plan import Outcome, Plan, Slice
 from ..sampling import Sampler
 from ..sequence import Sequence
-from .maker import Drafts, States, Want
+from .maker import FIELD, Drafts, States, Want
 from .pace import Costs
+from .pair import compare
 from .shadows import Shadows
 
 CATCH_UP = 512  # tokens of prompts in a step, at most: nobody waits for long
 
 
 class Drafter:
-    """Of one runner. pages: of its cache, which is as long as the sequences' own where there are as many."""
+    """Of one runner."""
 
     name = "draft_model"
     taps: tuple[int, ...] = ()
 
-    def __init__(self, model: CausalLM, vocab_size: int, pages: int, backend: ModuleType):
+    def __init__(self, model: CausalLM, vocab_size: int):
         """vocab_size: of the model that is drafted for; either may have rows more that no token has."""
         self.model = model
-        self.shadows = Shadows(pages)
+        self.layers = model.layers
         self._vocab = min(vocab_size, model.vocab_size)
-        self._backend = backend
-        self._cache = KVCache(model.layers, pages, model.dtype, model.device)
         self._sampler = Sampler(self._vocab)
         self._costs = Costs()
         self._prompts = 0.0  # seconds that a token of a prompt took last
+
+    def open(self, pages: int, backend: ModuleType) -> None:
+        self.shadows = Shadows(pages)
+        self._backend = backend
+        self._cache = KVCache(self.layers, pages, self.model.dtype, self.model.device)
 
     def read(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
         """A text is read when it is drafted for, not before."""
@@ -103,3 +110,16 @@ class Drafter:
     def forget(self, ids: Seq[str]) -> None:
         self.shadows.forget(ids)
         self._sampler.forget([f"{id_}/0" for id_ in ids])
+
+
+def load(folder: Path, target_folder: Path, target: CausalLM) -> Drafter:
+    """The draft model of `folder`, in the dtype and on the device of `target`. Raises ConfigError where there is none,
+    or its vocabulary is another than that of the model in `target_folder`."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(FIELD, f"has {str(folder)!r} as model", "a folder with a config.json and safetensors")
+    try:
+        draft = load_model(folder, dtype=str(target.dtype).removeprefix("torch."), device=target.device)
+    except ModelError as error:
+        raise ConfigError(FIELD, f"has a draft model that cannot be loaded: {error}", "one that can") from error
+    compare(folder, draft, target_folder, target)
+    return Drafter(draft, target.vocab_size)

@@ -27,9 +27,8 @@ from ..plan import Outcome, Plan, Slice
 from ..sampling import Sampler
 from ..sequence import Sequence
 from ..weights import Weights, open_weights
-from .maker import Drafts, States, Want
+from .maker import FIELD, Drafts, States, Want
 from .pace import Costs
-from .pair import FIELD
 from .shadows import Shadow, Shadows
 
 HARMLESS = ("d2t", "t2d", ".rotary_emb.inv_freq")  # t2d says again what d2t says
@@ -93,21 +92,24 @@ class Head:
 
 
 class Eagle:
-    """Of one runner. Reads every step, so that it can guess at any; pages as many as the model's."""
+    """Of one runner. Reads every step, so that it can guess at any."""
 
     name = "eagle3"
 
-    def __init__(self, head: Head, targets: torch.Tensor | None, vocab_size: int, pages: int, backend: ModuleType):
+    def __init__(self, head: Head, targets: torch.Tensor | None, vocab_size: int):
         """targets [rows]: the model's token of each row of the head's vocabulary; None: they are the same."""
         self.head = head
+        self.layers = head.layers
         self.taps: tuple[int, ...] = head.taps
-        self.shadows = Shadows(pages)
         self._targets, self._vocab = targets, vocab_size
-        self._backend = backend
-        self._cache = KVCache(head.layers, pages, head.dtype, head.device)
         self._sampler = Sampler(vocab_size)
         self._states: dict[str, tuple[int, torch.Tensor]] = {}  # id -> places read, the state of the last
         self._costs = Costs()
+
+    def open(self, pages: int, backend: ModuleType) -> None:
+        self.shadows = Shadows(pages)
+        self._backend = backend
+        self._cache = KVCache(self.layers, pages, self.head.dtype, self.head.device)
 
     def room(self, seq: Sequence, new: list[int], count: int) -> int:
         """Those that it has positions for; none where pages of the text were found that it has not read."""
@@ -214,7 +216,7 @@ def _stayed(piece: Slice, outcome: Outcome) -> tuple[list[int], list[int]]:
     return rows[: len(following)], following
 
 
-def load_eagle(folder: Path, target: Any, pages: int, backend: ModuleType) -> Eagle:
+def load(folder: Path, target_folder: Path, target: Any) -> Eagle:
     """The head of `folder`, in the dtype and on the device of `target`.
 
     Raises ConfigError where it is for another width or vocabulary, or the model is of no family whose layers can be
@@ -250,4 +252,4 @@ def load_eagle(folder: Path, target: Any, pages: int, backend: ModuleType) -> Ea
             raise ModelError(f"{folder}: no d2t; expected one, as the head has {rows} tokens of its own")
     except ModelError as error:
         raise ConfigError(FIELD, f"has an EAGLE head that cannot be used: {error}", "one of this model") from error
-    return Eagle(head, targets, target.vocab_size, pages, backend)
+    return Eagle(head, targets, target.vocab_size)

@@ -12,18 +12,19 @@ import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from ..attention import LayerSpec
 from ..errors import ConfigError
 from ..models import CausalLM
 from ..plan import Outcome, Slice
 from ..sequence import Sequence
-from .maker import Drafts, States, Want
-from .pair import FIELD
+from .maker import FIELD, Drafts, States, Want
 
 RANKS = 8  # tokens of a head that are looked at
 NAMES = (  # head, layer or none for the last product, weight or bias: as the authors save them, and as vLLM does
@@ -53,8 +54,12 @@ class Heads:
     taps: tuple[int, ...] = ()
 
     def __init__(self, heads: list[Head]):
+        self.layers: list[LayerSpec] = []
         self._heads = heads
         self._seconds = 0.0  # that a sequence takes
+
+    def open(self, pages: int, backend: ModuleType) -> None:
+        """It needs none."""
 
     def read(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
         """What it needs comes with each wish."""
@@ -110,7 +115,7 @@ def tree(chances: list[list[float]], tokens: list[list[int]], count: int, *, lin
     return Drafts(found, () if straight else tuple(parents))
 
 
-def load_heads(folder: Path, target: CausalLM) -> Heads:
+def load(folder: Path, target_folder: Path, target: CausalLM) -> Heads:
     """The heads of `folder` (safetensors), in the dtype and on the device of `target`.
 
     Raises ConfigError where they are for a model of another width or vocabulary, or are no Medusa heads.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import torch
 
+from ..attention import LayerSpec
 from ..plan import Outcome, Slice
 from ..sequence import Sequence
+
+FIELD = "speculative_config"  # whose fault it is where a maker cannot be loaded
 
 
 @dataclass(slots=True)
@@ -48,6 +52,11 @@ class States:
 class Maker(Protocol):
     name: str  # in metrics
     taps: tuple[int, ...]  # layers of the model whose input it sees
+    layers: list[LayerSpec]  # its own, whose keys and values need pages
+
+    def open(self, pages: int, backend: ModuleType) -> None:
+        """Before anything else: it may have so many pages, as many as the model."""
+        ...
 
     def read(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
         """A step has run; called before it is asked for drafts of the next one."""

@@ -1,37 +1,27 @@
-"""A draft model for a model: loaded, and refused where its tokens are others."""
+"""Whether two models speak of the same tokens."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError
 from ..models import CausalLM
-from ..models.load import load_model
+from .maker import FIELD
 
-FIELD, FILE = "speculative_config", "tokenizer.json"
+FILE = "tokenizer.json"
 
 
-def load_draft(folder: Path, target_folder: Path, target: CausalLM) -> CausalLM:
-    """The model of `folder`, in the dtype and on the device of `target`, that of `target_folder`.
-
-    Raises ConfigError where its vocabulary is another: an id must be the same text in both. Rows that no token has may
-    differ in number; without a tokenizer in either folder all that can be compared is their number.
-    """
-    if not (folder / "config.json").is_file():
-        raise ConfigError(FIELD, f"has {str(folder)!r} as model", "a folder with a config.json and safetensors")
+def compare(folder: Path, draft: CausalLM, target_folder: Path, target: CausalLM) -> None:
+    """Raises ConfigError where the vocabulary of the draft model in `folder` is another: an id must be the same text in
+    both. Rows that no token has may differ in number; without a tokenizer in either folder all that can be compared is
+    their number."""
     mine, theirs = _vocabulary(target_folder), _vocabulary(folder)
     if mine is not None and theirs is not None:
         _compare(mine, theirs, folder)
-    try:
-        dtype = str(target.dtype).removeprefix("torch.")
-        draft = load_model(folder, dtype=dtype, device=target.device)
-    except ModelError as error:
-        raise ConfigError(FIELD, f"has a draft model that cannot be loaded: {error}", "one that can") from error
-    if (mine is None or theirs is None) and draft.vocab_size != target.vocab_size:
+    elif draft.vocab_size != target.vocab_size:
         found = f"has {folder} as draft model, whose vocabulary has {draft.vocab_size} tokens"
         raise ConfigError(FIELD, found, f"one of the model's own {target.vocab_size}")
-    return draft
 
 
 def _vocabulary(folder: Path) -> dict[str, int] | None:

@@ -83,7 +83,7 @@ def _is_decode(piece: Slice) -> bool:
 class Speculator:
     """Of one runner. Remembers of a sequence what helps to guess, by its id, until `forget`."""
 
-    def __init__(self, speculation: Speculation, maker: Maker | None = None):
+    def __init__(self, speculation: Speculation):
         self._speculation = speculation
         self._adaptive = speculation.adaptive
         self._costs = Costs()  # of steps without prompts
@@ -92,7 +92,7 @@ class Speculator:
         self._general: dict[str, Record] = {}  # of each proposer, over all sequences
         self._most = speculation.num_speculative_tokens if speculation.method != "none" else 0
         self._answers = Answers(speculation.suffix_tokens) if SUFFIX in speculation.stack else None
-        self.maker = maker  # asked where none of them has something to say
+        self.maker: Maker | None = None  # asked where none of them has something to say
         self.proposers: list[tuple[str, Ask]] = [(PREDICTION, self._predicted)]  # in the order they are asked
         if NGRAM in speculation.stack:
             self.proposers.append((NGRAM, self._repeated))

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from quire.engine.attention import LayerSpec
 from quire.engine.config import Speculation
 from quire.engine.messages import SamplingParams
 from quire.engine.plan import Outcome, Slice
@@ -28,11 +29,15 @@ class Priced:
 
     name = "priced"
     taps = ()
+    layers: list[LayerSpec] = []
 
     def __init__(self, price: float, entry: float):
         self.each, self.first = price, entry
         self.known: set[str] = set()
         self.spent = 0.0
+
+    def open(self, pages, backend) -> None:
+        pass
 
     def read(self, slices, outcomes, states) -> None:
         pass
@@ -59,7 +64,8 @@ class Priced:
 def rate(machine: Callable[[int], float], at_once: int, right: float, maker: Priced | None, free: bool) -> float:
     """Tokens a second of answers that follow each other. right: the chance of a guess; free: guesses cost nothing."""
     random, noise = Random(1), Random(2)
-    speculator = Speculator(Speculation(), maker)
+    speculator = Speculator(Speculation())
+    speculator.maker = maker
     speculator.proposers = [("free", lambda seq, new, known, count: [1] * count)] if free else []
     count, seconds, tokens = 0, 0.0, 0
     running: list[Sequence] = []
