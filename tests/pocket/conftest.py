@@ -33,7 +33,7 @@ def nano_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The data side replaced for the whole session, so that the recipe runs in this process alone."""
     folder = tmp_path_factory.mktemp("recipe")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "stream", lambda shared, seed, held_out: drawn(seed, held_out))
+        patch.setattr(samples, "stream", lambda shared, seed, held_out, mix: drawn(seed, held_out))
         patch.setattr(evaluate, "held_out", held_out)
         patch.setattr(evaluate, "MIX", dict.fromkeys(synth.GENERATORS, 0.1))
         patch.setattr(evaluate, "SAMPLES", dict.fromkeys(evaluate.SAMPLES, 6))

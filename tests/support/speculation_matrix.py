@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -62,10 +62,16 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-SCHEMA = {
+SALE = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "fruit": {"enum": ["apple", "pear"]}, "count": {"type": "integer"}},
     "required": ["name", "fruit", "count"],
+    "additionalProperties": False,
+}
+SCHEMA = {  # the second of its rows begins as the first one did
+    "type": "object",
+    "properties": {"sales": {"type": "array", "items": SALE, "minItems": 3, "maxItems": 3}},
+    "required": ["sales"],
     "additionalProperties": False,
 }
 
@@ -92,10 +98,13 @@ FEATURES = {
     "LoRA": Feature({**COLD, "model": "capitals"}),
     "grammar": Feature(
         {
-            "temperature": 1.0,
+            "temperature": 0.7,
+            "max_tokens": 110,
             "response_format": {"type": "json_schema", "json_schema": {"name": "sale", "schema": SCHEMA}},
         },
-        tuple(f"Who sold what? {name} sold 3 pears. Answer with name, fruit and count." for name in ("Tom", "Lily")),
+        tuple(
+            f"{name} sold 3 pears. {name} sold 4 pears. {name} sold 5 pears. Who sold what?" for name in ("Tom", "Lily")
+        ),
     ),
     "tools": Feature(
         {**COLD, "tools": [WEATHER], "tool_choice": "required"},
@@ -122,14 +131,15 @@ class Found:
 
 
 @contextmanager
-def servers() -> Iterator[dict[str, RunningServer]]:
+def servers(wanted: Collection[str]) -> Iterator[dict[str, RunningServer]]:
     with ExitStack() as stack:
         found, scratch = {}, Path(stack.enter_context(TemporaryDirectory()))
         heads = {
             "medusa": untrained_heads(pocket.FOLDER, scratch / "medusa", 3),
             "eagle3": eagle_head(pocket.FOLDER, scratch / "eagle3"),
         }
-        for name, speculation in SIDES.items():
+        for name in wanted:
+            speculation = SIDES[name]
             if name in heads:
                 speculation = {**speculation, "model": str(heads[name])}
             flags = ["--speculative-config", json.dumps(speculation), *ROOM, "--lora-modules"]
@@ -138,9 +148,10 @@ def servers() -> Iterator[dict[str, RunningServer]]:
         yield {name: server.wait_ready() for name, server in found.items()}
 
 
-def run() -> Found:
+def run(wanted: Collection[str] = tuple(SIDES)) -> Found:
+    """wanted: sides, of which one is off."""
     found, plain = Found(), {}
-    with servers() as sides:
+    with servers(wanted) as sides:
         off = sides.pop("off")
         for name, feature in FEATURES.items():
             before = _seen(off, feature)

@@ -35,7 +35,9 @@ def test_text_comes_back_from_its_ids(words: str) -> None:
     @settings(max_examples=100, deadline=None, database=None)
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
     def run(text: str) -> None:
-        assert known.decode(known.encode(text)) == same(words, text)
+        ids = known.encode(text)
+        if not known.controls_in(ids):  # a text may spell a control token, which this one lets it become
+            assert known.decode(ids) == same(words, text)
         assert known.decode(known.encode_content(text, first=True)) == same(words, text)
 
     run()
