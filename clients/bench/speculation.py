@@ -32,7 +32,7 @@ from .load import WORDS, BenchError
 from .sides import Side, first_model, running
 
 Body = dict[str, Any]
-KINDS = {"greedy": 0.0, "edits": 0.0, "sampled": 1.0, "prose": 0.2}  # and their temperatures
+KINDS = {"greedy": 0.0, "edits": 0.0, "sampled": 1.0, "prose": 0.05}  # and their temperatures
 OFF = '{"method": "none"}'
 PROMPT_WORDS, EDITED = 32, 12
 
