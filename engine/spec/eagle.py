@@ -148,8 +148,8 @@ class Eagle:
         for (id_, shadow), piece, state in zip(read, pieces, last, strict=True):
             shadow.seq.computed = piece.end
             self._states[id_] = piece.end, state
-        for piece in slices:
-            self.shadows.publish(piece.seq)
+        for piece in slices:  # a page's last place knows the token behind the page, which others' texts may not have
+            self.shadows.publish(piece.seq)  # there; a guess is not worth more
 
     def draft(self, wanted: Seq[Want]) -> list[Drafts]:
         busy = {want.seq.id for want in wanted}

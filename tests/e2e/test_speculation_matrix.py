@@ -19,5 +19,5 @@ def test_no_guess_of_anybody_changes_an_answer_and_the_docs_say_so() -> None:
     assert found.differ == []
     assert found.idle == [], "in every cell guesses are to be checked"
     assert found.asleep == [], "every feature is to be at work"
-    written = speculation_matrix.in_docs()
+    written = speculation_matrix.PART.read()
     assert written == speculation_matrix.printed(found), "run python tests/support/speculation_matrix.py"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from draft_pair import blurred, with_vocabulary
+from draft_pair import blurred, guesses_of, with_vocabulary
 from engine_place import Place, local_runner
 from speculation_cases import asked, told
 
@@ -73,32 +73,15 @@ def test_two_models_that_agree_agree_at_every_temperature(tiny_model, plain):
     assert max(steps) <= 6, "nine tokens a step"
 
 
-def replayed(runner: Runner, place: Place, checks: list) -> None:
-    """Run, and of every guess note the text it stands behind."""
-    drafter = runner.speculator.maker
-    assert drafter is not None
-    draft = drafter.draft
-
-    def watched(wanted):
-        made = draft(wanted)
-        checks.extend((want.seq.tokens + want.new, one.tokens) for want, one in zip(wanted, made, strict=True))
-        return made
-
-    drafter.draft = watched
-    try:
-        place.run()
-    finally:
-        drafter.draft = draft
-
-
 @pytest.mark.parametrize("room", [{}, {"pages": 12}])
 def test_its_guesses_are_what_it_would_say_to_the_whole_text(tiny_model, alike, on, room):
     """Whatever it computed before, shared, dropped or computed for drafts that were wrong."""
     alone = local_runner(alike, speculative_config=Speculation(method="none"))
-    place, checks = Place(on, **room), []
+    place = Place(on, **room)
     for n in range(5):
         place.add(f"g{n}", None, 40, temperature=0.0, prompt=[7, 8, 9 + n % 2] * (6 + 9 * (n % 3)))
-    replayed(on, place, checks)
+    with guesses_of(on) as checks:
+        place.run()
     if room:
         assert place.state.preemptions
     made = [(text, drafts) for text, drafts in checks if drafts][::3]
@@ -189,6 +172,22 @@ def refused(tiny_model: Path, draft: Path | str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         local_runner(tiny_model, speculative_config=Speculation(model=str(draft), adaptive=False))
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"method": "draft_model"}, "no model"),
+        ({"method": "medusa"}, "no model"),
+        ({"method": "eagle3"}, "no model"),
+        ({"method": "ngram", "model": "x"}, "the method ngram"),
+        ({"method": "none", "model": "x"}, "the method none"),
+        ({"method": "suffix", "suffix_tokens": 0}, "suffix_tokens"),
+    ],
+)
+def test_settings_that_contradict_each_other(fields, told):
+    with pytest.raises(ConfigError, match=told):
+        Speculation(**fields)
 
 
 def test_no_such_folder(tiny_model, tmp_path):

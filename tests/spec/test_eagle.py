@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from draft_pair import eagle_head
+from draft_pair import eagle_head, guesses_of
 from engine_place import Place, local_runner
 from safetensors.torch import load_file, save_file
 from speculation_cases import asked, told
@@ -101,30 +101,17 @@ class Plain:
         return x + (functional.silu(gate) * up) @ p["midlayer.mlp.down_proj.weight"].T
 
 
-def watched(runner, checks: list) -> None:
-    """Of every guess note the text it stands behind."""
-    maker = runner.speculator.maker
-    draft = maker.draft
-
-    def noting(wanted):
-        made = draft(wanted)
-        checks.extend((want.seq.tokens + want.new, one.tokens) for want, one in zip(wanted, made, strict=True))
-        return made
-
-    maker.draft = noting
-
-
 @pytest.mark.parametrize("own", [OWN, None])
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("room", [{}, {"pages": 14}, {"budget": 20}])
 def test_its_guesses_are_those_of_a_plain_computation(model, tmp_path, own, early, room):
     head = eagle_head(model, tmp_path / "head", own=own, norm_before_residual=early)
-    runner, checks = runner_with(model, head), []
-    watched(runner, checks)
+    runner = runner_with(model, head)
     place = Place(runner, **room)
     for n in range(4):
         place.add(f"g{n}", None, 30, temperature=0.0, prompt=[7, 8 + n, 9] * (3 + 9 * (n % 3)))
-    place.run()
+    with guesses_of(runner) as checks:
+        place.run()
     assert runner.speculator.maker is not None
     if "pages" in room:
         assert place.state.preemptions
@@ -149,14 +136,13 @@ def test_the_answers_are_those_without_it(model, head, room):
 
 def test_a_text_whose_pages_were_found_is_drafted_for_all_the_same(model, head):
     """The head's own pages are found by the same names."""
-    runner, checks = runner_with(model, head), []
-    watched(runner, checks)
+    runner = runner_with(model, head)
     place = Place(runner)
     prompt = [11, 12, 13, 14] * 20
     for n in range(2):
-        checks.clear()
         place.add(f"p{n}", None, 12, temperature=0.0, prompt=prompt)
-        place.run()
+        with guesses_of(runner) as checks:
+            place.run()
         assert sum(bool(drafts) for _, drafts in checks) > 3
     first = next(text for text, drafts in checks if drafts)
     drafts = next(drafts for text, drafts in checks if text == first)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from quire.engine.runner import Runner
 
 
 def blurred(folder: Path, to: Path, noise: float, *, seed: int = 0) -> Path:
@@ -73,6 +77,25 @@ def eagle_head(model: Path, to: Path, *, own: int | None = None, **config) -> Pa
     }  # fmt: skip
     (to / "config.json").write_text(json.dumps(described))
     return to
+
+
+@contextmanager
+def guesses_of(runner: Runner) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Every text that the runner's maker was asked to go on with, and what it made of it."""
+    maker, found = runner.speculator.maker, []
+    assert maker is not None
+    draft = maker.draft
+
+    def watched(wanted):
+        made = draft(wanted)
+        found.extend((want.seq.tokens + want.new, one.tokens) for want, one in zip(wanted, made, strict=True))
+        return made
+
+    maker.draft = watched
+    try:
+        yield found
+    finally:
+        maker.draft = draft
 
 
 def with_vocabulary(folder: Path, to: Path, change) -> Path:

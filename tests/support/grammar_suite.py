@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from docs_part import Part
 from grammars import compiled, vocabulary
 from vocabularies import SHARED
 
@@ -18,8 +18,7 @@ from quire.engine.grammar import Compiled
 from quire.engine.grammar.errors import GrammarRefused
 from quire.engine.grammar.keywords import ANNOTATIONS, ENFORCED, REFUSED
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "grammar.md"
-BEGIN, END = "<!-- begin: printed by tests/support/grammar_suite.py -->", "<!-- end -->"
+PART = Part("grammar.md", "<!-- begin: printed by tests/support/grammar_suite.py -->", "<!-- end -->")
 WORDS = "mistral-32k"
 
 
@@ -104,15 +103,8 @@ def printed(found: Outcome) -> str:
     return "\n".join(lines)
 
 
-def in_docs() -> str:
-    text = DOCS.read_text(encoding="utf-8")
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
-
-
 def main() -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    DOCS.write_text(f"{head}\n{printed(run())}\n\n{tail}", encoding="utf-8")
+    PART.write(printed(run()))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+from docs_part import Part
 from draft_pair import eagle_head, untrained_heads
 from running_server import RunningServer, running
 
 from quire import pocket
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "speculation.md"
-BEGIN, END = "<!-- matrix: from a run of the tests -->", "<!-- end of the matrix -->"
+PART = Part("speculation.md", "<!-- matrix: from a run of the tests -->", "<!-- end of the matrix -->")
 ROOM = (  # prompts come in chunks, answers in turns; four servers share the cores
     *("--kv-cache-memory", "4M"),
     *("--max-num-batched-tokens", "64"),
@@ -236,17 +236,10 @@ def printed(found: Found) -> str:
     return "\n".join(lines)
 
 
-def in_docs() -> str:
-    text = DOCS.read_text(encoding="utf-8")
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
-
-
 def main() -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     found = run()
     print(found)
-    DOCS.write_text(f"{head}\n{printed(found)}\n\n{tail}", encoding="utf-8")
+    PART.write(printed(found))
 
 
 if __name__ == "__main__":
