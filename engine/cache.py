@@ -19,23 +19,41 @@ UTILIZATION = {"cuda": 0.9, "cpu": 0.5}
 class KVCache:
     """Per-layer pages: k[i] [num_blocks + 1, kv_heads, BLOCK_SIZE, head_dim], v[i] the same with v_head_dim.
 
+    keys_across: the last two dimensions of k change places. Attention backends make it as they read it (`cache`).
+
     The last page belongs to nobody and stays zero: what is read beyond a sequence's end is read there. `scratch` is
-    the attention backend's working memory, kept from step to step.
+    the attention backend's working memory, kept from step to step; `tables` what it keeps of the layers.
     """
 
-    def __init__(self, layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        layers: list[LayerSpec],
+        num_blocks: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        keys_across: bool = False,
+    ):
         self.num_blocks = num_blocks
         self.zero_page = num_blocks
         self.scratch = Scratch()
+        self.tables: list[torch.Tensor] | None = None
+        self._keys_across = keys_across
 
-        def pages(spec: LayerSpec, dim: int) -> torch.Tensor:
+        def pages(spec: LayerSpec, *page: int) -> torch.Tensor:
             # Not zeroed: on the CPU a page then takes memory when it is first written, and a start takes no time.
-            found = torch.empty((num_blocks + 1, spec.kv_heads, BLOCK_SIZE, dim), dtype=dtype, device=device)
+            found = torch.empty((num_blocks + 1, spec.kv_heads, *page), dtype=dtype, device=device)
             found[num_blocks].zero_()
             return found
 
-        self.k = [pages(spec, spec.head_dim) for spec in layers]
-        self.v = [pages(spec, spec.v_head_dim or spec.head_dim) for spec in layers]
+        across = (lambda dim: (dim, BLOCK_SIZE)) if keys_across else (lambda dim: (BLOCK_SIZE, dim))
+        self.k = [pages(spec, *across(spec.head_dim)) for spec in layers]
+        self.v = [pages(spec, BLOCK_SIZE, spec.v_head_dim or spec.head_dim) for spec in layers]
+
+    @property
+    def keys(self) -> list[torch.Tensor]:
+        """k by token, [.., BLOCK_SIZE, head_dim], however it lies."""
+        return [k.transpose(2, 3) for k in self.k] if self._keys_across else self.k
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Keys and values of some slots (page * BLOCK_SIZE + offset) to others, all at once."""
@@ -43,7 +61,7 @@ class KVCache:
         (from_page, from_place), (to_page, to_place) = (
             _page_and_place(torch.tensor(slots, device=device)) for slots in (sources, targets)
         )
-        for pages in (*self.k, *self.v):
+        for pages in (*self.keys, *self.v):
             pages[to_page, :, to_place] = pages[from_page, :, from_place]
 
     @property

@@ -61,6 +61,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str  # a folder
     dtype: Dtype = "auto"
+    quantization: Literal["int8", "int4"] | None = None  # of the weights, at load
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     max_model_len: int | None = None  # tokens; None: the model's own, cut to what the pool holds
     max_num_seqs: int = 256  # sequences in one step

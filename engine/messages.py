@@ -158,7 +158,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The engine serves. What the server must know about it."""
 
     architecture: str
-    dtype: str
+    dtype: str  # that is computed in
+    weights: str  # the kinds that products hold: "bfloat16", "int4 and int8"
     device: str
     vocab_size: int
     max_model_len: int  # tokens a sequence may reach, prompt included

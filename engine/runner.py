@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import os
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from ..kernels import native
 from ..kernels.ops import Rows
-from .attention import BACKENDS, Attend
+from .attention import Attend, choose_backend
 from .batch import Batch, slot
-from .cache import KVCache, bytes_per_token, free_memory, pool_blocks
+from .cache import bytes_per_token, free_memory, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError, QuireError
 from .grammar.link import Link, ProcessLink
@@ -57,17 +57,18 @@ class Runner:
         began = time.perf_counter()
         self.config = config
         self.device = pick_device(config.device)
-        self._backend = importlib.import_module(_backend_module(config.attention))
-        torch.set_num_threads(config.threads or physical_cores())
+        native.set_threads(config.threads or physical_cores())
         folder = Path(config.model)
         self.model = load_model(
             folder,
             dtype=config.dtype,
+            quantization=config.quantization,
             device=self.device,
             impl=config.model_impl,
             context=config.max_model_len,
             progress=progress,
         )
+        self._backend = choose_backend(config.attention, self.model.dtype, self.device)
         self._architecture = _architecture(folder)
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
         self.sampler = Sampler(self.model.vocab_size)
@@ -90,7 +91,7 @@ class Runner:
                 f"at most {blocks * BLOCK_SIZE}, or more memory (kv_cache_memory, memory_utilization)",
             )
         self.max_model_len = min(limit, blocks * BLOCK_SIZE)
-        self.cache = KVCache(self.model.layers, blocks, dtype, self.device)
+        self.cache = self._backend.cache(self.model.layers, blocks, dtype, self.device)
         if maker is not None:
             maker.open(blocks, self._backend)
             self.speculator.maker = maker
@@ -106,6 +107,7 @@ class Runner:
         return Ready(
             architecture=self._architecture,
             dtype=str(self.model.dtype).removeprefix("torch."),
+            weights=self.model.kinds,
             device=str(self.device),
             vocab_size=self.model.vocab_size,
             max_model_len=self.max_model_len,
@@ -265,7 +267,7 @@ class Runner:
         count = min(limit, self.step_tokens if cuda else BLOCK_SIZE)
         seq = Sequence("warm-up", 0, [0] * count, SamplingParams(max_tokens=1, seed=0, temperature=0.0))
         seq.blocks = list(range(-(-count // BLOCK_SIZE)))
-        self.cache = KVCache(self.model.layers, len(seq.blocks), self.model.dtype, self.device)
+        self.cache = self._backend.cache(self.model.layers, len(seq.blocks), self.model.dtype, self.device)
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
@@ -327,14 +329,6 @@ def physical_cores() -> int:
             processor = fields["processor"]
             cores.add((fields.get("physical id", "0"), fields.get("core id", f"processor {processor}")))
     return len(cores) or len(allowed)
-
-
-def _backend_module(name: str) -> str:
-    if name == "auto":
-        name = "torch"
-    if name not in BACKENDS:
-        raise ConfigError("attention", f"is {name!r}", f"auto or one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]
 
 
 def _architecture(folder: Path) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .linear import Linear
+from .matrix import Matrix
 
 if TYPE_CHECKING:
     from .lora import Rows
@@ -45,9 +47,9 @@ class EmbeddingDeltas:
 
     __slots__ = ("_by_slot", "_width", "_vocab", "_kind")
 
-    def __init__(self, weight: Tensor):
-        self._vocab, self._width = weight.shape
-        self._kind = weight.dtype, weight.device
+    def __init__(self, vocab: int, width: int, dtype: torch.dtype, device: torch.device):
+        self._vocab, self._width = vocab, width
+        self._kind = dtype, device
         self._by_slot: dict[int, tuple[EmbeddingDelta, Linear | None]] = {}
 
     def __len__(self) -> int:
@@ -103,23 +105,61 @@ class EmbeddingDeltas:
 
 
 class Embedding:
-    """A table; owns its weights. weight [vocab, width]."""
+    """A table; owns its weights, unless a product that is the head as well holds them.
 
-    __slots__ = ("deltas", "vocab", "weight", "width")
+    weight [vocab, width], of any floating kind, or the packed matrix of a head. dtype: of the rows it gives.
+    """
 
-    def __init__(self, weight: Tensor):
-        self.vocab, self.width = weight.shape
-        self.weight = weight
+    __slots__ = ("_matrix", "_weight", "deltas", "device", "dtype", "vocab", "width")
+
+    def __init__(self, weight: Tensor | Matrix, dtype: torch.dtype | None = None):
+        self._matrix: Matrix | None = weight if isinstance(weight, Matrix) else None
+        self._weight: Tensor | None = None if isinstance(weight, Matrix) else weight
+        if isinstance(weight, Matrix):
+            self.vocab, self.width = weight.outputs, weight.inputs
+            self.dtype, self.device = torch.float32, torch.device("cpu")
+        else:
+            self.vocab, self.width = weight.shape
+            self.dtype, self.device = dtype or weight.dtype, weight.device
         self.deltas: EmbeddingDeltas | None = None
+
+    def product(self) -> Linear:
+        """The same weights as a product: the head of a model whose embeddings are tied to it."""
+        if self._matrix is not None:
+            return Linear(self._matrix)
+        assert self._weight is not None
+        return Linear(self._weight, pack=False)
+
+    @property
+    def shared(self) -> int | None:
+        """What tells whether a product or a table holds the same weights."""
+        if self._matrix is not None:
+            return self._matrix.address
+        assert self._weight is not None
+        return self._weight.data_ptr()
+
+    def dense(self) -> Tensor:
+        """The table, [vocab, width]; not to be changed, for it may be the table itself."""
+        if self._matrix is not None:
+            return self._matrix.dense()
+        assert self._weight is not None
+        return self._weight.to(self.dtype)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """tokens [rows], int64 -> [rows, width], a new tensor, without what adapters change."""
+        if self._matrix is not None:
+            return self._matrix.rows(tokens)
+        assert self._weight is not None
+        return self._weight[tokens].to(self.dtype)
 
     def __call__(self, tokens: Tensor, rows: Rows | None = None) -> Tensor:
         """tokens [rows], int64 -> [rows, width], a new tensor."""
-        y = self.weight[tokens]
+        y = self.rows(tokens)
         return y if rows is None or self.deltas is None else self.deltas.apply(tokens, y, rows)
 
     def put(self, slot: int, delta: EmbeddingDelta) -> None:
         """Let an adapter's slot change this table. Raises ValueError where a shape or kind does not fit."""
-        deltas = self.deltas or EmbeddingDeltas(self.weight)
+        deltas = self.deltas or EmbeddingDeltas(self.vocab, self.width, self.dtype, self.device)
         deltas.put(slot, delta)
         self.deltas = deltas
 

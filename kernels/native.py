@@ -13,7 +13,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what the module's functions take: one that an older tree left behind must not be used
+VERSION = 2  # of what the module's functions take: one that an older tree left behind must not be used
 
 cpu: ModuleType | None
 try:
@@ -24,12 +24,25 @@ try:
     cpu = _cpu
 except ImportError as reason:
     cpu = None
-    log.warning("the C++ kernels for the CPU are not there (%s): adapters run in torch, which is slower", reason)
+    log.warning("the C++ kernels for the CPU are not there (%s): everything runs in torch, which is slower", reason)
 
 
 def serves(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the C++ kernels compute with such tensors."""
     return cpu is not None and dtype == torch.float32 and device.type == "cpu"
+
+
+def kernels() -> ModuleType:
+    """The C++ kernels, for a caller that asked `serves`."""
+    assert cpu is not None
+    return cpu
+
+
+def set_threads(count: int) -> None:
+    """How many threads compute from now on, those of torch as well."""
+    torch.set_num_threads(count)
+    if cpu is not None:
+        cpu.threads(count)
 
 
 def described() -> str:

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional
 
-from . import elementwise
+from .before import ACTIVATIONS, Gate, Norm
 from .embedding import Embedding
 from .linear import Linear
 from .lora import Rows
 
-__all__ = ["ACTIVATIONS", "Embedding", "Linear", "Rows", "gated", "layer_norm", "rms_norm", "rotary"]
-
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": elementwise.silu,
-    "gelu": elementwise.gelu,
-    "gelu_new": elementwise.gelu_tanh,
-    "gelu_pytorch_tanh": elementwise.gelu_tanh,
-    "relu": torch.relu,
-}
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x [..., width] / sqrt(mean(x^2) + eps) * weight, the mean in float32."""
-    wide = x.float()
-    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * scaled.to(x.dtype)
+__all__ = ["ACTIVATIONS", "Embedding", "Gate", "Linear", "Norm", "Rows", "layer_norm", "rotary"]
 
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
@@ -49,9 +32,3 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     if 2 * angles < x.shape[-1]:
         turned[..., 2 * angles :] = x[..., 2 * angles :]
     return turned
-
-
-def gated(x: torch.Tensor, activation: str) -> torch.Tensor:
-    """x [rows, 2 * width] holds gate and up side by side -> activation(gate) * up [rows, width]."""
-    width = x.shape[-1] // 2
-    return ACTIVATIONS[activation](x[..., :width]).mul_(x[..., width:])

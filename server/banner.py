@@ -57,7 +57,7 @@ def ready_block(info: Ready, config: ServerConfig, *, url: str, chat: bool, temp
         f"  model      {config.model_path} ({info.architecture}, {human(info.weight_bytes)}, "
         f"loaded in {info.load_seconds:.1f} s)",
         f"  context    {info.max_model_len:,} tokens",
-        f"  precision  {info.dtype} on {info.device}",
+        f"  precision  {_precision(info)} on {info.device}",
         f"  page pool  {info.pool_tokens:,} tokens ({human(info.kv_bytes)}): "
         f"{info.pool_tokens / info.max_model_len:.1f} requests of full length fit",
     ]
@@ -70,3 +70,7 @@ def ready_block(info: Ready, config: ServerConfig, *, url: str, chat: bool, temp
         f"-H 'Content-Type: application/json' -d {body}"
     )
     return "\n".join(lines)
+
+
+def _precision(info: Ready) -> str:
+    return info.dtype if info.weights == info.dtype else f"{info.weights} weights, computed in {info.dtype}"

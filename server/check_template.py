@@ -25,7 +25,7 @@ def summary(renderer: Renderer, tokenizer: Tokenizer, dialect: Dialect) -> str:
 def check_template(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     """Print the report; 0 if nothing in it is a warning. Raises QuireError for what cannot be read."""
     flags = resolve(TEMPLATE, given, environ)
-    folder = find_model(given["model"]) if given.get("model") else embedded()
+    folder = find_model(given["model"], environ) if given.get("model") else embedded()
     tokenizer = Tokenizer.load(folder)
     renderer = Renderer(tokenizer, template_text(flags["chat_template"]))
     source = renderer.source(tools=True)

@@ -1,6 +1,6 @@
 """`quire`: the command line. The only reader of argv and os.environ.
 
-quire serve [MODEL]  serve a model folder or hub name; without one the embedded model
+quire serve [MODEL]  serve a model folder, GGUF file or hub name; without one the embedded model
 quire check-template MODEL   what its chat template does, and whether its answers can be read
 quire bench ...      load generator against a running server (clients/bench)
 """
@@ -29,7 +29,10 @@ def parser() -> argparse.ArgumentParser:
         "Each flag has an environment twin: --max-model-len is QUIRE_MAX_MODEL_LEN; the flag wins.",
     )
     serve.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a Hugging Face model folder, or a hub name [QUIRE_MODEL, pocket]"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a Hugging Face model folder, a GGUF file, or a hub name [QUIRE_MODEL, pocket]",
     )
     add_flags(serve)
     look = commands.add_parser(
@@ -38,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         description="What a model's chat template does with conversations, tools and thoughts, and whether what it "
         "writes can be read. The exit status is 1 if there is a warning.",
     )
-    look.add_argument("model", metavar="MODEL", nargs="?", help="a Hugging Face model folder, or a hub name [pocket]")
+    look.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a Hugging Face model folder, a GGUF file, or a hub name [pocket]"
+    )
     add_flags(look, {"server": TEMPLATE})
     commands.add_parser("bench", help="measure a running server", add_help=False)
     return root

@@ -157,9 +157,12 @@ SERVER = [
 ]  # fmt: skip
 
 ENGINE = [
-    Flag("--dtype", str, "auto", "auto | float32 | bfloat16 | float16 (auto on a CPU: float32)",
-         choices=("auto", "float32", "bfloat16", "float16")),
+    Flag("--dtype", str, "auto", "auto | float32 | bfloat16 | float16; on a CPU what weights are "
+         "kept in, and products are computed in float32", choices=("auto", "float32", "bfloat16", "float16")),
+    Flag("--quantization", str, None, "int8 | int4: weights in so many bits, at load, on a CPU (the head in 8)",
+         choices=("int8", "int4")),
     Flag("--device", str, "auto", "auto | cpu | cuda | cuda:N"),
+    Flag("--attention", str, "auto", "native (C++, the CPU) | torch", choices=("auto", "native", "torch")),
     Flag("--max-model-len", int, None, "tokens a sequence may reach, prompt included; default: the model's own"),
     Flag("--max-num-seqs", int, 256, "sequences in one step"),
     Flag("--max-num-batched-tokens", int, None, "tokens computed in one step [2048 on CUDA, 512 on a CPU]"),

@@ -29,7 +29,7 @@ def serve(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     server_flags = resolve(SERVER, given, environ)
     engine_flags = resolve(ENGINE, given, environ)
     wanted = given.get("model") or environ.get("QUIRE_MODEL")
-    folder = find_model(wanted) if wanted else embedded()
+    folder = find_model(wanted, environ) if wanted else embedded()
     template = template_text(server_flags.pop("chat_template"))
     host, port, drain = server_flags["host"], server_flags["port"], server_flags.pop("drain_timeout")
     listener = listen(host, port)
@@ -62,23 +62,36 @@ def embedded() -> Path:
 
 
 def name_of(wanted: str | None) -> str:
-    """What clients call a model: a folder by its last part, a hub name as it is."""
+    """What clients call a model: a folder by its last part, a GGUF file without its ending, a hub name as it is."""
     if not wanted:
         return "pocket"
     folder = Path(wanted).expanduser()
-    return folder.resolve().name if folder.exists() else wanted
+    if not folder.exists():
+        return wanted
+    return folder.resolve().name if folder.is_dir() else folder.stem
 
 
-def find_model(wanted: str) -> Path:
-    """The folder of a model: itself, or a hub name's download. A folder never touches the network."""
+def find_model(wanted: str, environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of a model: itself, a hub name's download, or what is written of a GGUF file into the user's cache,
+    whose place `environ` may name. Neither folder nor file touches the network."""
     folder = Path(wanted).expanduser()
     try:
         if folder.is_dir():
-            if "config.json" not in os.listdir(folder):
-                raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
-            return folder.resolve()
+            names = os.listdir(folder)
+            if "config.json" in names:
+                return folder.resolve()
+            found = sorted(name for name in names if name.endswith(".gguf"))
+            if not found:
+                raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder, or a GGUF file")
+            if len(found) > 1:
+                raise ModelError(f"{folder}: has {len(found)} .gguf files; expected one of them to be named")
+            return _unpacked(folder / found[0], environ)
+        if folder.suffix == ".gguf" and folder.exists():
+            return _unpacked(folder, environ)
         if folder.exists():
-            raise ModelError(f"{folder} is a file; expected a model folder (with config.json and *.safetensors)")
+            raise ModelError(
+                f"{folder} is a file; expected a model folder (with config.json and *.safetensors) or a .gguf file"
+            )
     except OSError as error:
         raise ModelError(f"{folder}: cannot be read ({error.strerror}); expected a model folder") from None
     if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
@@ -94,6 +107,12 @@ def find_model(wanted: str) -> Path:
         return Path(snapshot_download(wanted, allow_patterns=MODEL_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"{wanted}: no such folder here, and the hub did not give it: {error}") from None
+
+
+def _unpacked(file: Path, environ: Mapping[str, str] | None) -> Path:
+    from .gguf import folder_of
+
+    return folder_of(file, environ or {})
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -5,12 +5,19 @@ What a layer is (heads, window, scale) is data, `LayerSpec`; what a model asks o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Protocol
 
 import torch
 
+from ...kernels import native, ops
+from ...kernels.ops import Norm
+from ..errors import ConfigError
+
 BACKENDS = {
+    "native": "quire.engine.attention.native_",  # the CPU in float32, C++
     "torch": "quire.engine.attention.torch_",  # any device, torch's own kernels
 }
 
@@ -28,7 +35,56 @@ class LayerSpec:
     v_head_dim: int | None = None  # None: head_dim
 
 
-# attend(layer, q [T, heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_head_dim])
-#   -> [T, heads, v_head_dim]:
-# writes k and v to their pages, then attends causally over all pages of each row's sequence.
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """What becomes of queries and keys before they meet: a norm of each head, then the rotary embedding.
+
+    cos, sin [T, 1, angles] of the step, contiguous, as `ops.rotary` takes them; None: nothing turns.
+    """
+
+    cos: torch.Tensor | None = None
+    sin: torch.Tensor | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+
+    def __call__(self, x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+        x = x if norm is None else norm(x)
+        return x if self.cos is None or self.sin is None else ops.rotary(x, self.cos, self.sin)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """As the C++ kernels take it: addresses, angles, the bits of eps."""
+        turns = (0, 0, 0)
+        if self.cos is not None and self.sin is not None:
+            turns = self.cos.data_ptr(), self.sin.data_ptr(), self.cos.shape[-1]
+        q, k = ((0, 0) if norm is None else norm.numbers[:2] for norm in (self.q_norm, self.k_norm))
+        return *turns, *q, *k
+
+
+AS_THEY_ARE = Turn()
+
+
+class Attend(Protocol):
+    """q [T, heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_head_dim] -> [T, heads, v_head_dim].
+
+    Turns q and k, writes k and v to their pages, then attends causally over all pages of each row's sequence.
+    """
+
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = ...
+    ) -> torch.Tensor: ...
+
+
+def choose_backend(name: str, dtype: torch.dtype, device: torch.device) -> ModuleType:
+    """The module of a key of BACKENDS, or of "auto". Raises ConfigError where it cannot serve such a model."""
+    able = native.serves(dtype, device)
+    if name == "auto":
+        name = "native" if able else "torch"
+    if name not in BACKENDS:
+        raise ConfigError("attention", f"is {name!r}", f"auto or one of {', '.join(BACKENDS)}")
+    if name == "native" and not able:
+        found = f"is 'native', and the model runs in {dtype} on {device} ({native.described()})"
+        raise ConfigError(
+            "attention", found, "torch: the C++ kernels compute in float32 on the CPU, where they were built"
+        )
+    return importlib.import_module(BACKENDS[name])

@@ -15,7 +15,7 @@ from ...kernels import attention as kernel
 from ..batch import Batch
 from ..cache import KVCache
 from ..config import BLOCK_SIZE
-from . import Attend, LayerSpec
+from . import AS_THEY_ARE, Attend, LayerSpec, Turn
 
 SHORT = 4  # tokens of a slice up to which its queries go single, each with its own copy of the keys
 DRAFTED, NEAR = 9, 1024  # the same of a slice with drafts, where there are no more keys than so many
@@ -47,6 +47,11 @@ class _Query:
     unseen: Sequence[int] = ()
 
 
+def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    """The pages as this backend reads them."""
+    return KVCache(layers, num_blocks, dtype, device)
+
+
 def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Attend:
     """Plan one step: all that depends on the batch alone is done here, once, not in each layer."""
     shared: dict[tuple[int, int | None, int], LayerPlan] = {}
@@ -57,8 +62,8 @@ def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Attend:
             shared[key] = _plan(batch, spec, cache)
         plans.append(shared[key])
 
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _run(plans[layer], layers[layer], cache, layer, q, k, v)
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = AS_THEY_ARE) -> torch.Tensor:
+        return _run(plans[layer], layers[layer], cache, layer, turn(q, turn.q_norm), turn(k, turn.k_norm), v)
 
     return attend
 

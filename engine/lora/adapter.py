@@ -63,11 +63,9 @@ class Places:
     def twins(self, module: str) -> list[str]:
         """The other modules that have the very same weight (tied embeddings)."""
         product = self._places[module].product
-        if product.weight.is_mkldnn:  # packed: a copy of its own
-            return []
-        at = product.weight.data_ptr()
+        shared = product.shared
         others = [(n, p.product) for n, p in self._places.items() if p.product is not product]
-        return [n for n, other in others if not other.weight.is_mkldnn and other.weight.data_ptr() == at]
+        return [n for n, other in others if shared is not None and other.shared == shared]
 
     def __iter__(self) -> Iterator[tuple[str, Place]]:
         return iter(list(self._places.items()))

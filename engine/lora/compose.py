@@ -19,7 +19,7 @@ from ...kernels.linear import Linear
 from ...kernels.lora import Delta, Piece
 from ..errors import RequestError
 from .adapter import Part, Places
-from .base import dense, image, squares
+from .base import image, squares
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _norms(product: Linear, effect: _Effect, target: Target) -> Tensor:
     assert a is not None
     assert b is not None
     if effect.whole is None:
-        own = squares(target.places, product, target.dtype, target.device)[effect.at]
+        own = squares(target.places, product)[effect.at]
         seen = image(product, a.to(target.dtype))[:, effect.at]
     else:
         own, seen = effect.whole.square().sum(1), a @ effect.whole.T
@@ -183,7 +183,7 @@ def _folded(product: Linear, effects: list[_Effect], target: Target) -> Tensor:
     only = effects[0] if len(effects) == 1 and effects[0].share.strength == 1 else None
     if only is not None and only.whole is not None and only.rows == product.out_features:
         return only.whole if only.gain is None else only.whole * only.gain[:, None]
-    base = dense(product, target.dtype, target.device)
+    base = product.dense()
     total = base.clone()
     for e in effects:
         if e.whole is None and e.gain is None and e.gain_in is None:
@@ -207,7 +207,7 @@ def _effect_on_table(table: Embedding, share: Share, target: Target) -> _Effect:
         return found
     found.b = b * part.scale
     if (magnitude := get("magnitude")) is not None:
-        weight = table.weight.float() if found.whole is None else found.whole
+        weight = table.dense().float() if found.whole is None else found.whole
         found.gain = magnitude / (weight + (found.b @ found.a).T).norm(dim=0)
         found.b = found.b * found.gain[:, None]
     return found
@@ -220,7 +220,7 @@ def _table(table: Embedding, effects: list[_Effect], target: Target) -> tuple[Em
             gain = torch.ones_like(e.gain) if gain is None else gain
             gain += e.share.strength * (e.gain - 1)
     if any(e.whole is not None for e in effects):
-        base = table.weight.float()
+        base = table.dense().float()
         whole = base.clone()
         for e in effects:
             own = base if e.whole is None else e.whole

@@ -21,7 +21,7 @@ from ..messages import Merge
 from . import READERS
 from . import merge as merging
 from .adapter import Adapter, Part, Place, Places, Raw
-from .base import dense, same
+from .base import same
 from .compose import Target, compose
 from .config import NAME, Fields, read_config, refuse
 from .plan import Found, Wanted, check
@@ -59,7 +59,7 @@ def read(folder: Path, places: Places, base: str, dtype: torch.dtype, device: to
         if "weight" in held and places[module].transposed:
             held["weight"] = held["weight"].T
         parts[module] = Part(module, places[module], wanted[module].scale, held)
-    _replace_base(parts, places, dtype, device)
+    _replace_base(parts, places, dtype)
     ranks = [part.tensors["a"].shape[0] for part in parts.values() if "a" in part.tensors]
     held_bytes = sum(t.numel() * t.element_size() for part in parts.values() for t in part.tensors.values())
     return Raw(
@@ -130,7 +130,7 @@ def _sound(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _replace_base(parts: dict[str, Part], places: Places, dtype: torch.dtype, device: torch.device) -> None:
+def _replace_base(parts: dict[str, Part], places: Places, dtype: torch.dtype) -> None:
     """Weights of the base beside an adapter: nothing where they are the base's, else they replace it, also if tied."""
     for module in list(parts):
         held = dict(parts[module].tensors)
@@ -138,7 +138,7 @@ def _replace_base(parts: dict[str, Part], places: Places, dtype: torch.dtype, de
         if given is None:
             continue
         place = places[module]
-        if not same(_weight(place, dtype, device), given):
+        if not same(_weight(place, dtype), given):
             held["weight"] = given
             for twin in places.twins(module):
                 own = parts.get(twin, Part(twin, places[twin], 1.0, {}))
@@ -149,11 +149,11 @@ def _replace_base(parts: dict[str, Part], places: Places, dtype: torch.dtype, de
         del parts[module]
 
 
-def _weight(place: Place, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _weight(place: Place, dtype: torch.dtype) -> torch.Tensor:
     """The base's weight of a module, in the model's dtype."""
     if isinstance(place.product, Embedding):
-        return place.product.weight
-    found = dense(place.product, dtype, device).to(dtype)
+        return place.product.dense()
+    found = place.product.dense().to(dtype)
     return found[place.start : place.start + (place.rows or place.product.out_features)]
 
 

@@ -31,6 +31,7 @@ class CausalLM(Protocol):
     width: int  # of the hidden states that `logits` takes
     dtype: torch.dtype
     weight_bytes: int  # of the parameters, set by load_model
+    kinds: str  # that products hold their weights in, set by load_model
     device: torch.device
     places: Places  # the products that adapters may change
 

@@ -13,7 +13,7 @@ import torch
 
 from ...kernels import ops
 from ...kernels.lora import Rows
-from ..attention import Attend, LayerSpec
+from ..attention import Attend, LayerSpec, Turn
 from ..weights import Weights
 from .config import Fields
 from .rope import make_rope
@@ -71,12 +71,12 @@ def read_shape(
 
 @dataclass(slots=True)
 class Layer:
-    norm: torch.Tensor
+    norm: ops.Norm
     qkv: ops.Linear
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
+    q_norm: ops.Norm | None
+    k_norm: ops.Norm | None
     out: ops.Linear
-    mlp_norm: torch.Tensor
+    mlp_norm: ops.Norm
     gate_up: ops.Linear
     down: ops.Linear
 
@@ -99,9 +99,10 @@ class Decoder:
         self.layers = [
             LayerSpec(s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5, window=window) for window in s.windows
         ]
-        self.embedding = weights.embedding("embed_tokens", (s.vocab, s.width))
+        self.embedding = weights.embedding("embed_tokens", (s.vocab, s.width), head=s.tied)
         self.blocks = [self._layer(weights, f"layers.{i}") for i in range(s.layers)]
-        self.norm = weights.tensor("norm.weight", (s.width,))
+        self.norm = weights.norm("norm", s.width, s.eps)
+        self.gate = ops.Gate(s.activation)
         self.head = weights.tied_head(self.embedding) if s.tied else weights.linear(["lm_head"], s.width, [s.vocab])
         self.places = weights.places
 
@@ -109,12 +110,12 @@ class Decoder:
         s = self.shape
         q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
         return Layer(
-            norm=weights.tensor(f"{at}.input_layernorm.weight", (s.width,)),
+            norm=weights.norm(f"{at}.input_layernorm", s.width, s.eps),
             qkv=weights.linear([f"{at}.self_attn.{x}_proj" for x in "qkv"], s.width, [q, kv, kv], bias=s.qkv_bias),
-            q_norm=weights.tensor(f"{at}.self_attn.q_norm.weight", (s.head_dim,)) if s.qk_norm else None,
-            k_norm=weights.tensor(f"{at}.self_attn.k_norm.weight", (s.head_dim,)) if s.qk_norm else None,
+            q_norm=weights.norm(f"{at}.self_attn.q_norm", s.head_dim, s.eps) if s.qk_norm else None,
+            k_norm=weights.norm(f"{at}.self_attn.k_norm", s.head_dim, s.eps) if s.qk_norm else None,
             out=weights.linear([f"{at}.self_attn.o_proj"], q, [s.width], bias=s.out_bias),
-            mlp_norm=weights.tensor(f"{at}.post_attention_layernorm.weight", (s.width,)),
+            mlp_norm=weights.norm(f"{at}.post_attention_layernorm", s.width, s.eps),
             gate_up=weights.linear(
                 [f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"], s.width, [s.inner, s.inner], bias=s.mlp_bias
             ),
@@ -137,15 +138,12 @@ class Decoder:
         for i, layer in enumerate(self.blocks):
             if taps is not None and i in taps:
                 taps[i] = x
-            qkv = layer.qkv(ops.rms_norm(x, layer.norm, s.eps), rows).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
+            qkv = layer.qkv(x, rows, before=layer.norm).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
             q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
-            if layer.q_norm is not None and layer.k_norm is not None:
-                q, k = ops.rms_norm(q, layer.q_norm, s.eps), ops.rms_norm(k, layer.k_norm, s.eps)
-            mixed = attend(i, ops.rotary(q, cos, sin), ops.rotary(k, cos, sin), v)
-            x = x + layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows)
-            h = ops.gated(layer.gate_up(ops.rms_norm(x, layer.mlp_norm, s.eps), rows), s.activation)
-            x = x + layer.down(h, rows)
-        return ops.rms_norm(x, self.norm, s.eps)
+            mixed = attend(i, q, k, v, Turn(cos, sin, layer.q_norm, layer.k_norm))
+            x = layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows, add=x)
+            x = layer.down(layer.gate_up(x, rows, before=layer.mlp_norm), rows, before=self.gate, add=x)
+        return self.norm(x)
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""

@@ -25,9 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 from ...kernels import elementwise
 from ...kernels.ops import Linear, Rows
-from ..attention import Attend, LayerSpec, torch_
+from ..attention import Attend, LayerSpec, choose_backend
 from ..batch import Batch
-from ..cache import KVCache
 from ..errors import ModelError
 from ..lora.adapter import Place, Places
 from ..messages import SamplingParams
@@ -79,6 +78,7 @@ class Fallback:
         self.max_position = _max_position(config)
         self._base: nn.Module = model.get_decoder()  # type: ignore[operator]
         self.weight_bytes = weight_bytes
+        self.kinds = str(model.dtype).removeprefix("torch.")
         self.places = Places()
         self.layers: list[LayerSpec] = []
         self._layer_of: dict[int, int] = {}  # id of an attention module -> layer
@@ -153,7 +153,8 @@ class Fallback:
 
     def _run(self, steps: list[list[tuple[int, torch.Tensor, int]]]) -> list[torch.Tensor]:
         """Run steps of (sequence, tokens, start) on a small cache; hidden states of each step."""
-        cache = KVCache(self.layers, 2, self.dtype, self.device)
+        backend = choose_backend("auto", self.dtype, self.device)
+        cache = backend.cache(self.layers, 2, self.dtype, self.device)
         found = []
         for step in steps:
             slices = []
@@ -162,7 +163,7 @@ class Fallback:
                 seq.blocks = [which]
                 slices.append(Slice(seq, start, tokens.tolist()))
             batch = Batch.of(Plan(slices), self.device)
-            attend = torch_.plan(batch, self.layers, cache)
+            attend = backend.plan(batch, self.layers, cache)
             found.append(self.forward(batch.tokens, batch.positions, attend))
         return found
 

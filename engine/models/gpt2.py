@@ -78,7 +78,7 @@ class Model:
         self.layers = [
             LayerSpec(s.heads, s.heads, head_dim, scale / (i + 1 if s.by_layer else 1)) for i in range(s.layers)
         ]
-        self.embedding = weights.embedding("wte", (s.vocab, s.width))
+        self.embedding = weights.embedding("wte", (s.vocab, s.width), head=s.tied)
         self.positions = weights.tensor("wpe.weight", (s.max_position, s.width))
         self.blocks = [self._layer(weights, f"h.{i}") for i in range(s.layers)]
         self.norm = self._norm(weights, "ln_f")
@@ -113,8 +113,8 @@ class Model:
         for i, layer in enumerate(self.blocks):
             qkv = layer.qkv(ops.layer_norm(x, *layer.norm, s.eps), rows).view(-1, 3, s.heads, s.width // s.heads)
             mixed = attend(i, qkv[:, 0], qkv[:, 1], qkv[:, 2])
-            x = x + layer.out(mixed.reshape(-1, s.width), rows)
-            x = x + layer.down(activate(layer.up(ops.layer_norm(x, *layer.mlp_norm, s.eps), rows)), rows)
+            x = layer.out(mixed.reshape(-1, s.width), rows, add=x)
+            x = layer.down(activate(layer.up(ops.layer_norm(x, *layer.mlp_norm, s.eps), rows)), rows, add=x)
         return ops.layer_norm(x, *self.norm, s.eps)
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:

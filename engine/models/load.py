@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError
+from .. import gguf
+from ..errors import ConfigError, ModelError
 from ..weights import Weights, open_weights
+from ..weights.quantized import split_config, unpacked
 from . import FAMILIES, CausalLM
 from .config import read_config
 
+BITS = {"int8": 8, "int4": 4}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -25,34 +28,47 @@ def load_model(
     device: torch.device,
     impl: str = "auto",
     context: int | None = None,
+    quantization: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CausalLM:
     """Load the model of `folder`.
 
-    dtype: a key of DTYPES, or "auto": the checkpoint's own, but float32 on the CPU, where torch's products in 16 bits
-    were measured 8 times slower than in float32 (two AVX2 cores). impl: "quire" (our families only), "transformers"
-    (the fallback only) or "auto". context: tokens that will be served, if fewer or more than the config's maximum; only
-    rope kinds that depend on length use it. progress(done, total) in bytes. Raises ModelError naming file and field.
+    dtype: a key of DTYPES, or "auto": the checkpoint's own. On the CPU our families compute in float32 whatever it is,
+    where torch's products in 16 bits were measured 8 times slower (two AVX2 cores), and products keep their weights in
+    it: the same results as in float32 at half the reading. quantization: a key of BITS, of our families on the CPU.
+    impl: "quire" (our families only), "transformers" (the fallback only) or "auto". context: tokens that are served,
+    if fewer or more than the config's maximum; only rope kinds that depend on length use it. progress(done, total) in
+    bytes. Raises ModelError naming file and field, ConfigError where the setting does not fit the model.
     """
     config = read_config(folder)
     names = config.get("architectures")
     if not isinstance(names, list) or not names:
         raise ModelError(f"{folder / 'config.json'}: architectures is {names!r}; expected a list with a name")
-    if "quantization_config" in config:
-        raise ModelError(f"{folder / 'config.json'}: quantization_config: quantized checkpoints cannot be served yet")
-    chosen = choose_dtype(config, dtype, device)
-    family = FAMILIES.get(names[0])
+    family = None if impl == "transformers" else FAMILIES.get(names[0])
+    chosen = choose_dtype(config, dtype, device, family is not None)
     if impl == "quire" and family is None:
         raise ModelError(f"{folder / 'config.json'}: {names[0]} is none of quire's own families: {', '.join(FAMILIES)}")
-    if impl == "transformers" or family is None:
+    if quantization is not None and (device.type != "cpu" or family is None):
+        expected = f"none here: only {', '.join(FAMILIES)} on the CPU are quantized at load"
+        raise ConfigError("quantization", f"is {quantization!r}", expected)
+    if family is None:
         from . import fallback
 
         return fallback.load(folder, config, chosen, device, progress)
     module = importlib.import_module(f".{family}", __package__)
+    config, settings = split_config(config)
     shape = module.shape(config)
+    reader = open_weights(folder)
+    if settings is not None:
+        if quantization is not None:
+            expected = "none: the weights of this model are quantized already"
+            raise ConfigError("quantization", f"is {quantization!r}", expected)
+        reader = unpacked(reader, settings, str(folder / "config.json"))
     weights = Weights(
-        open_weights(folder),
+        reader,
         dtype=chosen,
+        kept=None if dtype == "auto" else DTYPES[dtype],
+        bits=None if quantization is None else BITS[quantization],
         device=device,
         progress=progress,
         prefix=module.PREFIX,
@@ -60,7 +76,7 @@ def load_model(
     )
     model: CausalLM = module.Model(shape, weights, context)
     weights.finish()
-    model.weight_bytes = weights.bytes
+    model.weight_bytes, model.kinds = weights.bytes, " and ".join(sorted(weights.kinds))
     return model
 
 
@@ -72,15 +88,17 @@ def fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             found.update(f"{path.name} {path.stat().st_size}".encode() + file.read(min(size, 1 << 26)))
+    for path in sorted(folder.glob("*.gguf")):
+        found.update(f"{path.name} {gguf.File(path).digest}".encode())
     return found.hexdigest()
 
 
-def choose_dtype(config: dict[str, Any], wanted: str, device: torch.device) -> torch.dtype:
-    """What the weights are computed in."""
+def choose_dtype(config: dict[str, Any], wanted: str, device: torch.device, ours: bool) -> torch.dtype:
+    """What is computed in."""
+    if device.type == "cpu" and (wanted == "auto" or ours):
+        return torch.float32
     if wanted != "auto":
         return DTYPES[wanted]
-    if device.type == "cpu":
-        return torch.float32
     own = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     if own not in DTYPES:
         raise ModelError(f"config.json: dtype is {own!r}; expected one of {', '.join(DTYPES)}")

@@ -46,7 +46,7 @@ class Drafter:
     def open(self, pages: int, backend: ModuleType) -> None:
         self.shadows = Shadows(pages)
         self._backend = backend
-        self._cache = KVCache(self.layers, pages, self.model.dtype, self.model.device)
+        self._cache: KVCache = backend.cache(self.layers, pages, self.model.dtype, self.model.device)
 
     def read(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
         """A text is read when it is drafted for, not before."""
@@ -118,7 +118,8 @@ def load(folder: Path, target_folder: Path, target: CausalLM) -> Drafter:
     if not (folder / "config.json").is_file():
         raise ConfigError(FIELD, f"has {str(folder)!r} as model", "a folder with a config.json and safetensors")
     try:
-        draft = load_model(folder, dtype=str(target.dtype).removeprefix("torch."), device=target.device)
+        kind = "auto" if target.device.type == "cpu" else str(target.dtype).removeprefix("torch.")
+        draft = load_model(folder, dtype=kind, device=target.device)
     except ModelError as error:
         raise ConfigError(FIELD, f"has a draft model that cannot be loaded: {error}", "one that can") from error
     compare(folder, draft, target_folder, target)

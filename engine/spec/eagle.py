@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ...kernels import ops
-from ..attention import Attend, LayerSpec
+from ..attention import Attend, LayerSpec, Turn
 from ..batch import Batch
 from ..cache import KVCache
 from ..errors import ConfigError, ModelError
@@ -48,15 +48,16 @@ class Head:
         own = "embed_tokens.weight" in weights
         self.embedding = weights.embedding("embed_tokens", (s.vocab, s.width)) if own else target.embedding
         self.join = weights.linear(["fc"], len(self.taps) * target.width, [s.width])
-        self.token_norm = weights.tensor(f"{at}.input_layernorm.weight", (s.width,))
-        self.feature_norm = weights.tensor(f"{at}.hidden_norm.weight", (s.width,))
+        self.token_norm = weights.norm(f"{at}.input_layernorm", s.width, s.eps)
+        self.feature_norm = weights.norm(f"{at}.hidden_norm", s.width, s.eps)
         names = [f"{at}.self_attn.{x}_proj" for x in "qkv"]
         self.qkv = weights.linear(names, 2 * s.width, [q, kv, kv], bias=s.qkv_bias)
         self.out = weights.linear([f"{at}.self_attn.o_proj"], q, [s.width])
-        self.mlp_norm = weights.tensor(f"{at}.post_attention_layernorm.weight", (s.width,))
+        self.mlp_norm = weights.norm(f"{at}.post_attention_layernorm", s.width, s.eps)
         self.gate_up = weights.linear([f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"], s.width, [s.inner, s.inner])
         self.down = weights.linear([f"{at}.mlp.down_proj"], s.inner, [s.width])
-        self.norm = weights.tensor("norm.weight", (s.width,))
+        self.norm = weights.norm("norm", s.width, s.eps)
+        self.gate = ops.Gate(s.activation)
         self.head = weights.linear(["lm_head"], s.width, [rows]) if "lm_head.weight" in weights else target.head
         self.layers = [LayerSpec(s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5)]
         self.rope = make_rope(
@@ -75,20 +76,19 @@ class Head:
         [n, width]."""
         s = self.shape
         x = features
-        known = ops.rms_norm(x, self.feature_norm, s.eps)
+        known = self.feature_norm(x)
         x = known if self.early else x
-        both = torch.cat([ops.rms_norm(self.embedding(tokens, None), self.token_norm, s.eps), known], -1)
+        both = torch.cat([self.token_norm(self.embedding(tokens, None)), known], -1)
         cos, sin = self.rope.angles(positions, self.dtype)
         qkv = self.qkv(both, None).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
         q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
-        mixed = attend(0, ops.rotary(q, cos, sin), ops.rotary(k, cos, sin), v)
-        x = x + self.out(mixed.reshape(-1, s.heads * s.head_dim), None)
-        h = ops.gated(self.gate_up(ops.rms_norm(x, self.mlp_norm, s.eps), None), s.activation)
-        return x + self.down(h, None)
+        mixed = attend(0, q, k, v, Turn(cos, sin))
+        x = self.out(mixed.reshape(-1, s.heads * s.head_dim), add=x)
+        return self.down(self.gate_up(x, before=self.mlp_norm), before=self.gate, add=x)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """states [n, width] -> float32 [n, rows of its own vocabulary]."""
-        return self.head(ops.rms_norm(states, self.norm, self.shape.eps), None).float()
+        return self.head(states, before=self.norm).float()
 
 
 class Eagle:
@@ -109,7 +109,7 @@ class Eagle:
     def open(self, pages: int, backend: ModuleType) -> None:
         self.shadows = Shadows(pages)
         self._backend = backend
-        self._cache = KVCache(self.layers, pages, self.head.dtype, self.head.device)
+        self._cache: KVCache = backend.cache(self.layers, pages, self.head.dtype, self.head.device)
 
     def room(self, seq: Sequence, new: list[int], count: int) -> int:
         """Those that it has positions for; none where pages of the text were found that it has not read."""
@@ -244,7 +244,9 @@ def load(folder: Path, target_folder: Path, target: Any) -> Eagle:
         weights.finish()
         targets = None
         if "d2t" in reader.names:
-            targets = torch.arange(rows) + reader.read("d2t").long()
+            given = reader.read("d2t")
+            assert isinstance(given, torch.Tensor)
+            targets = torch.arange(rows) + given.long()
             if targets.shape != (rows,) or int(targets.min()) < 0 or int(targets.max()) >= target.vocab_size:
                 raise ModelError(f"{reader.where('d2t')}: d2t does not say a token of the model for each of {rows}")
             targets = targets.to(target.device)

@@ -13,12 +13,15 @@ from typing import Protocol
 
 import torch
 
-from ...kernels.ops import Embedding, Linear
+from ...kernels.linear import Part, keeps
+from ...kernels.ops import Embedding, Linear, Norm
+from ...kernels.quantized import Quantized
 from ..errors import ModelError
 from ..lora.adapter import Place, Places
 
 FORMATS = {  # pattern of a file in the folder -> module of this folder
     "*.safetensors": "safetensors_",
+    "*.gguf": "gguf",
 }
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -29,7 +32,7 @@ class Reader(Protocol):
 
     names: dict[str, int]  # tensor -> bytes in its file
 
-    def read(self, name: str) -> torch.Tensor: ...
+    def read(self, name: str) -> Part: ...  # a view of the file perhaps: copied before it is kept
     def where(self, name: str) -> str: ...
 
 
@@ -53,7 +56,9 @@ class Weights:
 
     prefix: what stands before every name in some checkpoints of the family and not in others ("model.",
     "transformer."); names are asked for without it. harmless: ends of names that may be left over, because they hold
-    nothing that is not computed.
+    nothing that is not computed. dtype: what is computed in. kept: the kind that products hold their weights in where
+    the kernels multiply them as they are, None for that of the file. bits: 8 or 4, to quantize the products; the head
+    and a table that is the head get 8, for each of their rows decides about a token.
     """
 
     def __init__(
@@ -65,8 +70,12 @@ class Weights:
         progress: Callable[[int, int], None],
         prefix: str = "",
         harmless: tuple[str, ...] = (),
+        kept: torch.dtype | None = None,
+        bits: int | None = None,
     ):
         self.dtype = dtype
+        self._kept = kept
+        self._bits = bits
         self.device = device
         self._reader = reader
         self._progress = progress
@@ -75,6 +84,7 @@ class Weights:
         self._total = sum(reader.names.values())
         self._done = 0
         self.bytes = 0  # held by the parameters
+        self.kinds: set[str] = set()  # that products hold
         self.places = Places(prefix)  # of what adapters may change
 
     def __contains__(self, name: str) -> bool:
@@ -83,20 +93,36 @@ class Weights:
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """One tensor, in the model's dtype on its device; it can be taken once."""
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
-        out.copy_(self._take(name, shape))
-        self.bytes += out.numel() * out.element_size()
+        found = self._take(name, shape)
+        out.copy_(found.dense() if isinstance(found, Quantized) else found)
+        self.bytes += out.nbytes
         return out
 
-    def embedding(self, name: str, shape: tuple[int, int]) -> Embedding:
-        """The table `name`, without ".weight"."""
-        table = Embedding(self.tensor(f"{name}.weight", shape))
+    def norm(self, name: str, width: int, eps: float) -> Norm:
+        """The RMSNorm `name`, without ".weight"."""
+        return Norm(self.tensor(f"{name}.weight", (width,)), eps)
+
+    def embedding(self, name: str, shape: tuple[int, int], *, head: bool = False) -> Embedding:
+        """The table `name`, without ".weight". head: it is the output head too; `tied_head` will ask for it."""
+        part = self._part(f"{name}.weight", shape)
+        if head and keeps([part], self.dtype):
+            product = Linear([part], computed=self.dtype, bits=self._bits and 8)
+            assert product.matrix is not None
+            table = Embedding(product.matrix)
+            self.bytes += product.bytes
+            self.kinds.add(product.kind)
+        else:
+            weight = part.dense() if isinstance(part, Quantized) else part
+            kind = weight.dtype if keeps([weight], self.dtype) else self.dtype
+            table = Embedding(weight.to(self.device, kind, copy=True), self.dtype)
+            self.bytes += weight.numel() * kind.itemsize
         self.places.add(name, Place(table))
         return table
 
     def tied_head(self, table: Embedding) -> Linear:
         """A head that is the table of the embeddings."""
         self._left.pop("lm_head.weight", None)  # some files repeat it
-        head = Linear(table.weight, pack=False)
+        head = table.product()
         self.places.add("lm_head", Place(head))
         return head
 
@@ -108,25 +134,44 @@ class Weights:
         transposed: the file holds [inputs, outputs] (GPT-2).
         """
         names, sizes = list(names), list(outputs)
-        weight = torch.empty((sum(sizes), inputs), dtype=self.dtype, device=self.device)
-        biases = torch.empty(sum(sizes), dtype=self.dtype, device=self.device) if bias else None
-        row = 0
+        parts = []
         for name, size in zip(names, sizes, strict=True):
-            found = self._take(f"{name}.weight", (inputs, size) if transposed else (size, inputs))
-            weight[row : row + size] = found.T if transposed else found
-            if biases is not None:
-                biases[row : row + size] = self._take(f"{name}.bias", (size,))
-            row += size
-        self.bytes += weight.numel() * weight.element_size()
-        product, row = Linear(weight, biases), 0
+            part = self._part(f"{name}.weight", (size, inputs), transposed)
+            parts.append(part.to(self.device) if isinstance(part, torch.Tensor) else part)
+        biases = (
+            torch.cat([self.tensor(f"{name}.bias", (size,)) for name, size in zip(names, sizes, strict=True)])
+            if (bias)
+            else None
+        )
+        bits = 8 if self._bits and names == ["lm_head"] else self._bits
+        product, row = Linear(parts, biases, computed=self.dtype, bits=bits), 0
+        self.bytes += product.bytes
+        self.kinds.add(product.kind)
         for name, size in zip(names, sizes, strict=True):
             self.places.add(name, Place(product, row, size, transposed))
             row += size
         return product
 
+    def _means_nothing(self, full: str) -> bool:
+        """Whether a tensor that nobody asked for may be left: quantizers write biases of zeros where there are none."""
+        if full.endswith(self._harmless or ("\0",)):
+            return True
+        if not full.endswith(".bias"):
+            return False
+        found = self._reader.read(full)
+        return isinstance(found, torch.Tensor) and not found.any()
+
+    def _part(self, name: str, shape: tuple[int, int], transposed: bool = False) -> Part:
+        """A matrix in the kind that it shall be kept in. transposed: so the file has it, if floating point."""
+        found = self._take(name, shape, transposed)
+        if isinstance(found, Quantized):
+            return found
+        found = found.T if transposed else found
+        return found if self._kept is None else found.to(self._kept)
+
     def finish(self) -> None:
         """Every tensor must have been taken. Raises ModelError naming those that were not."""
-        extra = sorted(full for full in self._left.values() if not full.endswith(self._harmless or ("\0",)))
+        extra = sorted(full for full in self._left.values() if not self._means_nothing(full))
         if extra:
             shown = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
             raise ModelError(
@@ -134,16 +179,18 @@ class Weights:
             )
         self._progress(self._total, self._total)
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def _take(self, name: str, shape: tuple[int, ...], transposed: bool = False) -> Part:
         full = self._left.pop(name, None)
         if full is None:
             raise ModelError(f"{self._reader.where('')}: tensor {name} is missing; expected one of shape {list(shape)}")
         found = self._reader.read(full)
+        if transposed and isinstance(found, torch.Tensor):
+            shape = shape[::-1]
         if tuple(found.shape) != shape:
             raise ModelError(
                 f"{self._reader.where(full)}: tensor {full} has shape {list(found.shape)}; expected {list(shape)}"
             )
-        if not found.is_floating_point():
+        if isinstance(found, torch.Tensor) and not found.is_floating_point():
             raise ModelError(f"{self._reader.where(full)}: tensor {full} is {found.dtype}; expected floating point")
         self._done += self._reader.names[full]
         self._progress(self._done, self._total)

@@ -6,6 +6,7 @@
 #ifdef QUIRE_X86
 #include <immintrin.h>
 #endif
+#include <cmath>
 #include <cstring>
 
 #define ISA plain
@@ -21,7 +22,7 @@
 
 #define ISA avx2
 #define ISA_AVX2
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
 #include "simd.h"
 #include BODY
 #undef ISA
@@ -30,10 +31,19 @@
 
 #define ISA avx512
 #define ISA_AVX512
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,f16c")))
 #include "simd.h"
 #include BODY
 #undef ISA
+#undef TARGET
+
+#define ISA avx512vnni
+#define ISA_VNNI
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx512vnni,avx2,fma,f16c")))
+#include "simd.h"
+#include BODY
+#undef ISA
+#undef ISA_VNNI
 #undef ISA_AVX512
 #undef TARGET
 

@@ -9,12 +9,13 @@
 
 namespace quire {
 
-enum class Isa { plain, avx2, avx512 };
+enum class Isa { plain, avx2, avx512, avx512vnni };
 
-constexpr Isa all_isas[] = {Isa::plain, Isa::avx2, Isa::avx512};
+constexpr Isa all_isas[] = {Isa::plain, Isa::avx2, Isa::avx512, Isa::avx512vnni};
 
 inline const char* name_of(Isa isa) {
   switch (isa) {
+    case Isa::avx512vnni: return "avx512vnni";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     default: return "plain";
@@ -24,15 +25,25 @@ inline const char* name_of(Isa isa) {
 inline bool has(Isa isa) {
 #ifdef QUIRE_X86
   switch (isa) {
+    case Isa::avx512vnni: return has(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
     case Isa::avx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      return has(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    case Isa::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     default: return true;
   }
 #else
   return isa == Isa::plain;
 #endif
 }
+
+// The function f of the namespace of an instruction set, as `PICK(isa, f)`.
+#ifdef QUIRE_X86
+#define PICK(isa, f)                                                              \
+  ((isa) == Isa::avx512vnni ? avx512vnni::f : (isa) == Isa::avx512 ? avx512::f    \
+   : (isa) == Isa::avx2     ? avx2::f                                : plain::f)
+#else
+#define PICK(isa, f) plain::f
+#endif
 
 }  // namespace quire

@@ -26,12 +26,8 @@ int64_t lora_scratch(const Entries& entries, const Groups& groups) {
 
 // One thread. A pool of threads would give each a range of (group, rows): rows_of is what it would call.
 void lora(Isa isa, const Entries& entries, const Groups& groups, const Product& product, float* scratch) {
-  auto run = plain::rows_of;
-#ifdef QUIRE_X86
-  if (isa == Isa::avx2) run = avx2::rows_of;
-  if (isa == Isa::avx512) run = avx512::rows_of;
-#endif
   (void)isa;
+  const auto run = PICK(isa, rows_of);
   for (int64_t g = 0; g < groups.count; g++) {
     const Entry* e = entries.of(groups.slots[g]);
     const int64_t first = groups.bounds[g];

@@ -7,8 +7,14 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <algorithm>
+
+#include "attention.h"
 #include "isa.h"
 #include "lora.h"
+#include "matrix.h"
+#include "pool.h"
+#include "rows.h"
 
 namespace {
 
@@ -17,7 +23,7 @@ using namespace quire;
 Isa in_use = Isa::plain;
 
 // Of the functions' arguments and tables: kernels/native.py takes no module of another version. Raise both together.
-constexpr long VERSION = 1;
+constexpr long VERSION = 2;
 
 // Giving up Python's lock costs nothing until another thread wants it: then getting it back may take the 5 ms of
 // Python's switch interval. So short calls keep it. In multiplications, about a tenth of a millisecond.
@@ -62,6 +68,87 @@ PyObject* py_lora(PyObject*, PyObject* const* args, Py_ssize_t given) {
   Py_RETURN_NONE;
 }
 
+// A job in C++: without Python's lock where it is long; memory that there is not becomes Python's error.
+template <class F>
+PyObject* done(int64_t work, const F& job) {
+  bool enough = true;
+  const auto run = [&] {
+    try {
+      job();
+    } catch (const std::bad_alloc&) {
+      enough = false;
+    }
+  };
+  if (work < WORTH_THE_LOCK) {
+    run();
+  } else {
+    Py_BEGIN_ALLOW_THREADS
+    run();
+    Py_END_ALLOW_THREADS
+  }
+  if (!enough) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
+float real(long long bits) {
+  const int32_t some = static_cast<int32_t>(bits);
+  float x;
+  std::memcpy(&x, &some, sizeof x);
+  return x;
+}
+
+PyObject* py_pack(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[6];
+  if (!numbers(args, given, n, 6, "pack")) return nullptr;
+  const Matrix& m = *at<const Matrix>(n[0]);
+  return done(n[5] * m.inputs, [&] { pack(m, at<void>(n[1]), at<const void>(n[2]), n[3], n[4], n[5]); });
+}
+
+PyObject* py_product(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[11];
+  if (!numbers(args, given, n, 11, "product")) return nullptr;
+  const Matrix& m = *at<const Matrix>(n[0]);
+  const Inputs in{at<const float>(n[1]), n[2], n[3], m.inputs, at<const float>(n[8]), real(n[9]), static_cast<Gate>(n[10])};
+  const int64_t work = m.inputs * m.outputs * std::max<int64_t>(in.count, 4);
+  return done(work, [&] { product(in_use, m, in, at<float>(n[4]), n[5], at<const float>(n[6]), n[7]); });
+}
+
+PyObject* py_prepare(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[9];
+  if (!numbers(args, given, n, 9, "prepare")) return nullptr;
+  const Inputs in{at<const float>(n[0]), n[1], n[2], n[3], at<const float>(n[4]), real(n[5]), static_cast<Gate>(n[6])};
+  return done(in.count * in.width, [&] { prepare(in_use, in, at<float>(n[7]), n[8]); });
+}
+
+PyObject* py_weights_of(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[5];
+  if (!numbers(args, given, n, 5, "weights_of")) return nullptr;
+  const Matrix& m = *at<const Matrix>(n[0]);
+  return done(n[2] * m.inputs, [&] { weights_of(in_use, m, at<const int64_t>(n[1]), n[2], at<float>(n[3]), n[4]); });
+}
+
+PyObject* py_attention(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[17];
+  if (!numbers(args, given, n, 17, "attention")) return nullptr;
+  const AttentionLayer& layer = *at<const AttentionLayer>(n[0]);
+  const AttentionStep& step = *at<const AttentionStep>(n[1]);
+  const Turned turned{at<const float>(n[2]), at<const float>(n[3]), n[4], at<const float>(n[5]), at<const float>(n[7]),
+                      real(n[6]), real(n[8])};
+  const Heads q{at<const float>(n[9]), n[10]}, k{at<const float>(n[11]), n[12]}, v{at<const float>(n[13]), n[14]};
+  const int64_t work = n[16] * layer.heads * (layer.head_dim + layer.v_dim);
+  return done(work, [&] { attention(in_use, layer, step, turned, q, k, v, at<float>(n[15])); });
+}
+
+PyObject* py_threads(PyObject*, PyObject* wanted) {
+  const long long n = PyLong_AsLongLong(wanted);
+  if (n == -1 && PyErr_Occurred()) return nullptr;
+  if (n < 1 || n > 1024) return PyErr_Format(PyExc_ValueError, "%lld threads, expected 1 to 1024", n);
+  Py_BEGIN_ALLOW_THREADS
+  pool.resize(static_cast<int>(n));
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
 PyObject* py_isas(PyObject*, PyObject*) {
   PyObject* found = PyList_New(0);
   for (Isa isa : all_isas) {
@@ -94,6 +181,19 @@ PyMethodDef methods[] = {
     {"lora", fast(py_lora), METH_FASTCALL,
      "lora(entries, capacity, rows, x, x_stride, inputs, y, y_stride, outputs)\n"
      "y [*, outputs] with gain, offset and pieces of each row's slot, in place. Addresses and numbers; strides in floats."},
+    {"pack", fast(py_pack), METH_FASTCALL,
+     "pack(matrix, panels, rows, stride, first, count)\nRows of weights to their panels; see matrix.h."},
+    {"product", fast(py_product), METH_FASTCALL,
+     "product(matrix, x, x_stride, rows, y, y_stride, add, add_stride, norm, eps, gate)\n"
+     "y = W x + bias + add. eps: the bits of a float."},
+    {"prepare", fast(py_prepare), METH_FASTCALL,
+     "prepare(x, x_stride, rows, width, norm, eps, gate, y, y_stride)\nThe norm or the gate of rows; see rows.h."},
+    {"weights_of", fast(py_weights_of), METH_FASTCALL,
+     "weights_of(matrix, index, count, y, y_stride)\nRows of the weights as floats."},
+    {"attention", fast(py_attention), METH_FASTCALL,
+     "attention(layer, step, cos, sin, angles, q_norm, q_eps, k_norm, k_eps, q, q_stride, k, k_stride, v, v_stride, out,"
+     " places)\nSee attention.h. places: that are looked at in all, about."},
+    {"threads", py_threads, METH_O, "threads(n): how many work from now on, the caller's among them; 1 at first."},
     {"isas", py_isas, METH_NOARGS, "The instruction sets that this machine has, the best one last."},
     {"isa", py_isa, METH_NOARGS, "The one in use: the best, unless use() changed it."},
     {"use", py_use, METH_O, "use(isa): compute with this one from now on (for tests and measurements)."},

@@ -1,4 +1,5 @@
-// V: W floats, and what can be done with them, for the instruction set that each_isa.h has named. No #pragma once.
+// V: W floats, I: W int32 or 2 W int16, and what can be done with them, for the instruction set that each_isa.h has named.
+// No #pragma once.
 // The part functions take the first n lanes, 0 < n < W: the rest reads as 0 and is not written, nor touched in memory.
 // REGISTERS: how many V the machine holds, which the tiles of a kernel are sized by.
 
@@ -21,6 +22,35 @@ INLINE void store_part(float* p, V x, int n) { _mm512_mask_storeu_ps(p, mask(n),
 INLINE V add(V x, V y) { return _mm512_add_ps(x, y); }
 INLINE V mul(V x, V y) { return _mm512_mul_ps(x, y); }
 INLINE V mul_add(V x, V y, V z) { return _mm512_fmadd_ps(x, y, z); }
+INLINE V sub(V x, V y) { return _mm512_sub_ps(x, y); }
+INLINE V div(V x, V y) { return _mm512_div_ps(x, y); }
+INLINE V greater(V x, V y) { return _mm512_max_ps(x, y); }
+INLINE V lesser(V x, V y) { return _mm512_min_ps(x, y); }
+INLINE V magnitude(V x) { return _mm512_abs_ps(x); }
+INLINE V with_sign(V x, V of) { return _mm512_or_ps(x, _mm512_and_ps(of, _mm512_set1_ps(-0.0f))); }
+INLINE V whole(V x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE V doubled(V x, V times) { return _mm512_scalef_ps(x, times); }
+INLINE float largest(V x) { return _mm512_reduce_max_ps(x); }
+INLINE V load_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+INLINE V load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+
+using I = __m512i;
+INLINE I izero() { return _mm512_setzero_si512(); }
+INLINE I iall(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE I iall16(int16_t x) { return _mm512_set1_epi16(x); }
+INLINE I iload(const void* p) { return _mm512_loadu_si512(p); }
+INLINE I widened(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
+INLINE I both(I x, I y) { return _mm512_and_si512(x, y); }
+template <int N> INLINE I down16(I x) { return _mm512_srli_epi16(x, N); }
+#if defined(ISA_VNNI)
+INLINE I pairs_add(I x, I y, I z) { return _mm512_dpwssd_epi32(z, x, y); }
+#else
+INLINE I pairs_add(I x, I y, I z) { return _mm512_add_epi32(z, _mm512_madd_epi16(x, y)); }
+#endif
+INLINE V to_float(I x) { return _mm512_cvtepi32_ps(x); }
+INLINE void store_int(int32_t* p, V x) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(x)); }
 INLINE float sum(V x) {
   __m256 h = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -44,6 +74,41 @@ INLINE void store_part(float* p, V x, int n) { _mm256_maskstore_ps(p, mask(n), x
 INLINE V add(V x, V y) { return _mm256_add_ps(x, y); }
 INLINE V mul(V x, V y) { return _mm256_mul_ps(x, y); }
 INLINE V mul_add(V x, V y, V z) { return _mm256_fmadd_ps(x, y, z); }
+INLINE V sub(V x, V y) { return _mm256_sub_ps(x, y); }
+INLINE V div(V x, V y) { return _mm256_div_ps(x, y); }
+INLINE V greater(V x, V y) { return _mm256_max_ps(x, y); }
+INLINE V lesser(V x, V y) { return _mm256_min_ps(x, y); }
+INLINE V magnitude(V x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+INLINE V with_sign(V x, V of) { return _mm256_or_ps(x, _mm256_and_ps(of, _mm256_set1_ps(-0.0f))); }  // x >= 0
+INLINE V whole(V x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE V doubled(V x, V times) {  // times: whole, -250 to 250
+  const __m256i half = _mm256_srai_epi32(_mm256_cvtps_epi32(times), 1);
+  const __m256i rest = _mm256_sub_epi32(_mm256_cvtps_epi32(times), half);
+  const __m256i one = _mm256_set1_epi32(127);
+  x = _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, one), 23)));
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, one), 23)));
+}
+INLINE float largest(V x) {
+  __m128 q = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+INLINE V load_bf16(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+INLINE V load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+
+using I = __m256i;
+INLINE I izero() { return _mm256_setzero_si256(); }
+INLINE I iall(int32_t x) { return _mm256_set1_epi32(x); }
+INLINE I iall16(int16_t x) { return _mm256_set1_epi16(x); }
+INLINE I iload(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
+INLINE I widened(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
+INLINE I both(I x, I y) { return _mm256_and_si256(x, y); }
+template <int N> INLINE I down16(I x) { return _mm256_srli_epi16(x, N); }
+INLINE I pairs_add(I x, I y, I z) { return _mm256_add_epi32(z, _mm256_madd_epi16(x, y)); }
+INLINE V to_float(I x) { return _mm256_cvtepi32_ps(x); }
+INLINE void store_int(int32_t* p, V x) { _mm256_storeu_si256((__m256i*)p, _mm256_cvtps_epi32(x)); }
 INLINE float sum(V x) {
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   q = _mm_add_ps(q, _mm_movehl_ps(q, q));
@@ -69,9 +134,83 @@ INLINE void store(float* p, V x) { store_part(p, x, W); }
 INLINE V add(V x, V y) { return x + y; }
 INLINE V mul(V x, V y) { return x * y; }
 INLINE V mul_add(V x, V y, V z) { return x * y + z; }
+INLINE V sub(V x, V y) { return x - y; }
+INLINE V div(V x, V y) { return x / y; }
+INLINE V greater(V x, V y) { return x > y ? x : y; }
+INLINE V lesser(V x, V y) { return x < y ? x : y; }
+INLINE V magnitude(V x) { return x < 0 ? -x : x; }
+INLINE V with_sign(V x, V of) { return of < 0 ? -x : x; }
+INLINE V each(V x, float (*f)(float)) { return V{f(x[0]), f(x[1]), f(x[2]), f(x[3])}; }
+INLINE V whole(V x) { return each(x, std::nearbyint); }
+INLINE V doubled(V x, V times) {
+  V y;
+  for (int i = 0; i < W; i++) y[i] = std::ldexp(x[i], static_cast<int>(times[i]));
+  return y;
+}
+INLINE float largest(V x) {
+  const V y = greater(x, V{x[2], x[3], x[2], x[3]});
+  return y[0] > y[1] ? y[0] : y[1];
+}
+INLINE float from_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+INLINE float from_half(uint16_t bits) {
+  const int exponent = bits >> 10 & 31;
+  const float sign = bits & 0x8000 ? -1.0f : 1.0f, part = static_cast<float>(bits & 1023) / 1024;
+  if (exponent == 31) return part == 0 ? sign * INFINITY : NAN;
+  return sign * (exponent ? std::ldexp(1 + part, exponent - 15) : std::ldexp(part, -14));
+}
+INLINE V load_bf16(const uint16_t* p) {
+  V x;
+  for (int i = 0; i < W; i++) x[i] = from_bits(static_cast<uint32_t>(p[i]) << 16);
+  return x;
+}
+INLINE V load_f16(const uint16_t* p) { return V{from_half(p[0]), from_half(p[1]), from_half(p[2]), from_half(p[3])}; }
+
+typedef int32_t I __attribute__((vector_size(16)));
+typedef int16_t Halves __attribute__((vector_size(16)));
+typedef uint16_t Words __attribute__((vector_size(16)));
+INLINE I izero() { return I{0, 0, 0, 0}; }
+INLINE I iall(int32_t x) { return I{x, x, x, x}; }
+INLINE I iall16(int16_t x) { return (I)Halves{x, x, x, x, x, x, x, x}; }
+INLINE I iload(const void* p) {
+  I x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+INLINE I widened(const int8_t* p) { return (I)Halves{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]}; }
+INLINE I both(I x, I y) { return x & y; }
+template <int N> INLINE I down16(I x) { return (I)((Words)x >> N); }
+INLINE I pairs_add(I x, I y, I z) {
+  const Halves a = (Halves)x, b = (Halves)y;
+  for (int i = 0; i < W; i++) z[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+  return z;
+}
+INLINE V to_float(I x) { return __builtin_convertvector(x, V); }
+INLINE void store_int(int32_t* p, V x) {
+  for (int i = 0; i < W; i++) p[i] = static_cast<int32_t>(std::nearbyint(x[i]));
+}
 INLINE float sum(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
 #endif
+
+// e^x to within 2 units in the last place, 0 from -106 on, NaN of NaN. Cody and Waite's reduction; the
+// polynomial is the Taylor series of e^r to its seventh power, |r| <= ln 2 / 2, where what is left out is below 2^-27.
+INLINE V exp(V x) {
+  x = greater(all(-106.0f), lesser(all(89.0f), x));
+  const V n = whole(mul(x, all(1.44269504f)));
+  const V r = mul_add(n, all(2.12194440e-4f), mul_add(n, all(-0.693359375f), x));
+  V p = all(1.0f / 5040);
+  p = mul_add(p, r, all(1.0f / 720));
+  p = mul_add(p, r, all(1.0f / 120));
+  p = mul_add(p, r, all(1.0f / 24));
+  p = mul_add(p, r, all(1.0f / 6));
+  p = mul_add(p, r, all(0.5f));
+  p = mul_add(mul(p, r), r, add(r, all(1.0f)));
+  return doubled(p, n);
+}
 
 }  // namespace ISA
 }  // namespace quire

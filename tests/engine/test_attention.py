@@ -6,17 +6,17 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quire.engine.attention import LayerSpec, torch_
+from quire.engine.attention import LayerSpec, Turn, choose_backend, torch_
 from quire.engine.batch import Batch
-from quire.engine.cache import KVCache
 from quire.engine.config import BLOCK_SIZE
 from quire.engine.messages import SamplingParams
 from quire.engine.plan import Plan, Slice
 from quire.engine.sequence import Sequence
 from quire.kernels import attention as kernel
+from quire.kernels import native, ops
 
 CPU = torch.device("cpu")
 
@@ -32,9 +32,23 @@ SPECS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+@pytest.fixture(autouse=True, params=["torch", *(native.cpu.isas() if native.cpu else ())])
+def way(request):
+    """The backend in torch, and the one in C++ with each instruction set of this machine."""
+    native.set_threads(1)
+    if request.param == "torch":
+        yield request.param
+        return
+    before = native.kernels().isa()
+    native.kernels().use(request.param)
+    yield request.param
+    native.kernels().use(before)
+
+
+def pages(way: str, specs: list[LayerSpec], count: int, dtype: torch.dtype = torch.float32):
+    """The backend, and a cache of its own. What C++ does not serve is torch's."""
+    backend = choose_backend("torch" if way == "torch" else "auto", dtype, CPU)
+    return backend, backend.cache(specs, count, dtype, CPU)
 
 
 class Stream:
@@ -52,12 +66,18 @@ class Stream:
 
 
 def run(
-    spec: LayerSpec, streams: list[Stream], cuts: list[list[int]], order: int, dtype=torch.float32, stale=float("nan")
+    way: str,
+    spec: LayerSpec,
+    streams: list[Stream],
+    cuts: list[list[int]],
+    order: int,
+    dtype=torch.float32,
+    stale=float("nan"),
 ):
     """Compute all streams together, stream i in slices of cuts[i] tokens. Pages are dealt at random, first `stale`."""
     chance = random.Random(order)
     need = sum(-(-s.length // BLOCK_SIZE) for s in streams)
-    cache = KVCache([spec], need + 3, dtype, CPU)
+    backend, cache = pages(way, [spec], need + 3, dtype)
     cache.k[0][:-1] = stale
     cache.v[0][:-1] = stale
     free = list(range(cache.num_blocks))
@@ -77,7 +97,7 @@ def run(
                 s.seq.computed = end
         chance.shuffle(slices)
         batch = Batch.of(Plan([piece for _, piece in slices]), CPU)
-        attend = torch_.plan(batch, [spec], cache)
+        attend = backend.plan(batch, [spec], cache)
         q, k, v = (torch.cat([getattr(s, x)[p.start : p.end] for s, p in slices]) for x in "qkv")
         out = attend(0, q, k, v)
         for (s, p), rows in zip(slices, out.split([len(p.tokens) for _, p in slices]), strict=True):
@@ -86,9 +106,9 @@ def run(
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_ragged_batches_equal_the_dense_truth_at_every_position(spec, dtype):
+def test_ragged_batches_equal_the_dense_truth_at_every_position(way, spec, dtype):
     streams = [Stream(spec, n, n, dtype) for n in (1, 16, 65, 150, 201)]
-    run(spec, streams, [[1], [5, 11], [64, 1], [1, 70, 3, 76], [198, 1, 1, 1]], order=1, dtype=dtype)
+    run(way, spec, streams, [[1], [5, 11], [64, 1], [1, 70, 3, 76], [198, 1, 1, 1]], order=1, dtype=dtype)
     for s in streams:
         truth = kernel.reference(s.q, s.k, s.v, spec.scale, spec.window, spec.softcap)
         tolerance = 2e-6 if dtype == torch.float32 else 1e-2
@@ -100,11 +120,11 @@ def test_ragged_batches_equal_the_dense_truth_at_every_position(spec, dtype):
     "parents", [(-1, -1, 0, 0, 2, 1, 4), (-1, 0, 1, -1, 3, 2, 5), (-1, -1, -1), (-1, 0, 0)], ids=str
 )
 @pytest.mark.parametrize("before", [1, 15, 61, 130])
-def test_a_draft_of_a_tree_sees_what_leads_to_it(spec, parents, before):
+def test_a_draft_of_a_tree_sees_what_leads_to_it(way, spec, parents, before):
     """Beside a plain sequence: each row of the tree against the dense truth of its own line."""
     drafts = len(parents)
     stream, beside = Stream(spec, before + 1 + drafts, 1), Stream(spec, 20, 2)
-    cache = KVCache([spec], 20, torch.float32, CPU)
+    backend, cache = pages(way, [spec], 20)
     cache.k[0][:-1] = cache.v[0][:-1] = float("nan")
     stream.seq.blocks, beside.seq.blocks = list(range(3, 14)), [1, 2]
     for slices in (
@@ -115,7 +135,7 @@ def test_a_draft_of_a_tree_sees_what_leads_to_it(spec, parents, before):
         ],
     ):
         batch = Batch.of(Plan([piece for _, piece in slices]), CPU)
-        attend = torch_.plan(batch, [spec], cache)
+        attend = backend.plan(batch, [spec], cache)
         out = attend(0, *(torch.cat([getattr(s, x)[p.start : p.end] for s, p in slices]) for x in "qkv"))
         for (s, p), rows in zip(slices, out.split([len(p.tokens) for _, p in slices]), strict=True):
             s.out[p.start : p.end] = rows
@@ -138,76 +158,121 @@ def cuttings(draw, length: int) -> list[int]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_row_has_the_same_bits_in_any_company_chunking_and_page_layout(data):
+def test_a_row_has_the_same_bits_in_any_company_chunking_and_page_layout(way, data):
     spec = data.draw(st.sampled_from(list(SPECS.values())))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16]))
-    torch.set_num_threads(data.draw(st.sampled_from([1, 2])))
+    native.set_threads(data.draw(st.sampled_from([1, 2])))
     lengths = data.draw(st.lists(st.integers(1, 210), min_size=1, max_size=7))
     streams = [Stream(spec, n, i, dtype) for i, n in enumerate(lengths)]
-    run(spec, streams, [data.draw(cuttings(n)) for n in lengths], order=data.draw(st.integers(0, 99)), dtype=dtype)
+    run(way, spec, streams, [data.draw(cuttings(n)) for n in lengths], order=data.draw(st.integers(0, 99)), dtype=dtype)
     for i, n in enumerate(lengths):
         alone = Stream(spec, n, i, dtype)
-        run(spec, [alone], [[n]], order=0, dtype=dtype, stale=0.0)
+        run(way, spec, [alone], [[n]], order=0, dtype=dtype, stale=0.0)
         assert torch.equal(streams[i].out, alone.out)
 
 
 @pytest.mark.parametrize("spec", [SPECS["grouped"], SPECS["window"]], ids=["grouped", "window"])
-def test_decoding_one_by_one_has_the_bits_of_a_whole_prefill(spec):
+def test_decoding_one_by_one_has_the_bits_of_a_whole_prefill(way, spec):
     whole, single = Stream(spec, 150, 3), Stream(spec, 150, 3)
-    run(spec, [whole], [[150]], order=0)
-    run(spec, [single], [[1] * 150], order=0)
+    run(way, spec, [whole], [[150]], order=0)
+    run(way, spec, [single], [[1] * 150], order=0)
     assert torch.equal(whole.out, single.out)
 
 
-def test_a_row_has_the_same_bits_alone_and_among_thirty_two():
+def test_a_row_has_the_same_bits_alone_and_among_thirty_two(way):
     spec = LayerSpec(heads=12, kv_heads=4, head_dim=64, scale=0.125)
     streams = [Stream(spec, 100 + 7 * i, i) for i in range(32)]
-    run(spec, streams, [[s.length - 2, 1, 1] for s in streams], order=5)
+    run(way, spec, streams, [[s.length - 2, 1, 1] for s in streams], order=5)
     for i in (0, 13, 31):
         alone = Stream(spec, streams[i].length, i)
-        run(spec, [alone], [[alone.length - 2, 1, 1]], order=0)
+        run(way, spec, [alone], [[alone.length - 2, 1, 1]], order=0)
         assert torch.equal(streams[i].out, alone.out)
 
 
-def test_long_chunks_in_pieces_and_many_rows_in_calls_keep_their_bits(monkeypatch):
+def test_long_chunks_in_pieces_and_many_rows_in_calls_keep_their_bits(way, monkeypatch):
     spec = SPECS["grouped"]
     whole = [Stream(spec, n, n) for n in (190, 180)]
-    run(spec, whole, [[187, 1, 1, 1], [177, 3]], order=1)
+    run(way, spec, whole, [[187, 1, 1, 1], [177, 3]], order=1)
     monkeypatch.setattr(kernel, "SCORE_FLOATS", 1)
     monkeypatch.setattr(torch_, "GATHER", 1)
     monkeypatch.setattr(torch_, "CALL", 1)
     pieces = [Stream(spec, n, n) for n in (190, 180)]
-    run(spec, pieces, [[187, 1, 1, 1], [177, 3]], order=1)
+    run(way, spec, pieces, [[187, 1, 1, 1], [177, 3]], order=1)
     assert all(torch.equal(a.out, b.out) for a, b in zip(whole, pieces, strict=True))
 
 
-def test_where_products_do_not_agree_chunks_keep_the_bits_of_single_rows(monkeypatch):
+def test_where_products_do_not_agree_chunks_keep_the_bits_of_single_rows(way, monkeypatch):
     monkeypatch.setattr(kernel, "products_agree", lambda *_: False)
     for name in ("grouped", "all"):
         spec = SPECS[name]
         chunked, single = Stream(spec, 140, 1), Stream(spec, 140, 1)
-        run(spec, [chunked], [[90, 50]], order=1)
-        run(spec, [single], [[1] * 140], order=1)
+        run(way, spec, [chunked], [[90, 50]], order=1)
+        run(way, spec, [single], [[1] * 140], order=1)
         assert torch.equal(chunked.out, single.out)
 
 
-def test_what_a_page_held_before_is_never_seen_even_if_it_was_not_a_number():
+def test_what_a_page_held_before_is_never_seen_even_if_it_was_not_a_number(way):
     spec = SPECS["grouped"]
     clean, dirty = Stream(spec, 100, 1), Stream(spec, 100, 1)
-    run(spec, [clean], [[50, 49, 1]], order=1, stale=0.0)
-    run(spec, [dirty], [[50, 49, 1]], order=1, stale=float("nan"))
+    run(way, spec, [clean], [[50, 49, 1]], order=1, stale=0.0)
+    run(way, spec, [dirty], [[50, 49, 1]], order=1, stale=float("nan"))
     assert torch.equal(clean.out, dirty.out)
 
 
-def test_layers_of_different_shape_share_one_plan():
+def test_layers_of_different_shape_share_one_plan(way):
     specs = [SPECS["grouped"], SPECS["window"], SPECS["other v_head_dim"]]
-    cache = KVCache(specs, 8, torch.float32, CPU)
+    backend, cache = pages(way, specs, 8)
     streams = [Stream(spec, 80, i) for i, spec in enumerate(specs)]
     seq = streams[0].seq
     seq.blocks = [5, 2, 7, 0, 4]
-    attend = torch_.plan(Batch.of(Plan([Slice(seq, 0, [0] * 80)]), CPU), specs, cache)
+    attend = backend.plan(Batch.of(Plan([Slice(seq, 0, [0] * 80)]), CPU), specs, cache)
     for i, (spec, s) in enumerate(zip(specs, streams, strict=True)):
         truth = kernel.reference(s.q, s.k, s.v, spec.scale, spec.window, spec.softcap)
         torch.testing.assert_close(attend(i, s.q, s.k, s.v), truth, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("angles", [0, 5, 16])
+def test_queries_and_keys_are_normed_and_turned_first(way, norms, angles):
+    spec, s = LayerSpec(heads=4, kv_heads=2, head_dim=32, scale=0.2), None
+    g = torch.Generator().manual_seed(angles)
+    cos, sin = (torch.randn(70, 1, angles, generator=g) for _ in range(2)) if angles else (None, None)
+    q_norm, k_norm = (ops.Norm(torch.randn(32, generator=g), 1e-5) for _ in range(2)) if norms else (None, None)
+    turn = Turn(cos, sin, q_norm, k_norm)
+    s = Stream(spec, 70, 1)
+    backend, cache = pages(way, [spec], 8)
+    s.seq.blocks = [5, 2, 7, 0, 4]
+    found = backend.plan(Batch.of(Plan([Slice(s.seq, 0, [0] * 70)]), CPU), [spec], cache)(0, s.q, s.k, s.v, turn)
+    truth = kernel.reference(turn(s.q, q_norm), turn(s.k, k_norm), s.v, spec.scale)
+    torch.testing.assert_close(found, truth, rtol=5e-6, atol=5e-6)
+
+
+def test_long_contexts_in_segments_keep_their_bits(way):
+    """With one sequence its segments are computed at the same time, among others one after the other."""
+    spec = LayerSpec(heads=4, kv_heads=2, head_dim=16, scale=0.25)
+    long, others = Stream(spec, 3000, 1), [Stream(spec, 40, 2 + i) for i in range(8)]
+    run(way, spec, [long, *others], [[2900, 98, 2], *([38, 1, 1] for _ in others)], order=2)
+    for threads in (1, 2):
+        native.set_threads(threads)
+        alone = Stream(spec, 3000, 1)
+        run(way, spec, [alone], [[2998, 1, 1]], order=0)
+        assert torch.equal(alone.out, long.out)
+    truth = kernel.reference(long.q, long.k, long.v, spec.scale)
+    torch.testing.assert_close(long.out, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_values_moved_to_other_places_are_read_there(way):
+    spec = SPECS["grouped"]
+    s = Stream(spec, 40, 1)
+    backend, cache = pages(way, [spec], 8)
+    s.seq.blocks = [1, 2, 3]
+    attend = backend.plan(Batch.of(Plan([Slice(s.seq, 0, [0] * 39)]), CPU), [spec], cache)
+    attend(0, s.q[:39], s.k[:39], s.v[:39])
+    cache.move([1 * BLOCK_SIZE + 3, 2 * BLOCK_SIZE], [2 * BLOCK_SIZE, 1 * BLOCK_SIZE + 3])  # places 3 and 16
+    attend = backend.plan(Batch.of(Plan([Slice(s.seq, 39, [0])]), CPU), [spec], cache)
+    found = attend(0, s.q[39:], s.k[39:], s.v[39:])
+    torch.testing.assert_close(found, kernel.reference(s.q[39:], s.k, s.v, spec.scale), rtol=2e-6, atol=2e-6)
+    s.k[[3, 16]], s.v[[3, 16]] = s.k[[16, 3]], s.v[[16, 3]]
+    torch.testing.assert_close(found, kernel.reference(s.q[39:], s.k, s.v, spec.scale), rtol=2e-6, atol=2e-6)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from paged import CPU, PROMPTS, RAGGED, make, run
 
-from quire.engine.errors import ModelError
+from quire.engine.errors import ConfigError, ModelError
 from quire.engine.models.load import load_model
+from quire.kernels import native
 
 WINDOW = {"sliding_window": 9}
 SHAPES = {
@@ -134,15 +135,37 @@ def test_an_unknown_architecture_is_named_where_only_our_own_may_serve(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_sixteen_bit_weights_run_and_stay_near(dtype, tmp_path):
+def test_sixteen_bit_weights_are_kept_and_computed_in_float32(dtype, tmp_path):
     truth = make("Llama", tmp_path)
     model = load_model(tmp_path, dtype=dtype, device=CPU)
-    assert model.dtype == getattr(torch, dtype)
+    plain = load_model(tmp_path, dtype="float32", device=CPU)
+    assert model.dtype == torch.float32
+    assert model.weight_bytes < 0.6 * plain.weight_bytes or native.cpu is None
+    with torch.no_grad():
+        for parameter in truth.parameters():
+            parameter.copy_(parameter.to(getattr(torch, dtype)))
+        expected = truth(torch.tensor([PROMPTS[2]])).logits[0]
+    found = run(model, [PROMPTS[2]], [[(0, 23)]])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("quantization", "least"), [("int8", 0.9998), ("int4", 0.9)])
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "GPT2"])
+def test_quantized_at_load_stays_near(family, quantization, least, tmp_path):
+    truth = make(family, tmp_path)
+    model = load_model(tmp_path, dtype="auto", device=CPU, quantization=quantization)
     with torch.inference_mode():
         expected = truth(torch.tensor([PROMPTS[2]])).logits[0]
     found = run(model, [PROMPTS[2]], [[(0, 23)]])[0]
-    assert found.dtype == torch.float32
-    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.99
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > least
+    cut = run(model, [PROMPTS[2]], [[(0, 5)], [(0, 1)], [(0, 17)]])[0]
+    assert torch.equal(cut, found)
+
+
+def test_what_cannot_be_quantized_is_refused(tmp_path):
+    make("Llama", tmp_path)
+    with pytest.raises(ConfigError, match=r"quantization is 'int8'.*LlamaForCausalLM.*on the CPU"):
+        load_model(tmp_path, dtype="auto", device=CPU, impl="transformers", quantization="int8")
 
 
 def test_the_story_model_says_its_golden_ids(stories, golden):

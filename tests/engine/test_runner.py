@@ -187,7 +187,7 @@ def test_devices_that_are_not_there_are_refused(name):
 
 
 def test_an_unknown_attention_backend_is_refused(stories):
-    with pytest.raises(ConfigError, match=r"attention is 'nope'; expected auto or one of torch"):
+    with pytest.raises(ConfigError, match=r"attention is 'nope'; expected auto or one of native, torch"):
         start(stories, attention="nope")
 
 

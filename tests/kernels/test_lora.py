@@ -68,7 +68,9 @@ def check_against_reference(shape, slots, kinds, bias, pack, seed):
     found = linear(x, Rows.of(slots))
     assert torch.equal(x, given_x)
     truth = reference.lora(x, weight, b, slots, deltas, wholes)
-    assert error(found, truth) < 2e-6
+    # Where the terms of a sum cancel, its rounding is that of the terms.
+    size = max(truth.norm(), weight.norm() * x.norm() / inputs**0.5)
+    assert (found.double() - truth).norm() < 2e-6 * size
     alone = [i for i, slot in enumerate(slots) if slot not in deltas]
     assert torch.equal(found[alone], plain[alone])
 
@@ -374,9 +376,9 @@ def test_every_token_gets_its_own_adapters_embedding(slots, kinds, rank, width, 
         table.put(slot, delta)
     tokens = torch.randint(30, (len(slots),), generator=g)
     found = table(tokens, Rows.of(slots))
-    assert error(found, reference.embedding(tokens.tolist(), table.weight, slots, deltas)) < 1e-6
+    assert error(found, reference.embedding(tokens.tolist(), table.dense(), slots, deltas)) < 1e-6
     alone = [i for i, slot in enumerate(slots) if slot not in deltas]
-    assert torch.equal(found[alone], table.weight[tokens[alone]])
+    assert torch.equal(found[alone], table.dense()[tokens[alone]])
     for i in range(len(slots)):
         assert torch.equal(table(tokens[i : i + 1], Rows.of(slots[i : i + 1])), found[i : i + 1])
 

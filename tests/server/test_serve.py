@@ -21,7 +21,7 @@ from quire.server.config import ServerConfig
 
 INFO = Ready(
     architecture="X", dtype="float32", device="cpu", vocab_size=8, max_model_len=512, block_size=16, num_blocks=64,
-    kv_bytes=1024, weight_bytes=1024, load_seconds=1.0,
+    kv_bytes=1024, weights="float32", weight_bytes=1024, load_seconds=1.0,
 )  # fmt: skip
 
 
@@ -41,9 +41,9 @@ def test_what_is_no_folder_and_no_hub_name_is_said_so(wanted, monkeypatch):
 def test_a_folder_or_file_that_is_no_model_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         serve.find_model(str(tmp_path))
-    (tmp_path / "weights.gguf").write_text("")
-    with pytest.raises(ModelError, match=r"weights\.gguf is a file; expected a model folder"):
-        serve.find_model(str(tmp_path / "weights.gguf"))
+    (tmp_path / "weights.onnx").write_text("")
+    with pytest.raises(ModelError, match=r"weights\.onnx is a file; expected a model folder"):
+        serve.find_model(str(tmp_path / "weights.onnx"))
 
 
 @pytest.mark.parametrize("failing", ["stat", "listdir"])

@@ -113,7 +113,7 @@ def test_keys_and_values_are_those_of_a_line(runner, plain, monkeypatch):
             for seq in place.state.running:
                 for at in range(seq.computed):
                     page, offset = seq.blocks[at // BLOCK_SIZE], at % BLOCK_SIZE
-                    seen[at] = torch.stack([k[page, :, offset] for k in runner.cache.k]).clone()
+                    seen[at] = torch.stack([k[page, :, offset] for k in runner.cache.keys]).clone()
 
         place.take_in = look
         place.run()

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from quire.engine.attention import torch_
+from quire.engine.attention import choose_backend
 from quire.engine.batch import Batch
-from quire.engine.cache import KVCache
 from quire.engine.config import BLOCK_SIZE
 from quire.engine.messages import SamplingParams
 from quire.engine.models import CausalLM
@@ -52,7 +51,8 @@ def make(name: str, folder: Path, **fields) -> torch.nn.Module:
 @torch.inference_mode()
 def run(model: CausalLM, prompts: list[list[int]], steps: list[list[tuple[int, int]]]) -> list[torch.Tensor]:
     """Logits of every position of every prompt. A step is slices of (prompt, tokens)."""
-    cache = KVCache(model.layers, 40, model.dtype, CPU)
+    backend = choose_backend("auto", model.dtype, CPU)
+    cache = backend.cache(model.layers, 40, model.dtype, CPU)
     free = list(range(40))[::-3] + [i for i in range(40) if i not in range(40)[::-3]]
     seqs = [Sequence(str(i), 0, p, SamplingParams(max_tokens=1, seed=0)) for i, p in enumerate(prompts)]
     found: list[list[torch.Tensor]] = [[] for _ in prompts]
@@ -65,7 +65,7 @@ def run(model: CausalLM, prompts: list[list[int]], steps: list[list[tuple[int, i
             slices.append(Slice(seq, start, seq.tokens[start : start + count]))
             seq.computed += count
         batch = Batch.of(Plan(slices), CPU)
-        hidden = model.forward(batch.tokens, batch.positions, torch_.plan(batch, model.layers, cache))
+        hidden = model.forward(batch.tokens, batch.positions, backend.plan(batch, model.layers, cache))
         for (i, _), rows in zip(step, model.logits(hidden).split([c for _, c in step]), strict=True):
             found[i].append(rows)
     return [torch.cat(rows) for rows in found]

@@ -11,9 +11,8 @@ import torch
 import transformers
 from paged import CPU, PROMPTS
 
-from quire.engine.attention import torch_
+from quire.engine.attention import choose_backend
 from quire.engine.batch import Batch
-from quire.engine.cache import KVCache
 from quire.engine.config import BLOCK_SIZE
 from quire.engine.lora.adapter import Adapter, Raw
 from quire.engine.lora.read import read
@@ -88,7 +87,8 @@ def logits(model: CausalLM, adapters: list[Adapter | None], prompts: list[list[i
                 product.put(slots[adapter.key], delta)
                 put.append((product, slots[adapter.key]))
     try:
-        cache = KVCache(model.layers, 40, model.dtype, CPU)
+        backend = choose_backend("auto", model.dtype, CPU)
+        cache = backend.cache(model.layers, 40, model.dtype, CPU)
         slices, of_row, at = [], [], 0
         for i, prompt in enumerate(prompts):
             seq = Sequence(str(i), 0, prompt, SamplingParams(max_tokens=1, seed=0))
@@ -100,7 +100,7 @@ def logits(model: CausalLM, adapters: list[Adapter | None], prompts: list[list[i
             of_row += [-1 if own is None else slots[own.key]] * len(prompt)
         batch = Batch.of(Plan(slices), CPU)
         rows = Rows.of(of_row, CPU)
-        hidden = model.forward(batch.tokens, batch.positions, torch_.plan(batch, model.layers, cache), rows)
+        hidden = model.forward(batch.tokens, batch.positions, backend.plan(batch, model.layers, cache), rows)
         return list(model.logits(hidden, rows).split([len(prompt) for prompt in prompts]))
     finally:
         for product, slot in put:

@@ -337,7 +337,7 @@ def test_ia3_of_embeddings_is_refused(model, copy):
 def test_too_large_for_the_dtype_of_the_model(small, copy):
     from quire.engine.models.load import load_model
 
-    model = load_model(small / "base", dtype="float16", device=torch.device("cpu"))
+    model = load_model(small / "base", dtype="float16", device=torch.device("cpu"), impl="transformers")
     folder = copy()
     change(folder, lambda t: t[f"{Q0}.lora_B.weight"].fill_(30_000.0))
     found = raw(model, folder)

@@ -1,0 +1,107 @@
+"""Paged attention in C++ (kernels/cpu/attention.h), on the CPU in float32.
+
+`plan` lays down once a step what all layers share, as tables of int64 that the kernel reads; `attend` is one call a
+layer.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from ...kernels import native
+from ..batch import Batch
+from ..cache import KVCache
+from . import AS_THEY_ARE, Attend, LayerSpec, Turn
+
+
+def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    """Keys by dimension: a query meets a page as a row meets a panel of a matrix."""
+    return KVCache(layers, num_blocks, dtype, device, keys_across=True)
+
+
+def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Attend:
+    """Plan one step: all that depends on the batch alone is done here, once, not in each layer."""
+    windows = {spec.window for spec in layers}
+    steps = {window: _Step(batch, window) for window in windows}
+    tables = _tables(layers, cache)
+
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = AS_THEY_ARE) -> torch.Tensor:
+        spec, step = layers[layer], steps[layers[layer].window]
+        q, k, v = (x if _side_by_side(x) else x.contiguous() for x in (q, k, v))
+        out = torch.empty(q.shape[0], spec.heads, spec.v_head_dim or spec.head_dim)
+        native.kernels().attention(
+            tables[layer].data_ptr(), step.address, *turn.numbers, q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0),
+            v.data_ptr(), v.stride(0), out.data_ptr(), step.places,
+        )  # fmt: skip
+        return out
+
+    return attend
+
+
+def _side_by_side(x: torch.Tensor) -> bool:
+    """Whether the heads of a row lie side by side."""
+    return x.stride(2) == 1 and x.stride(1) == x.shape[2]
+
+
+def _tables(layers: list[LayerSpec], cache: KVCache) -> list[torch.Tensor]:
+    """AttentionLayer of each layer."""
+    if cache.tables is None:
+        cache.tables = [
+            torch.tensor([
+                spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim,
+                _bits(spec.scale), _bits(spec.softcap or 0.0), k.data_ptr(), v.data_ptr(),
+            ])
+            for spec, k, v in zip(layers, cache.k, cache.v, strict=True)
+        ]  # fmt: skip
+    return cache.tables
+
+
+def _bits(x: float) -> int:
+    return struct.unpack("<i", struct.pack("<f", x))[0]
+
+
+class _Step:
+    """AttentionStep, of the layers with one window. places: that all rows look at together."""
+
+    def __init__(self, batch: Batch, window: int | None):
+        starts, lengths = batch.query_start, batch.seq_lens
+        rows = starts[-1]
+        last = np.empty(rows, dtype=np.int64)
+        for begin, end, length in zip(starts, starts[1:], lengths, strict=False):
+            last[begin:end] = np.arange(length - (end - begin), length)
+        first = np.zeros(rows, dtype=np.int64)
+        if window is not None:
+            # A draft of a tree stands in the text nearer to its keys than its place says.
+            np.maximum(batch.positions.numpy() - window + 1, 0, out=first)
+        pages = [page for blocks in batch.blocks for page in blocks]
+        tables = [0, *accumulate(map(len, batch.blocks))]
+        self._held = [np.asarray(x, dtype=np.int64) for x in (starts, tables, pages, batch.slots.numpy(), first, last)]
+        unseen = _unseen(batch, window) if batch.trees else ()
+        self._held += unseen
+        addresses = [x.ctypes.data for x in self._held] + [0] * (2 - len(unseen))
+        self._table = np.array([len(lengths), rows, *addresses], dtype=np.int64)
+        self.address = self._table.ctypes.data
+        self.places = int((last - first).sum()) + rows
+
+
+def _unseen(batch: Batch, window: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row where its own begin, and the places before it that it does not see: in a tree of drafts those that do
+    not lead to it, or are behind the window in the text."""
+    begins = np.zeros(batch.query_start[-1] + 1, dtype=np.int64)
+    places: list[int] = []
+    counts = np.zeros(batch.query_start[-1], dtype=np.int64)
+    for r, behind in batch.trees.items():
+        end = batch.query_start[r + 1]
+        drafts = len(behind) - 1
+        place = batch.seq_lens[r] - drafts  # of the first draft
+        for n, path in enumerate(behind[1:]):
+            seen = path if window is None else path[-window:]
+            others = [place + i for i in range(n) if i not in seen]
+            counts[end - drafts + n] = len(others)
+            places += others
+    np.cumsum(counts, out=begins[1:])
+    return begins, np.asarray(places, dtype=np.int64)

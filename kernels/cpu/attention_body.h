@@ -1,0 +1,239 @@
+// Attention, for one instruction set (see each_isa.h).
+
+#include "rows_body.h"
+
+namespace quire {
+namespace ISA {
+
+// One head's query or key: normed, turned.
+TARGET static void turned(const float* x, int64_t dim, const Turned& t, int64_t row, const float* norm, float eps, float* y) {
+  if (norm) {
+    normed_row(x, norm, eps, dim, y);
+  } else {
+    std::memcpy(y, x, static_cast<size_t>(dim) * sizeof(float));
+  }
+  const float *cos = t.cos + row * t.angles, *sin = t.sin + row * t.angles;
+  for (int64_t i = 0; i < t.angles; i += W) {
+    const int64_t n = t.angles - i;
+    const V a = load_some(y + i, n), b = load_some(y + t.angles + i, n);
+    const V c = load_some(cos + i, n), s = load_some(sin + i, n);
+    store_some(y + i, sub(mul(a, c), mul(b, s)), n);
+    store_some(y + t.angles + i, add(mul(b, c), mul(a, s)), n);
+  }
+}
+
+TARGET static void write_row(
+    const AttentionLayer& layer, const AttentionStep& step, const Turned& t, Heads k, Heads v, int64_t row, float* room) {
+  const int64_t page = step.slots[row] / PAGE, place = step.slots[row] % PAGE;
+  for (int64_t h = 0; h < layer.kv_heads; h++) {
+    turned(k.x + row * k.stride + h * layer.head_dim, layer.head_dim, t, row, t.k_norm, t.k_eps, room);
+    float* keys = layer.keys + (page * layer.kv_heads + h) * layer.head_dim * PAGE + place;
+    for (int64_t d = 0; d < layer.head_dim; d++) keys[d * PAGE] = room[d];
+    float* values = layer.values + ((page * layer.kv_heads + h) * PAGE + place) * layer.v_dim;
+    std::memcpy(values, v.x + row * v.stride + h * layer.v_dim, static_cast<size_t>(layer.v_dim) * sizeof(float));
+  }
+}
+
+// R queries with P pages of keys, from `page` on -> scores [R][KEYS]. Pages lie anywhere, so no machine guesses the next
+// one: its keys, and the values that will be weighed, are asked for meanwhile, a line of 64 bytes at a time.
+template <int R, int P>
+TARGET static void meet(
+    const float* q, int64_t dim, const float* const* keys, const float* const* values, int64_t lines, int64_t pages, int64_t page,
+    float* scores) {
+  constexpr int NV = static_cast<int>(PAGE) / W;
+  V acc[R][P * NV];
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < P * NV; c++) acc[r][c] = zero();
+  const float *k[P], *next[P], *v[P];
+  for (int p = 0; p < P; p++) {
+    k[p] = keys[page + p];
+    next[p] = keys[page + P + p < pages ? page + P + p : page + p];
+    v[p] = values[page + p];
+  }
+  for (int64_t d = 0; d < dim; d++) {
+    V b[P * NV];
+    for (int p = 0; p < P; p++) {
+      for (int c = 0; c < NV; c++) b[p * NV + c] = load(k[p] + d * PAGE + c * W);
+      __builtin_prefetch(next[p] + d * PAGE);
+      if (d < lines) __builtin_prefetch(v[p] + d * PAGE, 0, 2);
+    }
+    for (int r = 0; r < R; r++) {
+      const V a = all(q[r * dim + d]);
+      for (int c = 0; c < P * NV; c++) acc[r][c] = mul_add(a, b[c], acc[r][c]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < P * NV; c++) store(scores + r * KEYS + page * PAGE + c * W, acc[r][c]);
+}
+
+template <int R>
+TARGET static void meet_all(
+    const float* q, int64_t dim, const float* const* keys, const float* const* values, int64_t lines, int64_t pages,
+    float* scores) {
+  constexpr int P = R == 1 ? 4 : R == 2 ? 2 : 1;
+  int64_t page = 0;
+  for (; page + P <= pages; page += P) meet<R, P>(q, dim, keys, values, lines, pages, page, scores);
+  for (; page < pages; page++) meet<R, 1>(q, dim, keys, values, lines, pages, page, scores);
+}
+
+// C vectors of the values of `count` keys, weighed: sums[r] = sums[r] * factors[r] + sum of weights[r][key] * value. With
+// part > 0 it is the first `part` floats of one vector.
+template <int R, int C>
+TARGET static void weigh(
+    const float* weights, const float* factors, const float* const* values, int64_t count, int64_t dim, int64_t at, int part,
+    float* sums) {
+  V acc[R][C];
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < C; c++) {
+      const float* from = sums + r * dim + at + c * W;
+      acc[r][c] = mul(part ? load_part(from, part) : load(from), all(factors[r]));
+    }
+  for (int64_t key = 0; key < count; key++) {
+    const float* v = values[key / PAGE] + key % PAGE * dim + at;
+    V b[C];
+    for (int c = 0; c < C; c++) b[c] = part ? load_part(v, part) : load(v + c * W);
+    for (int r = 0; r < R; r++) {
+      const V a = all(weights[r * KEYS + key]);
+      for (int c = 0; c < C; c++) acc[r][c] = mul_add(a, b[c], acc[r][c]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < C; c++) {
+      float* to = sums + r * dim + at + c * W;
+      if (part) store_part(to, acc[r][c], part); else store(to, acc[r][c]);
+    }
+}
+
+template <int R>
+TARGET static void weigh_all(
+    const float* weights, const float* factors, const float* const* values, int64_t count, int64_t dim, float* sums) {
+  constexpr int C = R == 1 ? 8 : R <= 3 ? 4 : 2;
+  int64_t at = 0;
+  for (; at + C * W <= dim; at += C * W) weigh<R, C>(weights, factors, values, count, dim, at, 0, sums);
+  for (; at + W <= dim; at += W) weigh<R, 1>(weights, factors, values, count, dim, at, 0, sums);
+  if (at < dim) weigh<R, 1>(weights, factors, values, count, dim, at, static_cast<int>(dim - at), sums);
+}
+
+// Scores of one row [KEYS], of which [low, high) are seen -> weights e^(score - peak) in their place, and 0 elsewhere up to
+// `count`. Returns what the sums so far must be multiplied with; peak and total are of all tiles so far.
+TARGET static float soften(float* scores, int64_t low, int64_t high, int64_t count, float softcap, float* peak, float* total) {
+  if (low >= high) {
+    std::memset(scores, 0, static_cast<size_t>(count) * sizeof(float));
+    return 1;
+  }
+  for (int64_t i = 0; i < low; i++) scores[i] = -INFINITY;
+  for (int64_t i = high; i < count; i++) scores[i] = -INFINITY;
+  V most = all(-INFINITY);
+  for (int64_t i = 0; i < count; i += W) {
+    V v = load(scores + i);
+    if (softcap > 0) {
+      // What is hidden stays so: the cap of -inf would be a score.
+      for (int j = 0; j < W; j++)
+        if (i + j < low || i + j >= high) scores[i + j] = -INFINITY;
+      float some[W];
+      store(some, mul(all(softcap), tanh(div(v, all(softcap)))));
+      for (int j = 0; j < W; j++)
+        if (scores[i + j] != -INFINITY) scores[i + j] = some[j];
+      v = load(scores + i);
+    }
+    most = greater(most, v);
+  }
+  const float top = largest(most) > *peak ? largest(most) : *peak;
+  // -inf where nothing was seen so far: e^-inf, which is 0, takes away what is 0 already.
+  float factor[W];
+  store(factor, exp(all(*peak - top)));
+  V sums = zero();
+  for (int64_t i = 0; i < count; i += W) {
+    const V w = exp(sub(load(scores + i), all(top)));
+    store(scores + i, w);
+    sums = add(sums, w);
+  }
+  *peak = top;
+  *total = *total * factor[0] + sum(sums);
+  return factor[0];
+}
+
+// R queries of one head [R][dim] (scaled), rows `row[r]` of the step, over the places [begin, end) of their sequence, which
+// begin at a tile -> for each its peak, its total and the weighed sum of values [R][v_dim].
+template <int R>
+TARGET static void segment_of(
+    const AttentionLayer& layer, const AttentionStep& step, const int64_t* pages, int64_t kv_head, const int64_t* row,
+    const float* q, int64_t begin, int64_t end, float* peaks, float* totals, float* sums) {
+  for (int r = 0; r < R; r++) peaks[r] = -INFINITY, totals[r] = 0;
+  std::memset(sums, 0, static_cast<size_t>(R * layer.v_dim) * sizeof(float));
+  float softcap;
+  const int32_t bits = static_cast<int32_t>(layer.softcap);
+  std::memcpy(&softcap, &bits, sizeof softcap);
+  alignas(64) float scores[R * KEYS];
+  for (int64_t at = begin; at < end; at += KEYS) {
+    const int64_t keys = end - at < KEYS ? end - at : KEYS, count = (keys + PAGE - 1) / PAGE;
+    const float *k[KEYS / PAGE], *v[KEYS / PAGE];
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t page = pages[at / PAGE + i] * layer.kv_heads + kv_head;
+      k[i] = layer.keys + page * layer.head_dim * PAGE;
+      v[i] = layer.values + page * layer.v_dim * PAGE;
+    }
+    meet_all<R>(q, layer.head_dim, k, v, layer.v_dim, count, scores);
+    float factors[R];
+    for (int r = 0; r < R; r++) {
+      const int64_t low = step.first[row[r]] - at, high = step.last[row[r]] + 1 - at;
+      float* mine = scores + r * KEYS;
+      if (step.unseen_begins)
+        for (int64_t i = step.unseen_begins[row[r]]; i < step.unseen_begins[row[r] + 1]; i++) {
+          const int64_t place = step.unseen[i] - at;
+          if (place >= 0 && place < count * PAGE) mine[place] = -INFINITY;
+        }
+      factors[r] = soften(mine, low < 0 ? 0 : low, high < keys ? high : keys, count * PAGE, softcap, &peaks[r], &totals[r]);
+    }
+    weigh_all<R>(scores, factors, v, keys, layer.v_dim, sums);
+  }
+}
+
+using Segment = void (*)(const AttentionLayer&, const AttentionStep&, const int64_t*, int64_t, const int64_t*, const float*,
+                         int64_t, int64_t, float*, float*, float*);
+
+TARGET static Segment segment_for(int rows) {
+  static const Segment by_rows[] = {segment_of<1>, segment_of<2>, segment_of<3>, segment_of<4>, segment_of<5>, segment_of<6>};
+  return by_rows[rows - 1];
+}
+
+// One row's next segment onto those before it: sums [v_dim].
+TARGET static void merge(float* peak, float* total, float* sums, float more_peak, float more_total, const float* more, int64_t dim) {
+  if (more_total == 0) return;
+  if (*total == 0) {
+    *peak = more_peak, *total = more_total;
+    std::memcpy(sums, more, static_cast<size_t>(dim) * sizeof(float));
+    return;
+  }
+  const float top = *peak > more_peak ? *peak : more_peak;
+  float a[W], b[W];
+  store(a, exp(all(*peak - top)));
+  store(b, exp(all(more_peak - top)));
+  for (int64_t i = 0; i < dim; i += W) {
+    const int64_t n = dim - i;
+    store_some(sums + i, mul_add(load_some(more + i, n), all(b[0]), mul(load_some(sums + i, n), all(a[0]))), n);
+  }
+  *peak = top, *total = *total * a[0] + more_total * b[0];
+}
+
+TARGET static void divide(const float* sums, float total, int64_t dim, float* out) {
+  for (int64_t i = 0; i < dim; i += W) {
+    const int64_t n = dim - i;
+    store_some(out + i, div(load_some(sums + i, n), all(total)), n);
+  }
+}
+
+TARGET static void query(
+    const AttentionLayer& layer, const Turned& t, Heads q, int64_t row, int64_t head, float* y) {
+  turned(q.x + row * q.stride + head * layer.head_dim, layer.head_dim, t, row, t.q_norm, t.q_eps, y);
+  float scale;
+  const int32_t bits = static_cast<int32_t>(layer.scale);
+  std::memcpy(&scale, &bits, sizeof scale);
+  for (int64_t i = 0; i < layer.head_dim; i += W) {
+    const int64_t n = layer.head_dim - i;
+    store_some(y + i, mul(load_some(y + i, n), all(scale)), n);
+  }
+}
+
+}  // namespace ISA
+}  // namespace quire

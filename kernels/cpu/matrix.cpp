@@ -1,0 +1,201 @@
+#include "matrix.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "pool.h"
+#include "room.h"
+#include "tile.h"
+
+#define BODY "matrix_body.h"
+#include "each_isa.h"
+
+namespace quire {
+
+namespace {
+
+constexpr int64_t BLOCK_TILES = 24;  // tiles whose inputs of a block stay in the second cache
+constexpr int64_t BLOCK_PANELS = 8;  // that are gone over with them, block by block
+constexpr int64_t FEW_TILES = 8;     // up to which a panel is taken to its end before the next: one stream from memory
+constexpr int64_t FLOATS = 256, WHOLES = 512;  // inputs of a block: of a panel, 16 KB of floats, 8 KB of int8
+constexpr int64_t UNITS = 8;         // of a thread, about, so that a slow one holds up the others little
+constexpr int64_t UNIT_BYTES = 1 << 15;  // of a matrix in a unit, at least
+
+int64_t div_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// The rows of a product by tiles, as even as can be, and where in the scratch each lies: block by block of the inputs, the
+// tiles of a block side by side (a tile whole would put the same block of all tiles into the same sets of a cache).
+struct Tiles {
+  Tiles(const Matrix& m, int64_t rows)
+      : count(div_up(rows, TILE)), rows(rows), whole(whole_numbers(m.format)), padded(padded_inputs(m)),
+        groups(whole ? groups_of(m) : 0), block(whole ? WHOLES : FLOATS), blocks(div_up(padded, block)) {}
+  int64_t begin(int64_t tile) const { return tile * (rows / count) + std::min(tile, rows % count); }
+  int height(int64_t tile) const { return static_cast<int>(begin(tile + 1) - begin(tile)); }
+  int64_t size(int64_t b) const { return std::min(block, padded - b * block); }
+  int64_t packed(int64_t inputs) const { return whole ? inputs / 2 : inputs; }  // two whole numbers in 32 bits
+
+  // Offsets in 32 bits: the inputs, then the sums of groups, then the unit that each row's whole numbers count in.
+  int64_t inputs_at(int64_t tile, int64_t b) const { return packed(b * block) * rows + begin(tile) * packed(size(b)); }
+  int64_t sums_at(int64_t tile) const { return packed(padded) * rows + begin(tile) * groups; }
+  int64_t units_at(int64_t tile) const { return (packed(padded) + groups) * rows + begin(tile); }
+  int64_t total() const { return (packed(padded) + groups + 1) * rows; }
+
+  int64_t count, rows;
+  bool whole;
+  int64_t padded, groups, block, blocks;
+};
+
+template <class T>
+void pack_panel(T* to, const T* rows, int64_t stride, int64_t inputs, int64_t lanes, int64_t step) {
+  for (int64_t lane = 0; lane < lanes; lane++)
+    for (int64_t k = 0; k < inputs; k++) to[k / step * step * LANES + lane * step + k % step] = rows[lane * stride + k];
+}
+
+void pack_panel_i4(uint16_t* to, const uint8_t* rows, int64_t stride, int64_t inputs, int64_t lanes) {
+  for (int64_t lane = 0; lane < lanes; lane++)
+    for (int64_t k = 0; k < inputs; k++)
+      to[k / 8 * 2 * LANES + 2 * lane + k % 2] |=
+          static_cast<uint16_t>((rows[lane * stride + k] & 15) << (k % 8 / 2 * 4));
+}
+
+}  // namespace
+
+void pack(const Matrix& m, void* panels, const void* rows, int64_t stride, int64_t first, int64_t count) {
+  const int64_t bytes = panel_bytes(m);
+  pool.each(div_up(count, LANES), [&](int64_t panel) {
+    char* to = static_cast<char*>(panels) + (first / LANES + panel) * bytes;
+    std::memset(to, 0, static_cast<size_t>(bytes));
+    const int64_t row = panel * LANES, lanes = std::min(LANES, count - row);
+    switch (m.format) {
+      case Format::f32:
+        pack_panel(reinterpret_cast<float*>(to), static_cast<const float*>(rows) + row * stride, stride, m.inputs, lanes, 1);
+        break;
+      case Format::i8:
+        pack_panel(
+            reinterpret_cast<int8_t*>(to), static_cast<const int8_t*>(rows) + row * stride, stride, m.inputs, lanes, 2);
+        break;
+      case Format::i4:
+        pack_panel_i4(
+            reinterpret_cast<uint16_t*>(to), static_cast<const uint8_t*>(rows) + row * stride, stride, m.inputs, lanes);
+        break;
+      default:
+        pack_panel(
+            reinterpret_cast<uint16_t*>(to), static_cast<const uint16_t*>(rows) + row * stride, stride, m.inputs, lanes, 1);
+    }
+  });
+}
+
+namespace {
+
+// One product: what its units share.
+struct Product {
+  const Matrix& m;
+  const Inputs& in;
+  float* y;
+  int64_t y_stride;
+  const float* add;
+  int64_t add_stride;
+
+  Tiles tiles;
+  float* scratch;
+  Kernel (*kernel_of)(Format, int, bool);
+  decltype(plain::finish)* finish;
+
+  // A tile with `two` panels or one, over block b.
+  void step(int64_t tile, int64_t panel, bool two, int64_t b, float* to, int64_t to_stride) const {
+    const int64_t from = b * tiles.block, rows = tiles.height(tile), size = panel_bytes(m);
+    Tile t;
+    t.x = scratch + tiles.inputs_at(tile, b);
+    t.w = static_cast<const char*>(m.panels) + panel * size + from * size / tiles.padded;
+    t.panel = size;
+    t.count = tiles.size(b);
+    t.y = to;
+    t.y_stride = to_stride;
+    t.first = b == 0;
+    if (tiles.whole) {
+      const int64_t at = (panel * tiles.groups + from / m.group) * LANES;
+      t.group = m.group;
+      t.scale = m.scale + at;
+      t.low = m.low ? m.low + at : nullptr;
+      t.scales = tiles.groups * LANES;
+      t.sums = reinterpret_cast<const int32_t*>(scratch) + tiles.sums_at(tile) + from / m.group * rows;
+    }
+    kernel_of(m.format, static_cast<int>(rows), two)(t);
+  }
+
+  void finish_at(int64_t tile, int64_t output, int64_t count, float* to, int64_t to_stride) const {
+    const float* times = tiles.whole ? scratch + tiles.units_at(tile) : nullptr;
+    const float* more = add ? add + tiles.begin(tile) * add_stride + output : nullptr;
+    finish(to, to_stride, tiles.height(tile), count, times, m.bias ? m.bias + output : nullptr, more, add_stride);
+  }
+
+  float* at(int64_t tile, int64_t panel) const { return y + tiles.begin(tile) * y_stride + panel * LANES; }
+
+  // Panels [first, last) for the tiles [low, high).
+  void unit(int64_t first, int64_t last, int64_t low, int64_t high) const {
+    const int64_t full = std::min(last, m.outputs / LANES);
+    if (high - low <= FEW_TILES) {
+      const bool pairs = high - low == 1 && tiles.height(low) <= 3;
+      for (int64_t panel = first; panel < full;) {
+        const bool two = pairs && panel + 1 < full;
+        for (int64_t b = 0; b < tiles.blocks; b++)
+          for (int64_t tile = low; tile < high; tile++) step(tile, panel, two, b, at(tile, panel), y_stride);
+        for (int64_t tile = low; tile < high; tile++)
+          finish_at(tile, panel * LANES, two ? 2 * LANES : LANES, at(tile, panel), y_stride);
+        panel += two ? 2 : 1;
+      }
+    } else {
+      for (int64_t b = 0; b < tiles.blocks; b++)
+        for (int64_t panel = first; panel < full; panel++)
+          for (int64_t tile = low; tile < high; tile++) step(tile, panel, false, b, at(tile, panel), y_stride);
+      for (int64_t tile = low; tile < high; tile++)
+        if (first < full) finish_at(tile, first * LANES, (full - first) * LANES, at(tile, first), y_stride);
+    }
+    if (full == last) return;
+    // The last panel has fewer outputs than lanes: it is computed aside.
+    const int64_t output = full * LANES, count = m.outputs - output;
+    float aside[TILE * LANES];
+    for (int64_t tile = low; tile < high; tile++) {
+      for (int64_t b = 0; b < tiles.blocks; b++) step(tile, full, false, b, aside, LANES);
+      finish_at(tile, output, count, aside, LANES);
+      for (int r = 0; r < tiles.height(tile); r++)
+        std::memcpy(at(tile, full) + r * y_stride, aside + r * LANES, static_cast<size_t>(count) * sizeof(float));
+    }
+  }
+};
+
+}  // namespace
+
+void product(Isa isa, const Matrix& m, const Inputs& in, float* y, int64_t y_stride, const float* add, int64_t add_stride) {
+  (void)isa;
+  if (!in.count) return;
+  const auto lay_floats = PICK(isa, lay_floats);
+  const auto lay_wholes = PICK(isa, lay_wholes);
+  const Tiles tiles(m, in.count);
+  float* const scratch = room<0>(tiles.total());
+  pool.each(tiles.count, [&](int64_t tile) {
+    const Layout to{tiles.begin(tile), tiles.height(tile), tiles.padded, tiles.block, in.count, m.group, scratch,
+                    reinterpret_cast<int32_t*>(scratch) + tiles.sums_at(tile), scratch + tiles.units_at(tile)};
+    (tiles.whole ? lay_wholes : lay_floats)(in, to, room<1>(2 * tiles.padded));
+  });
+
+  const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, PICK(isa, kernel_of), PICK(isa, finish)};
+  const int64_t panels = panels_of(m);
+  const int64_t parts = div_up(tiles.count, BLOCK_TILES);  // of the rows
+  int64_t chunk = std::max(panels * parts / (UNITS * pool.threads()), div_up(UNIT_BYTES, panel_bytes(m)));
+  if (tiles.count > FEW_TILES) chunk = std::min(chunk, BLOCK_PANELS);
+  chunk = div_up(std::max<int64_t>(chunk, 1), 2) * 2;  // in pairs
+  const int64_t chunks = div_up(panels, chunk);
+  pool.each(parts * chunks, [&](int64_t unit) {
+    const int64_t low = unit / chunks * BLOCK_TILES, first = unit % chunks * chunk;
+    p.unit(first, std::min(first + chunk, panels), low, std::min(low + BLOCK_TILES, tiles.count));
+  });
+}
+
+void weights_of(Isa isa, const Matrix& m, const int64_t* index, int64_t count, float* y, int64_t y_stride) {
+  (void)isa;
+  const auto row = PICK(isa, weights_row);
+  for (int64_t i = 0; i < count; i++) row(m, index[i], y + i * y_stride);
+}
+
+}  // namespace quire

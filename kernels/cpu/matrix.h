@@ -1,0 +1,58 @@
+// Products of rows with a matrix that was packed once: y = x W^T.
+//
+// A packed matrix lies in panels of LANES outputs, each [inputs / step][LANES * step] of its format, padded with zeros to
+// whole panels and whole groups: one row or hundreds read it front to back. The sum of an output goes over the inputs in
+// order, block by block, whatever the rows beside it, so the bits of a row are its own.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+#include "rows.h"
+
+namespace quire {
+
+constexpr int64_t LANES = 16;
+
+enum class Format : int64_t { f32, bf16, f16, i8, i4 };
+
+struct Matrix {  // of int64 and addresses: kernels/matrix.py makes them
+  Format format;
+  int64_t outputs, inputs;
+  int64_t group;       // inputs that share a scale, of i8 and i4
+  const void* panels;
+  const float* scale;  // [panels][groups][LANES], of i8 and i4
+  const float* low;    // the same or null
+  const float* bias;   // [outputs] or null
+};
+static_assert(sizeof(Matrix) == 64, "the tables are of int64");
+
+inline int64_t panels_of(const Matrix& m) { return (m.outputs + LANES - 1) / LANES; }
+inline bool whole_numbers(Format format) { return format == Format::i8 || format == Format::i4; }
+// Inputs with what fills up the last group.
+inline int64_t padded_inputs(const Matrix& m) {
+  return whole_numbers(m.format) ? (m.inputs + m.group - 1) / m.group * m.group : m.inputs;
+}
+inline int64_t groups_of(const Matrix& m) { return padded_inputs(m) / m.group; }
+// Bytes of one panel.
+inline int64_t panel_bytes(const Matrix& m) {
+  const int64_t elements = LANES * padded_inputs(m);
+  switch (m.format) {
+    case Format::f32: return elements * 4;
+    case Format::i8: return elements;
+    case Format::i4: return elements / 2;
+    default: return elements * 2;
+  }
+}
+
+// Outputs [first, first + count) of the panels, from rows of what they are made of: float32 as float, bf16 and f16 as they
+// are, i8 and i4 as one byte each. `first` is a multiple of LANES; so is count, or they are the last.
+void pack(const Matrix&, void* panels, const void* rows, int64_t stride, int64_t first, int64_t count);
+
+// y[r][0 : outputs] = W x[r] + bias + add[r]; add may be null. Uses the pool.
+void product(Isa, const Matrix&, const Inputs& x, float* y, int64_t y_stride, const float* add, int64_t add_stride);
+
+// y[i][0 : inputs] = the row `index[i]` of W. Uses no pool.
+void weights_of(Isa, const Matrix&, const int64_t* index, int64_t count, float* y, int64_t y_stride);
+
+}  // namespace quire

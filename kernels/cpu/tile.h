@@ -1,0 +1,41 @@
+// What one call of a product's kernel computes: a tile of rows with one panel or two, over a block of inputs.
+#pragma once
+
+#include <cstdint>
+
+namespace quire {
+
+constexpr int TILE = 6;  // rows that share the reads of a panel, at most
+
+// R rows and P panels. y: of the first row and the panels' first output.
+struct Tile {
+  const void* x;  // [block / step][R]
+  const char* w;  // of the first panel, at this block
+  int64_t panel;  // bytes from one panel to the next
+  int64_t count;  // inputs of this block
+  float* y;       // R rows of LANES * P
+  int64_t y_stride;
+  bool first;     // of the blocks: y is not read
+  // Of whole numbers:
+  int64_t group;
+  const float *scale, *low;  // of the first panel, at this block: [groups][LANES]
+  int64_t scales;            // floats from one panel to the next
+  const int32_t* sums;       // [groups][R] of the inputs, at this block
+};
+
+// Where the inputs of a tile go: rows [first, first + rows) of `all`. What is [k][R] in 32 bits (k: an input, or a pair of
+// whole numbers) lies by blocks of inputs, in each the tiles one after the other.
+struct Layout {
+  int64_t first;
+  int rows;
+  int64_t padded, block, all, group;
+  void* x;
+  int32_t* sums;
+  float* units;
+  // For element k of a block that has `count`: begin is that of the block, all in 32 bits.
+  int64_t at(int64_t begin, int64_t count) const { return begin * all + first * count; }
+};
+
+using Kernel = void (*)(const Tile&);
+
+}  // namespace quire

@@ -1,0 +1,143 @@
+"""A matrix as the C++ products read it: panels of 16 outputs, packed once, good for one row and for a thousand.
+
+Its form and the order of its sums are described in cpu/matrix.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import native
+from .before import AS_IT_IS, Numbers
+from .quantized import MIDDLE, Quantized, join, quantize
+
+LANES = 16
+FORMATS = (torch.float32, torch.bfloat16, torch.float16, 8, 4)  # kind of weight, or its bits; Format of cpu/matrix.h
+BITS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: 16, 8: 8, 4: 4}
+ROWS = 1024  # of a matrix that are quantized at once
+
+
+class Matrix:
+    """Packed weights [out, in] and a bias [out] or None; owns both. `kind`: one of FORMATS."""
+
+    __slots__ = ("_held", "_table", "address", "bytes", "inputs", "kind", "outputs")
+
+    def __init__(self, kind: torch.dtype | int, outputs: int, inputs: int, group: int = 0, *, lows: bool = False):
+        """One that is still to be filled."""
+        self.kind, self.outputs, self.inputs = kind, outputs, inputs
+        whole = isinstance(kind, int)
+        panels = -(-outputs // LANES)
+        groups = -(-inputs // group) if whole else 0
+        padded = groups * group if whole else inputs
+        size = panels * LANES * padded * BITS[kind] // 8
+        self._held: dict[str, Tensor] = {"panels": torch.empty(size, dtype=torch.uint8)}
+        for name in ("scale", *(("low",) if lows else ())) if whole else ():
+            self._held[name] = torch.zeros(panels, groups, LANES)
+        self.bytes = sum(held.nbytes for held in self._held.values())
+        numbers = [FORMATS.index(kind), outputs, inputs, group, *map(self._address, ("panels", "scale", "low", "bias"))]
+        self._table = torch.tensor(numbers, dtype=torch.int64)
+        self.address = self._table.data_ptr()
+
+    def _address(self, name: str) -> int:
+        return self._held[name].data_ptr() if name in self._held else 0
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor | Quantized], bias: Tensor | None = None, bits: int | None = None) -> Matrix:
+        """The parts [.., in] side by side. bits: 8 or 4, to quantize what is floating point; part by part, so that no
+        second copy is ever whole."""
+        if len(parts) > 1 and any(len(part.shape) == 2 and part.shape[0] % LANES for part in parts[:-1]):
+            parts = [_together(parts)]
+        if any(isinstance(part, Quantized) for part in parts):
+            bits = bits or 8
+        kinds = {part.dtype for part in parts if isinstance(part, Tensor)}
+        outputs, inputs = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        if bits is None:
+            found = cls(kinds.pop() if len(kinds) == 1 else torch.float32, outputs, inputs)
+        elif all(isinstance(part, Quantized) for part in parts):
+            whole = join([part for part in parts if isinstance(part, Quantized)])
+            parts = [whole]
+            found = cls(whole.bits, outputs, inputs, whole.group, lows=whole.low is not None)
+        else:
+            found = cls(bits, outputs, inputs, group_of(inputs))
+        row = 0
+        for part in parts:
+            found._fill(row, part)
+            row += part.shape[0]
+        if bias is not None:
+            found._held["bias"] = bias = bias.float().contiguous()
+            found._table[7] = bias.data_ptr()
+        return found
+
+    def _fill(self, first: int, part: Tensor | Quantized) -> None:
+        """Outputs from `first` on."""
+        if isinstance(self.kind, torch.dtype):
+            weight = part.dense() if isinstance(part, Quantized) else part
+            self._pack(first, weight.to(self.kind))
+            return
+        group = int(self._table[3])
+        for at in range(0, part.shape[0], ROWS):
+            rows = slice(at, at + ROWS)
+            some = part.rows(rows) if isinstance(part, Quantized) else quantize(part[rows], self.kind, group)
+            self._pack(first + at, some.codes)
+            for name, values in (("scale", some.scale), ("low", some.low)):
+                if values is not None:
+                    self._lay(name, first + at, values)
+
+    def _pack(self, first: int, rows: Tensor) -> None:
+        rows = rows.contiguous()
+        native.kernels().pack(
+            self.address, self._address("panels"), rows.data_ptr(), rows.stride(0), first, rows.shape[0]
+        )
+
+    def _lay(self, name: str, first: int, values: Tensor) -> None:
+        """values [rows, groups] -> [panels, groups, LANES]."""
+        panels = -(-values.shape[0] // LANES)
+        values = torch.nn.functional.pad(values, (0, 0, 0, panels * LANES - values.shape[0]))
+        at = first // LANES
+        self._held[name][at : at + panels] = values.view(panels, LANES, -1).transpose(1, 2)
+
+    def product(self, x: Tensor, before: Numbers = AS_IT_IS, add: Tensor | None = None) -> Tensor:
+        """x float32 [rows, in] (with a gate [rows, 2 * in]) -> [rows, out], a new tensor: W x + bias + add."""
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        y = torch.empty(x.shape[0], self.outputs)
+        more = (0, 0) if add is None else (add.data_ptr(), add.stride(0))
+        native.kernels().product(
+            self.address, x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), self.outputs, *more, *before
+        )
+        return y
+
+    def rows(self, index: Tensor) -> Tensor:
+        """index int64 [n] -> those rows of the weights, float32 [n, in]."""
+        y = torch.empty(index.shape[0], self.inputs)
+        index = index.contiguous()
+        native.kernels().weights_of(self.address, index.data_ptr(), index.shape[0], y.data_ptr(), self.inputs)
+        return y
+
+    def dense(self) -> Tensor:
+        """All weights, float32 [out, in], a new tensor."""
+        return self.rows(torch.arange(self.outputs))
+
+
+def _together(parts: Sequence[Tensor | Quantized]) -> Tensor | Quantized:
+    """Parts that do not end where panels do."""
+    whole = [part for part in parts if isinstance(part, Quantized)]
+    if len(whole) == len(parts):
+        return join(whole)
+    return torch.cat([part.dense() if isinstance(part, Quantized) else part for part in parts])
+
+
+def group_of(inputs: int) -> int:
+    """Inputs that share a scale where quire chooses: 128, or fewer where that would fill up a matrix with nothing."""
+    return next((group for group in (128, 64, 32) if inputs % group == 0), 32)
+
+
+def known(kind: torch.dtype) -> bool:
+    """Whether weights of that kind are kept as they are; they are multiplied in float32."""
+    return kind in FORMATS
+
+
+assert MIDDLE[4] == 8, "cpu/matrix_body.h takes 8 off the codes of four bits"

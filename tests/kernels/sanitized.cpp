@@ -1,0 +1,129 @@
+// Runs the C++ kernels over random shapes, in memory of exactly their size, under the sanitizers: test_sanitized.py builds it.
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "attention.h"
+#include "matrix.h"
+#include "pool.h"
+#include "rows.h"
+
+using namespace quire;
+
+static std::mt19937 chance(1);
+static int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(chance); }
+
+// Not a vector: its spare room would hide a read behind the end.
+template <class T>
+static std::unique_ptr<T[]> some(int64_t count) {
+  std::unique_ptr<T[]> found(new T[static_cast<size_t>(count)]);
+  for (int64_t i = 0; i < count; i++) {
+    if constexpr (std::is_floating_point_v<T>) found[i] = static_cast<T>(between(-1000, 1000)) / 500;
+    else found[i] = static_cast<T>(between(0, 15));
+  }
+  return found;
+}
+
+static void check(bool right, const char* what) {
+  if (right) return;
+  std::fprintf(stderr, "%s\n", what);
+  std::exit(1);
+}
+
+static void a_product(Isa isa) {
+  Matrix m{};
+  m.format = static_cast<Format>(between(0, 4));
+  m.outputs = between(1, 70), m.inputs = between(1, 600), m.group = 16 << between(0, 5);
+  const int64_t elements = m.outputs * m.inputs;
+  const auto panels = some<char>(panels_of(m) * panel_bytes(m));
+  std::unique_ptr<float[]> scale, low, bias;
+  if (whole_numbers(m.format)) {
+    scale = some<float>(panels_of(m) * groups_of(m) * LANES);
+    if (between(0, 1)) low = some<float>(panels_of(m) * groups_of(m) * LANES);
+  }
+  if (between(0, 1)) bias = some<float>(m.outputs);
+  m.panels = panels.get(), m.scale = scale.get(), m.low = low.get(), m.bias = bias.get();
+  if (m.format == Format::f32) pack(m, panels.get(), some<float>(elements).get(), m.inputs, 0, m.outputs);
+  else if (whole_numbers(m.format)) pack(m, panels.get(), some<uint8_t>(elements).get(), m.inputs, 0, m.outputs);
+  else pack(m, panels.get(), some<uint16_t>(elements).get(), m.inputs, 0, m.outputs);
+
+  const int64_t rows = between(0, 40);
+  const Gate gate = static_cast<Gate>(between(0, 4));
+  const bool normed = gate == Gate::none && between(0, 1);
+  const int64_t width = gate == Gate::none ? m.inputs : 2 * m.inputs;
+  const auto x = some<float>(rows * width), norm = some<float>(m.inputs), more = some<float>(rows * m.outputs);
+  const Inputs in{x.get(), width, rows, m.inputs, normed ? norm.get() : nullptr, 1e-5f, gate};
+  const auto y = some<float>(rows * m.outputs), again = some<float>(m.outputs);
+  product(isa, m, in, y.get(), m.outputs, more.get(), m.outputs);
+  for (int64_t row = 0; row < rows; row++) {
+    const Inputs one{x.get() + row * width, width, 1, m.inputs, in.norm, in.eps, gate};
+    product(isa, m, one, again.get(), m.outputs, more.get() + row * m.outputs, m.outputs);
+    check(!std::memcmp(again.get(), y.get() + row * m.outputs, static_cast<size_t>(m.outputs) * sizeof(float)), "a row's bits");
+  }
+  const auto prepared = some<float>(rows * m.inputs);
+  prepare(isa, in, prepared.get(), m.inputs);
+  const int64_t index[] = {0, m.outputs - 1};
+  const auto weights = some<float>(2 * m.inputs);
+  weights_of(isa, m, index, 2, weights.get(), m.inputs);
+}
+
+static void an_attention(Isa isa) {
+  AttentionLayer layer{};
+  layer.kv_heads = between(1, 3), layer.heads = layer.kv_heads * between(1, 7);
+  layer.head_dim = between(1, 70), layer.v_dim = between(1, 70);
+  const float scale = 0.1f, cap = between(0, 1) ? 3.0f : 0.0f;
+  int32_t bits;
+  std::memcpy(&bits, &scale, sizeof bits);
+  layer.scale = bits;
+  std::memcpy(&bits, &cap, sizeof bits);
+  layer.softcap = bits;
+  std::vector<int64_t> begins{0}, tables{0}, pages, slots, first, last, unseen_begins{0}, unseen;
+  const int64_t sequences = between(1, 3);
+  int64_t next = 0;
+  for (int64_t s = 0; s < sequences; s++) {
+    const int64_t length = between(1, between(0, 3) ? 200 : 2500), rows = between(1, length < 30 ? length : 30);
+    const int64_t window = between(0, 1) ? between(1, length) : length;
+    for (int64_t i = 0; i < (length + PAGE - 1) / PAGE; i++) pages.push_back(next++);
+    for (int64_t place = length - rows; place < length; place++) {
+      slots.push_back(pages[static_cast<size_t>(tables.back() + place / PAGE)] * PAGE + place % PAGE);
+      last.push_back(place);
+      first.push_back(place - window + 1 > 0 ? place - window + 1 : 0);
+      if (place > first.back() && between(0, 3) == 0) unseen.push_back(between(first.back(), place - 1));
+      unseen_begins.push_back(static_cast<int64_t>(unseen.size()));
+    }
+    begins.push_back(static_cast<int64_t>(slots.size()));
+    tables.push_back(static_cast<int64_t>(pages.size()));
+  }
+  const int64_t rows = begins.back();
+  const auto keys = some<float>(next * layer.kv_heads * layer.head_dim * PAGE);
+  const auto values = some<float>(next * layer.kv_heads * layer.v_dim * PAGE);
+  layer.keys = keys.get(), layer.values = values.get();
+  const bool holes = between(0, 1);
+  const AttentionStep step{sequences,    rows,         begins.data(), tables.data(), pages.data(), slots.data(),
+                           first.data(), last.data(), holes ? unseen_begins.data() : nullptr, holes ? unseen.data() : nullptr};
+  const int64_t angles = between(0, layer.head_dim / 2);
+  const auto cos = some<float>(rows * angles), sin = some<float>(rows * angles);
+  const auto q_norm = some<float>(layer.head_dim), k_norm = some<float>(layer.head_dim);
+  const bool normed = between(0, 1);
+  const Turned turned{cos.get(), sin.get(), angles, normed ? q_norm.get() : nullptr, normed ? k_norm.get() : nullptr, 1e-5f, 1e-5f};
+  const auto q = some<float>(rows * layer.heads * layer.head_dim), k = some<float>(rows * layer.kv_heads * layer.head_dim);
+  const auto v = some<float>(rows * layer.kv_heads * layer.v_dim), out = some<float>(rows * layer.heads * layer.v_dim);
+  attention(isa, layer, step, turned, {q.get(), layer.heads * layer.head_dim}, {k.get(), layer.kv_heads * layer.head_dim},
+            {v.get(), layer.kv_heads * layer.v_dim}, out.get());
+  for (int64_t i = 0; i < rows * layer.heads * layer.v_dim; i++) check(out[i] == out[i], "an output is no number");
+}
+
+int main() {
+  for (int threads : {1, 3}) {
+    pool.resize(threads);
+    for (Isa isa : all_isas) {
+      if (!has(isa)) continue;
+      for (int i = 0; i < 60; i++) a_product(isa);
+      for (int i = 0; i < 60; i++) an_attention(isa);
+    }
+  }
+  pool.resize(1);
+  std::puts("sound");
+}
