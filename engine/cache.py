@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..kernels.attention import Scratch
@@ -37,7 +38,7 @@ class KVCache:
         self.num_blocks = num_blocks
         self.zero_page = num_blocks
         self.scratch = Scratch()
-        self.tables: list[torch.Tensor] | None = None
+        self.tables: np.ndarray | None = None
         self._keys_across = keys_across
 
         def pages(spec: LayerSpec, *page: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from ..kernels import native
 from ..kernels.ops import Rows
+from ..kernels.vocabulary import greatest
 from .attention import Attend, choose_backend
 from .batch import Batch, slot
 from .cache import bytes_per_token, free_memory, pool_blocks
@@ -68,6 +69,9 @@ class Runner:
             context=config.max_model_len,
             progress=progress,
         )
+        if not self.model.in_torch and native.serves(self.model.dtype, self.device):
+            # Two pools of threads would wait for each other's cores, spinning; and torch has little left to do.
+            torch.set_num_threads(1)
         self._backend = choose_backend(config.attention, self.model.dtype, self.device)
         self._architecture = _architecture(folder)
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
@@ -287,7 +291,7 @@ def _put(outcomes: list[Outcome], at: int, one: Outcome) -> None:
 
 def finite_rows(logits: torch.Tensor) -> list[bool]:
     """Which rows can be sampled from: no NaN, no +inf, not all -inf (single tokens may be ruled out by -inf)."""
-    return torch.isfinite(logits.amax(-1)).tolist()
+    return torch.isfinite(greatest(logits)[0]).tolist()
 
 
 def longest_wanted(config: EngineConfig, max_position: int) -> int:

@@ -61,7 +61,7 @@ class Matrix:
             parts = [whole]
             found = cls(whole.bits, outputs, inputs, whole.group, lows=whole.low is not None)
         else:
-            found = cls(bits, outputs, inputs, group_of(inputs))
+            found = cls(bits, outputs, inputs, group_of(inputs, bits))
         row = 0
         for part in parts:
             found._fill(row, part)
@@ -130,9 +130,10 @@ def _together(parts: Sequence[Tensor | Quantized]) -> Tensor | Quantized:
     return torch.cat([part.dense() if isinstance(part, Quantized) else part for part in parts])
 
 
-def group_of(inputs: int) -> int:
-    """Inputs that share a scale where quire chooses: 128, or fewer where that would fill up a matrix with nothing."""
-    return next((group for group in (128, 64, 32) if inputs % group == 0), 32)
+def group_of(inputs: int, bits: int) -> int:
+    """Inputs that share a scale where quire chooses: 128 of 8 bits, 64 of 4, or fewer where that would fill up a matrix
+    with nothing."""
+    return next((group for group in (128, 64, 32) if inputs % group == 0 and group <= 16 * bits), 32)
 
 
 def known(kind: torch.dtype) -> bool:

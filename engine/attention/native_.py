@@ -15,7 +15,7 @@ import torch
 from ...kernels import native
 from ..batch import Batch
 from ..cache import KVCache
-from . import AS_THEY_ARE, Attend, LayerSpec, Turn
+from . import AS_THEY_ARE, LayerSpec, Turn
 
 
 def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
@@ -23,23 +23,36 @@ def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: 
     return KVCache(layers, num_blocks, dtype, device, keys_across=True)
 
 
-def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Attend:
+def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Planned:
     """Plan one step: all that depends on the batch alone is done here, once, not in each layer."""
-    windows = {spec.window for spec in layers}
-    steps = {window: _Step(batch, window) for window in windows}
-    tables = _tables(layers, cache)
+    return Planned(batch, layers, cache)
 
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = AS_THEY_ARE) -> torch.Tensor:
-        spec, step = layers[layer], steps[layers[layer].window]
+
+class Planned:
+    """The `Attend` of one step. attentions, steps: int64, of each layer the address of its AttentionLayer and of its
+    AttentionStep, for a caller in C++ (`decoder`)."""
+
+    __slots__ = ("_held", "_layers", "_places", "attentions", "steps")
+
+    def __init__(self, batch: Batch, layers: list[LayerSpec], cache: KVCache):
+        by_window = {window: _Step(batch, window) for window in {spec.window for spec in layers}}
+        self._layers = layers
+        self._held = by_window
+        self._places = [by_window[spec.window].places for spec in layers]
+        self.attentions = _tables(layers, cache)
+        self.steps = np.array([by_window[spec.window].address for spec in layers], dtype=np.int64)
+
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = AS_THEY_ARE
+    ) -> torch.Tensor:
+        spec = self._layers[layer]
         q, k, v = (x if _side_by_side(x) else x.contiguous() for x in (q, k, v))
         out = torch.empty(q.shape[0], spec.heads, spec.v_head_dim or spec.head_dim)
         native.kernels().attention(
-            tables[layer].data_ptr(), step.address, *turn.numbers, q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0),
-            v.data_ptr(), v.stride(0), out.data_ptr(), step.places,
+            int(self.attentions[layer]), int(self.steps[layer]), *turn.numbers, q.data_ptr(), q.stride(0), k.data_ptr(),
+            k.stride(0), v.data_ptr(), v.stride(0), out.data_ptr(), self._places[layer],
         )  # fmt: skip
         return out
-
-    return attend
 
 
 def _side_by_side(x: torch.Tensor) -> bool:
@@ -47,17 +60,17 @@ def _side_by_side(x: torch.Tensor) -> bool:
     return x.stride(2) == 1 and x.stride(1) == x.shape[2]
 
 
-def _tables(layers: list[LayerSpec], cache: KVCache) -> list[torch.Tensor]:
-    """AttentionLayer of each layer."""
+def _tables(layers: list[LayerSpec], cache: KVCache) -> np.ndarray:
+    """int64 [layers], the address of each one's AttentionLayer."""
     if cache.tables is None:
-        cache.tables = [
-            torch.tensor([
+        cache.tables = np.array([
+            [
                 spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim,
                 _bits(spec.scale), _bits(spec.softcap or 0.0), k.data_ptr(), v.data_ptr(),
-            ])
+            ]
             for spec, k, v in zip(layers, cache.k, cache.v, strict=True)
-        ]  # fmt: skip
-    return cache.tables
+        ], dtype=np.int64)  # fmt: skip
+    return cache.tables.ctypes.data + cache.tables.strides[0] * np.arange(len(layers))
 
 
 def _bits(x: float) -> int:

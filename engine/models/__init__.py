@@ -30,6 +30,7 @@ class CausalLM(Protocol):
     max_position: int  # tokens
     width: int  # of the hidden states that `logits` takes
     dtype: torch.dtype
+    in_torch: bool  # whether most of its arithmetic is torch's, also where the C++ kernels serve
     weight_bytes: int  # of the parameters, set by load_model
     kinds: str  # that products hold their weights in, set by load_model
     device: torch.device

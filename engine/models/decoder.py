@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from ...kernels import ops
+from ...kernels import native, ops
 from ...kernels.lora import Rows
 from ..attention import Attend, LayerSpec, Turn
+from ..attention.native_ import Planned
 from ..weights import Weights
 from .config import Fields
 from .rope import make_rope
@@ -84,6 +86,8 @@ class Layer:
 class Decoder:
     """A CausalLM. Takes every tensor from `weights`; `context` is the number of tokens that will be served."""
 
+    in_torch = False
+
     def __init__(self, shape: Shape, weights: Weights, context: int | None):
         s = self.shape = shape
         self.dtype, self.device = weights.dtype, weights.device
@@ -105,6 +109,7 @@ class Decoder:
         self.gate = ops.Gate(s.activation)
         self.head = weights.tied_head(self.embedding) if s.tied else weights.linear(["lm_head"], s.width, [s.vocab])
         self.places = weights.places
+        self._program: np.ndarray | None = None
 
     def _layer(self, weights: Weights, at: str) -> Layer:
         s = self.shape
@@ -135,6 +140,17 @@ class Decoder:
         s = self.shape
         cos, sin = self.rope.angles(positions, self.dtype)
         x = self.embedding(tokens, rows)
+        if (
+            isinstance(attend, Planned)
+            and rows is None
+            and taps is None
+            and (program := self._in_one_call()) is not None
+        ):
+            native.kernels().decoder(
+                program.ctypes.data, len(program), attend.attentions.ctypes.data, attend.steps.ctypes.data,
+                cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width,
+            )  # fmt: skip
+            return self.norm(x)
         for i, layer in enumerate(self.blocks):
             if taps is not None and i in taps:
                 taps[i] = x
@@ -144,6 +160,22 @@ class Decoder:
             x = layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows, add=x)
             x = layer.down(layer.gate_up(x, rows, before=layer.mlp_norm), rows, before=self.gate, add=x)
         return self.norm(x)
+
+    def _in_one_call(self) -> np.ndarray | None:
+        """int64 [layers, 13], the DecoderLayer of each (kernels/cpu/decoder.h); None where a product is not native. The
+        loop of `forward` is the same to the bit, and knows of adapters and taps."""
+        if self._program is None:
+            lines = []
+            for layer in self.blocks:
+                matrices = [p.matrix for p in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+                norms = (layer.norm, layer.mlp_norm, layer.q_norm, layer.k_norm)
+                lines.append([
+                    *(number for norm in norms for number in ((0, 0) if norm is None else norm.numbers[:2])),
+                    *(0 if matrix is None else matrix.address for matrix in matrices),
+                    self.gate.numbers[2],
+                ])  # fmt: skip
+            self._program = np.array(lines, dtype=np.int64)
+        return self._program if self._program[:, 8:12].all() else None
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""

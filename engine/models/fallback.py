@@ -66,6 +66,8 @@ class Hook:
 class Fallback:
     """A CausalLM made of a transformers model."""
 
+    in_torch = True
+
     def __init__(self, model: nn.Module, hook: Hook, name: str, weight_bytes: int):
         config: Any = model.config
         self._lm = model

@@ -69,6 +69,8 @@ class Layer:
 class Model:
     """A CausalLM."""
 
+    in_torch = False
+
     def __init__(self, shape: Shape, weights: Weights, context: int | None):
         s = self.shape = shape
         self.dtype, self.device = weights.dtype, weights.device

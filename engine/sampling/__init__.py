@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...kernels.vocabulary import greatest
 from ..messages import SamplingParams, TokenLogprob
 from ..plan import Outcome, Slice
 from . import bans, mirostat, penalties, truncation
@@ -153,7 +154,7 @@ class Sampler:
 
     def _choose(self, logits: torch.Tensor, seqs: list[Row]) -> list[int]:
         """A token a row; -1 where no token is left."""
-        best, tokens_ = logits.max(-1)
+        best, tokens_ = greatest(logits)
         tokens: list[int] = tokens_.tolist()
         for i in (best == float("-inf")).nonzero()[:, 0].tolist():
             tokens[i] = -1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ...kernels.bitmask import apply_bitmask
+from ...kernels.vocabulary import apply_bitmask, log_sum_exp
 from .memory import Memory
 from .rows import Row
 
@@ -21,9 +21,9 @@ def grammar(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
         return
     masks = torch.stack([seq.mask for seq in seqs if seq.mask is not None]).to(logits.device)
     part = logits[rows]
-    before = part.logsumexp(-1)
+    before = log_sum_exp(part)
     apply_bitmask(part, masks)
-    kept = (part.logsumexp(-1) - before).exp().clamp_(max=1).tolist()
+    kept = (log_sum_exp(part) - before).exp().clamp_(max=1).tolist()
     logits[rows] = part
     for i, share in zip(rows, kept, strict=True):
         seqs[i].kept = share

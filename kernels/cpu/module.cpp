@@ -10,11 +10,13 @@
 #include <algorithm>
 
 #include "attention.h"
+#include "decoder.h"
 #include "isa.h"
 #include "lora.h"
 #include "matrix.h"
 #include "pool.h"
 #include "rows.h"
+#include "vocabulary.h"
 
 namespace {
 
@@ -139,6 +141,45 @@ PyObject* py_attention(PyObject*, PyObject* const* args, Py_ssize_t given) {
   return done(work, [&] { attention(in_use, layer, step, turned, q, k, v, at<float>(n[15])); });
 }
 
+PyObject* py_decoder(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[9];
+  if (!numbers(args, given, n, 9, "decoder")) return nullptr;
+  return done(WORTH_THE_LOCK, [&] {
+    decoder(in_use, at<const DecoderLayer>(n[0]), n[1], at<const AttentionLayer* const>(n[2]),
+            at<const AttentionStep* const>(n[3]), at<const float>(n[4]), at<const float>(n[5]), n[6], at<float>(n[7]), n[8]);
+  });
+}
+
+Logits logits_of(const long long* n) { return {at<float>(n[0]), n[1], n[2], n[3]}; }
+
+PyObject* py_greatest(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[6];
+  if (!numbers(args, given, n, 6, "greatest")) return nullptr;
+  const Logits l = logits_of(n);
+  return done(l.rows * l.vocab, [&] { greatest(in_use, l, at<float>(n[4]), at<int64_t>(n[5])); });
+}
+
+PyObject* py_log_sum_exp(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[5];
+  if (!numbers(args, given, n, 5, "log_sum_exp")) return nullptr;
+  const Logits l = logits_of(n);
+  return done(8 * l.rows * l.vocab, [&] { log_sum_exp(in_use, l, at<float>(n[4])); });
+}
+
+PyObject* py_draw(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[6];
+  if (!numbers(args, given, n, 6, "draw")) return nullptr;
+  const Logits l = logits_of(n);
+  return done(8 * l.rows * l.vocab, [&] { draw(in_use, l, at<const double>(n[4]), at<int64_t>(n[5])); });
+}
+
+PyObject* py_apply_bitmask(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[6];
+  if (!numbers(args, given, n, 6, "apply_bitmask")) return nullptr;
+  const Logits l = logits_of(n);
+  return done(l.rows * l.vocab, [&] { apply_bitmask(l, at<const uint32_t>(n[4]), n[5]); });
+}
+
 PyObject* py_threads(PyObject*, PyObject* wanted) {
   const long long n = PyLong_AsLongLong(wanted);
   if (n == -1 && PyErr_Occurred()) return nullptr;
@@ -193,6 +234,13 @@ PyMethodDef methods[] = {
     {"attention", fast(py_attention), METH_FASTCALL,
      "attention(layer, step, cos, sin, angles, q_norm, q_eps, k_norm, k_eps, q, q_stride, k, k_stride, v, v_stride, out,"
      " places)\nSee attention.h. places: that are looked at in all, about."},
+    {"decoder", fast(py_decoder), METH_FASTCALL,
+     "decoder(layers, count, attentions, steps, cos, sin, angles, x, width)\nSee decoder.h."},
+    {"greatest", fast(py_greatest), METH_FASTCALL, "greatest(x, stride, rows, vocab, values, tokens)\nSee vocabulary.h."},
+    {"log_sum_exp", fast(py_log_sum_exp), METH_FASTCALL, "log_sum_exp(x, stride, rows, vocab, values)\nSee vocabulary.h."},
+    {"draw", fast(py_draw), METH_FASTCALL, "draw(x, stride, rows, vocab, u, tokens)\nSee vocabulary.h."},
+    {"apply_bitmask", fast(py_apply_bitmask), METH_FASTCALL,
+     "apply_bitmask(x, stride, rows, vocab, masks, stride)\nSee vocabulary.h."},
     {"threads", py_threads, METH_O, "threads(n): how many work from now on, the caller's among them; 1 at first."},
     {"isas", py_isas, METH_NOARGS, "The instruction sets that this machine has, the best one last."},
     {"isa", py_isa, METH_NOARGS, "The one in use: the best, unless use() changed it."},

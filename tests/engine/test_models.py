@@ -162,6 +162,19 @@ def test_quantized_at_load_stays_near(family, quantization, least, tmp_path):
     assert torch.equal(cut, found)
 
 
+@pytest.mark.skipif(native.cpu is None, reason="the C++ kernels were not built")
+@pytest.mark.parametrize(
+    ("family", "more"), [("Llama", {}), ("Qwen2", {}), ("Qwen3", {}), ("Mistral", {"sliding_window": 9})]
+)
+def test_all_layers_in_one_call_are_those_one_by_one(family, more, tmp_path, monkeypatch):
+    make(family, tmp_path, **more)
+    model = load(tmp_path)
+    found = run(model, PROMPTS, RAGGED)
+    monkeypatch.setattr(type(model), "_in_one_call", lambda self: None)
+    for one, other in zip(found, run(model, PROMPTS, RAGGED), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_what_cannot_be_quantized_is_refused(tmp_path):
     make("Llama", tmp_path)
     with pytest.raises(ConfigError, match=r"quantization is 'int8'.*LlamaForCausalLM.*on the CPU"):

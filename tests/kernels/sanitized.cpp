@@ -1,4 +1,5 @@
 // Runs the C++ kernels over random shapes, in memory of exactly their size, under the sanitizers: test_sanitized.py builds it.
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -9,6 +10,7 @@
 #include "matrix.h"
 #include "pool.h"
 #include "rows.h"
+#include "vocabulary.h"
 
 using namespace quire;
 
@@ -115,6 +117,21 @@ static void an_attention(Isa isa) {
   for (int64_t i = 0; i < rows * layer.heads * layer.v_dim; i++) check(out[i] == out[i], "an output is no number");
 }
 
+static void a_vocabulary(Isa isa) {
+  const int64_t rows = between(1, 5), vocab = between(1, 3000), words = (vocab + 31) / 32;
+  const auto x = some<float>(rows * vocab), values = some<float>(rows);
+  const auto masks = some<uint32_t>(rows * words);
+  const auto tokens = some<int64_t>(rows);
+  const auto u = std::make_unique<double[]>(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; i++) u[i] = 0.999, masks[i * words] |= 1;
+  const Logits l{x.get(), vocab, rows, vocab};
+  apply_bitmask(l, masks.get(), words);
+  greatest(isa, l, values.get(), tokens.get());
+  log_sum_exp(isa, l, values.get());
+  draw(isa, l, u.get(), tokens.get());
+  for (int64_t i = 0; i < rows; i++) check(x[i * vocab + tokens[i]] > -INFINITY, "a token that is out was drawn");
+}
+
 int main() {
   for (int threads : {1, 3}) {
     pool.resize(threads);
@@ -122,6 +139,7 @@ int main() {
       if (!has(isa)) continue;
       for (int i = 0; i < 60; i++) a_product(isa);
       for (int i = 0; i < 60; i++) an_attention(isa);
+      for (int i = 0; i < 60; i++) a_vocabulary(isa);
     }
   }
   pool.resize(1);

@@ -193,6 +193,19 @@ def test_what_does_not_fit_is_refused():
         native.kernels().threads(0)
 
 
+def test_more_threads_than_cores_and_fewer_again():
+    some = randoms(9)
+    linear, x = make("float32", some(600, 512)), some(100, 512)
+    alone = linear(x)
+    try:
+        for threads in (1, 7, 2, 5, 1, 3):
+            native.kernels().threads(threads)
+            for _ in range(20):
+                assert torch.equal(linear(x), alone)
+    finally:
+        native.kernels().threads(1)
+
+
 def test_products_of_several_threads_at_once():
     """The pool serves one caller; the others compute by themselves, and all are right."""
     from concurrent.futures import ThreadPoolExecutor

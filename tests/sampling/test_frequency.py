@@ -10,8 +10,8 @@ import torch
 from sampling import NEVER, kept, sequence, softmax, some_logits, step, tokens_of
 
 from quire.engine.sampling import Sampler
-from quire.engine.sampling.draw import BLOCK, inverse
 from quire.engine.sequence import Sequence
+from quire.kernels.vocabulary import BLOCK, draw
 
 VOCAB = 10
 N = 4000
@@ -55,7 +55,7 @@ def test_the_draw_crosses_blocks_of_the_vocabulary_in_proportion(vocab) -> None:
     places = [i for start in range(0, vocab, BLOCK) for i in (start, min(start + BLOCK, vocab) - 1)]
     logits[places] = some_logits(1, len(places), 1, 1.0)[0]
     u = (torch.arange(N, dtype=torch.float64) + 0.5) / N
-    counts = Counter(inverse(logits.repeat(N, 1), u).tolist())
+    counts = Counter(draw(logits.repeat(N, 1), u).tolist())
     p = softmax(logits)
     assert set(counts) <= set(places)
     assert all(abs(counts[i] - N * p[i]) <= 1 for i in places)
@@ -64,7 +64,7 @@ def test_the_draw_crosses_blocks_of_the_vocabulary_in_proportion(vocab) -> None:
 def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_that_have_weight() -> None:
     logits = torch.full((2, 3000), NEVER)
     logits[:, [700, 2000]] = 0.0
-    assert inverse(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [700, 2000]
+    assert draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [700, 2000]
 
 
 TRUNCATIONS = {
