@@ -120,7 +120,7 @@ class Linear:
         if rows is not None and self.deltas is not None:
             y = self.deltas.apply(self._base, x if before is None else before(x), rows)
             return y if add is None else add + y
-        if self.matrix is not None:
+        if self.matrix is not None and self.matrix.order is None:
             return self.matrix.product(x, AS_IT_IS if before is None else before.numbers, add)
         y = self._base(x if before is None else before(x))
         return y if add is None else add + y

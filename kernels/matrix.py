@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import native
 from .before import AS_IT_IS, Numbers
-from .quantized import MIDDLE, Quantized, join, quantize
+from .quantized import MIDDLE, Quantized, alike, in_place, join, quantize
 
 LANES = 16
 FORMATS = (torch.float32, torch.bfloat16, torch.float16, 8, 4)  # kind of weight, or its bits; Format of cpu/matrix.h
@@ -21,13 +21,15 @@ ROWS = 1024  # of a matrix that are quantized at once
 
 
 class Matrix:
-    """Packed weights [out, in] and a bias [out] or None; owns both. `kind`: one of FORMATS."""
+    """Packed weights [out, in] and a bias [out] or None; owns both. `kind`: one of FORMATS. order: of the inputs, as
+    `Quantized` has it; the products of C++ know nothing of it."""
 
-    __slots__ = ("_held", "_table", "address", "bytes", "inputs", "kind", "outputs")
+    __slots__ = ("_held", "_table", "address", "bytes", "inputs", "kind", "order", "outputs")
 
     def __init__(self, kind: torch.dtype | int, outputs: int, inputs: int, group: int = 0, *, lows: bool = False):
         """One that is still to be filled."""
         self.kind, self.outputs, self.inputs = kind, outputs, inputs
+        self.order: Tensor | None = None
         whole = isinstance(kind, int)
         panels = -(-outputs // LANES)
         groups = -(-inputs // group) if whole else 0
@@ -50,16 +52,20 @@ class Matrix:
         second copy is ever whole."""
         if len(parts) > 1 and any(len(part.shape) == 2 and part.shape[0] % LANES for part in parts[:-1]):
             parts = [_together(parts)]
-        if any(isinstance(part, Quantized) for part in parts):
+        whole = [part for part in parts if isinstance(part, Quantized)]
+        if whole:
             bits = bits or 8
+            if not alike(whole) or (whole[0].order is not None and len(whole) < len(parts)):
+                parts, whole = [part.dense() if isinstance(part, Quantized) else part for part in parts], []
         kinds = {part.dtype for part in parts if isinstance(part, Tensor)}
         outputs, inputs = sum(part.shape[0] for part in parts), parts[0].shape[1]
         if bits is None:
             found = cls(kinds.pop() if len(kinds) == 1 else torch.float32, outputs, inputs)
-        elif all(isinstance(part, Quantized) for part in parts):
-            whole = join([part for part in parts if isinstance(part, Quantized)])
-            parts = [whole]
-            found = cls(whole.bits, outputs, inputs, whole.group, lows=whole.low is not None)
+        elif len(whole) == len(parts):
+            one = join(whole)
+            parts = [one]
+            found = cls(one.bits, outputs, inputs, one.group, lows=one.low is not None)
+            found.order = one.order
         else:
             found = cls(bits, outputs, inputs, group_of(inputs, bits))
         row = 0
@@ -100,8 +106,13 @@ class Matrix:
         self._held[name][at : at + panels] = values.view(panels, LANES, -1).transpose(1, 2)
 
     def product(self, x: Tensor, before: Numbers = AS_IT_IS, add: Tensor | None = None) -> Tensor:
-        """x float32 [rows, in] (with a gate [rows, 2 * in]) -> [rows, out], a new tensor: W x + bias + add."""
-        if x.stride(1) != 1:
+        """x float32 [rows, in] (with a gate [rows, 2 * in]) -> [rows, out], a new tensor: W x + bias + add.
+
+        With an order nothing may come before.
+        """
+        if self.order is not None:
+            x = x[:, self.order]
+        elif x.stride(1) != 1:
             x = x.contiguous()
         y = torch.empty(x.shape[0], self.outputs)
         more = (0, 0) if add is None else (add.data_ptr(), add.stride(0))
@@ -115,7 +126,7 @@ class Matrix:
         y = torch.empty(index.shape[0], self.inputs)
         index = index.contiguous()
         native.kernels().weights_of(self.address, index.data_ptr(), index.shape[0], y.data_ptr(), self.inputs)
-        return y
+        return y if self.order is None else in_place(y, self.order)
 
     def dense(self) -> Tensor:
         """All weights, float32 [out, in], a new tensor."""
@@ -125,7 +136,7 @@ class Matrix:
 def _together(parts: Sequence[Tensor | Quantized]) -> Tensor | Quantized:
     """Parts that do not end where panels do."""
     whole = [part for part in parts if isinstance(part, Quantized)]
-    if len(whole) == len(parts):
+    if len(whole) == len(parts) and alike(whole):
         return join(whole)
     return torch.cat([part.dense() if isinstance(part, Quantized) else part for part in parts])
 

@@ -19,6 +19,8 @@ class Quantized:
 
     codes [out, in]: int8 of all values for 8 bits, uint8 of 0 to 15 for 4. scale float32 [out, ceil(in / group)].
     low: the same or None, which is 0. (A zero point z of a file is low = scale * (MIDDLE - z).)
+    order int64 [in]: column i of the codes is that of input order[i], so that inputs far apart may share a scale
+    (act-order of GPTQ); None: they are in their own order.
     Raises ValueError where these do not fit each other.
     """
 
@@ -27,6 +29,7 @@ class Quantized:
     bits: int
     group: int
     low: Tensor | None = None
+    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.bits not in MIDDLE or self.group not in GROUPS:
@@ -54,12 +57,14 @@ class Quantized:
         """float32 [out, in]."""
         inputs = self.shape[1]
         weight = (self.codes.float() - MIDDLE[self.bits]) * _spread(self.scale, self.group, inputs)
-        return weight if self.low is None else weight + _spread(self.low, self.group, inputs)
+        if self.low is not None:
+            weight += _spread(self.low, self.group, inputs)
+        return weight if self.order is None else in_place(weight, self.order)
 
     def rows(self, index: Tensor | slice) -> Quantized:
         """Some of the outputs, in another order perhaps."""
         low = None if self.low is None else self.low[index]
-        return Quantized(self.codes[index], self.scale[index], self.bits, self.group, low)
+        return Quantized(self.codes[index], self.scale[index], self.bits, self.group, low, self.order)
 
     def like(self, bits: int, group: int, lows: bool) -> Quantized:
         """The same weights with more bits, a smaller group, or a `low`. No weight changes."""
@@ -72,7 +77,7 @@ class Quantized:
             low = None if low is None else _spread(low, self.group // group, groups)
         if lows and low is None:
             low = torch.zeros_like(scale)
-        return Quantized(codes, scale.contiguous(), bits, group, low)
+        return Quantized(codes, scale.contiguous(), bits, group, low, self.order)
 
 
 def _spread(values: Tensor, times: int, count: int) -> Tensor:
@@ -103,10 +108,26 @@ def _safe(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
+def in_place(columns: Tensor, order: Tensor) -> Tensor:
+    """columns [n, in] of inputs in that order -> where the inputs are, a new tensor."""
+    found = torch.empty_like(columns)
+    found[:, order] = columns
+    return found
+
+
+def alike(parts: Sequence[Quantized]) -> bool:
+    """Whether they have one order of inputs, so that `join` takes them."""
+    orders = [part.order for part in parts if part.order is not None]
+    return not orders or (len(orders) == len(parts) and all(torch.equal(order, orders[0]) for order in orders))
+
+
 def join(parts: Sequence[Quantized]) -> Quantized:
-    """Matrices of equal inputs side by side, [sum of outputs, in]; none of their weights changes."""
+    """Matrices of equal inputs side by side, [sum of outputs, in]; none of their weights changes. They are `alike`."""
+    if not alike(parts):
+        raise ValueError("the matrices have their inputs in different orders, expected one")
     bits, group = max(p.bits for p in parts), math.gcd(*(p.group for p in parts))
     lows = any(p.low is not None for p in parts)
     parts = [p.like(bits, group, lows) for p in parts]
     low = torch.cat([p.low for p in parts if p.low is not None]) if lows else None
-    return Quantized(torch.cat([p.codes for p in parts]), torch.cat([p.scale for p in parts]), bits, group, low)
+    codes, scale = torch.cat([p.codes for p in parts]), torch.cat([p.scale for p in parts])
+    return Quantized(codes, scale, bits, group, low, parts[0].order)

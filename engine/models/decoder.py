@@ -171,7 +171,7 @@ class Decoder:
                 norms = (layer.norm, layer.mlp_norm, layer.q_norm, layer.k_norm)
                 lines.append([
                     *(number for norm in norms for number in ((0, 0) if norm is None else norm.numbers[:2])),
-                    *(0 if matrix is None else matrix.address for matrix in matrices),
+                    *(0 if matrix is None or matrix.order is not None else matrix.address for matrix in matrices),
                     self.gate.numbers[2],
                 ])  # fmt: skip
             self._program = np.array(lines, dtype=np.int64)

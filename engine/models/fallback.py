@@ -68,7 +68,7 @@ class Fallback:
 
     in_torch = True
 
-    def __init__(self, model: nn.Module, hook: Hook, name: str, weight_bytes: int):
+    def __init__(self, model: nn.Module, hook: Hook, name: str, weight_bytes: int, kinds: str):
         config: Any = model.config
         self._lm = model
         self._hook = hook
@@ -80,7 +80,7 @@ class Fallback:
         self.max_position = _max_position(config)
         self._base: nn.Module = model.get_decoder()  # type: ignore[operator]
         self.weight_bytes = weight_bytes
-        self.kinds = str(model.dtype).removeprefix("torch.")
+        self.kinds = kinds
         self.places = Places()
         self.layers: list[LayerSpec] = []
         self._layer_of: dict[int, int] = {}  # id of an attention module -> layer
@@ -224,12 +224,13 @@ SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, nn.functional.sigmoid}
 class Packed(nn.Module):
     """A linear layer through `kernels.ops.Linear`: packed weights, rows that do not depend on each other, adapters."""
 
-    def __init__(self, linear: nn.Linear, pack: bool, hook: Hook):
+    def __init__(self, linear: nn.Linear, pack: bool, hook: Hook, bits: int | None):
         super().__init__()
         self._hook = hook
         self.calls: list[int] = []  # rows of each call while the model is looked at
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.product = Linear(linear.weight.data, None if linear.bias is None else linear.bias.data, pack=pack)
+        bias = None if linear.bias is None else linear.bias.data
+        self.product = Linear(linear.weight.data, bias, pack=pack, bits=bits)
         self.bias = linear.bias
         # For code that asks for its dtype or device; whoever multiplies by it himself meets a wrong shape at once.
         self.register_buffer("weight", linear.weight.data.new_empty((0, linear.in_features)), persistent=False)
@@ -247,8 +248,9 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     progress: Callable[[int, int], None],
+    bits: int | None = None,
 ) -> Fallback:
-    """Load a folder with transformers. Raises ModelError where the model cannot be run exactly."""
+    """Load a folder with transformers. bits: 8 or 4, to quantize its linear layers (the head gets 8). Raises ModelError where the model cannot be run exactly."""
     import transformers
 
     cls = _model_class(config)
@@ -281,20 +283,21 @@ def load(
     model = model.eval().to(device)
     if device.type == "cpu":
         model.set_experts_implementation("eager")  # one expert after the other: each token's sum has one order
-    return adopt(model, hook, config["architectures"][0], lambda: progress(size, size))
+    return adopt(model, hook, config["architectures"][0], lambda: progress(size, size), bits)
 
 
-def adopt(model: nn.Module, hook: Hook, name: str, loaded: Callable[[], None]) -> Fallback:
+def adopt(model: nn.Module, hook: Hook, name: str, loaded: Callable[[], None], bits: int | None = None) -> Fallback:
     """Make a CausalLM of a transformers model whose attention calls `hook`."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv1d):
             raise ModelError(f"{name}: {path} is a convolution over tokens; expected attention as the only memory")
     with torch.inference_mode():
-        size = sum(p.nbytes for p in model.parameters())
-        pack_linears(model, hook)
+        packed = pack_linears(model, hook, bits)
+        size = sum(p.nbytes for p in model.parameters()) + sum(p.product.bytes for p in packed)
+        kinds = " and ".join(sorted({p.product.kind for p in packed}))
         loaded()
         try:
-            found = Fallback(model, hook, name, size)
+            found = Fallback(model, hook, name, size, kinds)
             found.check_rows_stand_alone()
         except ModelError:
             raise
@@ -314,13 +317,17 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     )
 
 
-def pack_linears(model: Any, hook: Hook) -> None:
+def pack_linears(model: Any, hook: Hook, bits: int | None) -> list[Packed]:
     """Replace plain linear layers, one at a time so that no second copy of the model exists."""
-    table = model.get_input_embeddings().weight
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    packed = []
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Linear:
-                setattr(module, name, Packed(child, child.weight is not table, hook))
+                few = None if bits is None or child.weight is table else 8 if child is head else bits
+                packed.append(Packed(child, child.weight is not table, hook, few))
+                setattr(module, name, packed[-1])
+    return packed
 
 
 def sample_tokens(vocab_size: int, count: int, device: torch.device) -> torch.Tensor:

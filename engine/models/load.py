@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...kernels import native
 from .. import gguf
 from ..errors import ConfigError, ModelError
 from ..weights import Weights, open_weights
@@ -35,7 +36,7 @@ def load_model(
 
     dtype: a key of DTYPES, or "auto": the checkpoint's own. On the CPU our families compute in float32 whatever it is,
     where torch's products in 16 bits were measured 8 times slower (two AVX2 cores), and products keep their weights in
-    it: the same results as in float32 at half the reading. quantization: a key of BITS, of our families on the CPU.
+    it: the same results as in float32 at half the reading. quantization: a key of BITS, on the CPU.
     impl: "quire" (our families only), "transformers" (the fallback only) or "auto". context: tokens that are served,
     if fewer or more than the config's maximum; only rope kinds that depend on length use it. progress(done, total) in
     bytes. Raises ModelError naming file and field, ConfigError where the setting does not fit the model.
@@ -48,13 +49,14 @@ def load_model(
     chosen = choose_dtype(config, dtype, device, family is not None)
     if impl == "quire" and family is None:
         raise ModelError(f"{folder / 'config.json'}: {names[0]} is none of quire's own families: {', '.join(FAMILIES)}")
-    if quantization is not None and (device.type != "cpu" or family is None):
-        expected = f"none here: only {', '.join(FAMILIES)} on the CPU are quantized at load"
-        raise ConfigError("quantization", f"is {quantization!r}", expected)
+    bits = None if quantization is None else BITS[quantization]
+    if bits is not None and not native.serves(torch.float32, device):
+        expected = "none here: weights are quantized for the C++ kernels on the CPU"
+        raise ConfigError("quantization", f"is {quantization!r} on {device} ({native.described()})", expected)
     if family is None:
         from . import fallback
 
-        return fallback.load(folder, config, chosen, device, progress)
+        return fallback.load(folder, config, chosen, device, progress, bits)
     module = importlib.import_module(f".{family}", __package__)
     config, settings = split_config(config)
     shape = module.shape(config)
@@ -68,7 +70,7 @@ def load_model(
         reader,
         dtype=chosen,
         kept=None if dtype == "auto" else DTYPES[dtype],
-        bits=None if quantization is None else BITS[quantization],
+        bits=bits,
         device=device,
         progress=progress,
         prefix=module.PREFIX,

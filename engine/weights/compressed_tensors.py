@@ -137,10 +137,11 @@ def unpack(parts: Parts, schemes: list[Scheme], ignored: list[Target]) -> Quanti
         raise parts.wrong(None, "is quantized, though no target of config_groups names its module", "a float matrix")
     codes = packed_codes(parts, best) if best.form == PACKED else plain_codes(parts, best)
     outputs, inputs = codes.shape
+    order = None
     if "weight_g_idx" in parts or best.reordered:
-        order = parts.tensor("weight_g_idx", INDICES, (inputs,))
-        if not bool((order == NO_ORDER).all()):
-            parts.must_be_in_order("weight_g_idx", inputs, best.size)
+        group_of = parts.tensor("weight_g_idx", INDICES, (inputs,))
+        if not bool((group_of == NO_ORDER).all()):
+            order = parts.order("weight_g_idx", inputs, best.size)
     shape = outputs, groups(inputs, best.size)
     shapes = SINGLE if best.single else (shape,)
     scale = parts.tensor("weight_scale", FLOATS, *shapes, why=f"for {inputs} inputs in groups of {best.size}")
@@ -148,7 +149,7 @@ def unpack(parts: Parts, schemes: list[Scheme], ignored: list[Target]) -> Quanti
     if best.single:
         scale = scale.reshape(1, 1).expand(outputs, 1)
         zero = zero if zero is None else zero.reshape(1, 1).expand(outputs, 1)
-    return matrix(codes, scale, zero, best.bits, best.size)
+    return matrix(codes, scale, zero, best.bits, best.size, order)
 
 
 def packed_codes(parts: Parts, scheme: Scheme) -> Tensor:

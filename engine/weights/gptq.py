@@ -86,8 +86,7 @@ def unpack(parts: Parts, layout: Layout, add: Mapping[int, int]) -> Quantized:
     bits, size = layout.bits, layout.size
     words = parts.tensor("qweight", torch.int32, (None, None))
     inputs, outputs = words.shape[0] * 32 // bits, words.shape[1]
-    if "g_idx" in parts or layout.reordered:
-        parts.must_be_in_order("g_idx", inputs, size)
+    order = parts.order("g_idx", inputs, size) if "g_idx" in parts or layout.reordered else None
     shape = groups(inputs, size), outputs
     why = f"for {inputs} inputs in groups of {size}"
     scale = parts.tensor("scales", FLOATS, shape, why=why)
@@ -95,9 +94,9 @@ def unpack(parts: Parts, layout: Layout, add: Mapping[int, int]) -> Quantized:
     zero = fields(zeros + add[bits], bits)[:, :outputs]
     codes = fields(words.t(), bits)
     if not layout.symmetric:
-        return matrix(codes, scale.t(), zero.t(), bits, size)
+        return matrix(codes, scale.t(), zero.t(), bits, size, order)
     middle = 1 << bits - 1
     # Some write the middle itself in a symmetric v1 file. Kernels for symmetric files never look, so they are in use.
     if not any(bool((zero == value).all()) for value in {middle, middle + (add[bits] > 0)}):
         raise parts.wrong("qzeros", "has zeros beside the middle", f"{middle} everywhere, as sym is true")
-    return matrix(codes, scale.t(), None, bits, size)
+    return matrix(codes, scale.t(), None, bits, size, order)

@@ -152,15 +152,19 @@ class Parts:
             raise self.wrong(end, f"is {_kind(found.dtype)} {list(found.shape)}", expected)
         return found  # type: ignore[no-any-return]
 
-    def must_be_in_order(self, end: str, inputs: int, size: int) -> None:
-        """The part, [inputs], says which group each input is in: groups of `size` side by side, or it is refused."""
-        found = self.tensor(end, INDICES, (inputs,))
-        if not torch.equal(found.long(), torch.arange(inputs) // (inputs if size == WHOLE else size)):
+    def order(self, end: str, inputs: int, size: int) -> Tensor | None:
+        """The part, [inputs], says which group each input is in -> the inputs in an order in which groups of `size` lie
+        side by side (`Quantized.order`); None: they do already."""
+        found = self.tensor(end, INDICES, (inputs,)).long()
+        wanted = torch.arange(inputs) // (inputs if size == WHOLE else size)
+        if torch.equal(found, wanted):
+            return None
+        order = found.argsort(stable=True)
+        if not torch.equal(found[order], wanted):
             raise self.wrong(
-                end,
-                "has the inputs of a group spread over the matrix (desc_act)",
-                f"groups of {size} inputs side by side; others cannot be served yet",
+                end, f"does not name {size} inputs of each group", f"{len(wanted.unique())} groups of {size}"
             )
+        return order
 
     def wrong(self, end: str | None, found: str, expected: str) -> ModelError:
         """end: None for the matrix as a whole."""
@@ -218,13 +222,16 @@ def fields(words: Tensor, bits: int) -> Tensor:
     return octets.view(rows, width * 32 // bits)
 
 
-def matrix(codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, size: int) -> Quantized:
+def matrix(
+    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, size: int, order: Tensor | None = None
+) -> Quantized:
     """weight = scale * (codes - zero), exactly so where scales have 16 bits.
 
     codes uint8 [out, in], from 0 on. scale, any float, and zero, any integer, [out, groups(in, size)]; zero None: the
-    middle of the codes.
+    middle of the codes. order: of the inputs, in which the groups lie side by side.
     """
     inputs = codes.shape[1]
+    codes = codes if order is None else codes[:, order]
     scale = scale.float()
     low = None if zero is None else scale * ((1 << bits - 1) - zero.float())
     span = inputs if size == WHOLE else min(size, inputs)
@@ -239,7 +246,7 @@ def matrix(codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, size: i
             return values.expand(-1, wanted).contiguous()
         return values.repeat_interleave(size // group, 1)[:, :wanted].contiguous()
 
-    return Quantized(codes.contiguous(), spread(scale), bits, group, None if low is None else spread(low))
+    return Quantized(codes.contiguous(), spread(scale), bits, group, None if low is None else spread(low), order)
 
 
 def _fits(found: torch.Size, wanted: tuple[int | None, ...]) -> bool:

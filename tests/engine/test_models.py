@@ -175,10 +175,23 @@ def test_all_layers_in_one_call_are_those_one_by_one(family, more, tmp_path, mon
         assert torch.equal(one, other)
 
 
-def test_what_cannot_be_quantized_is_refused(tmp_path):
+def test_a_model_of_transformers_is_quantized_too(tmp_path):
+    truth = make("Gemma2", tmp_path, head_dim=8)
+    model = load_model(tmp_path, dtype="auto", device=CPU, quantization="int8")
+    plain = load_model(tmp_path, dtype="auto", device=CPU)
+    assert model.weight_bytes < 0.8 * plain.weight_bytes
+    assert "int8" in model.kinds
+    with torch.inference_mode():
+        expected = truth(torch.tensor([PROMPTS[2]])).logits[0]
+    found = run(model, [PROMPTS[2]], [[(0, 23)]])[0]
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
+
+
+def test_what_cannot_be_quantized_is_refused(tmp_path, monkeypatch):
     make("Llama", tmp_path)
-    with pytest.raises(ConfigError, match=r"quantization is 'int8'.*LlamaForCausalLM.*on the CPU"):
-        load_model(tmp_path, dtype="auto", device=CPU, impl="transformers", quantization="int8")
+    monkeypatch.setattr(native, "cpu", None)
+    with pytest.raises(ConfigError, match=r"quantization is 'int8' on cpu \(torch\).*C\+\+ kernels on the CPU"):
+        load_model(tmp_path, dtype="auto", device=CPU, quantization="int8")
 
 
 def test_the_story_model_says_its_golden_ids(stories, golden):

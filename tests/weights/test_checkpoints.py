@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from quire.engine.models.load import load_model
 from quire.engine.weights import open_weights
 from quire.engine.weights.quantized import split_config, unpacked
+from quire.kernels.linear import Linear
 from quire.kernels.quantized import Quantized
 
 seeds = st.integers(0, 1 << 30)
@@ -104,12 +105,25 @@ def test_g_idx_may_be_absent_where_inputs_are_in_their_order():
         read(parts, gptq_settings(4, 32, desc_act=True))
 
 
-def test_act_order_is_served_where_the_groups_lie_side_by_side_and_refused_where_not():
+def test_act_order():
     m = Coded.random(7, 8, 64, 4, 32)
     same(read(gptq(m), gptq_settings(4, 32, desc_act=True)), m)
     parts = gptq(m)
-    parts["g_idx"] = parts["g_idx"][torch.randperm(64, generator=torch.manual_seed(1))]
-    with refused(FILE, f"{X}.g_idx has the inputs of a group spread", "expected groups of 32 inputs side by side"):
+    spread = torch.randperm(64, generator=torch.manual_seed(1))
+    parts["g_idx"] = parts["g_idx"][spread]
+    found = read(parts, gptq_settings(4, 32, desc_act=True))
+    group = parts["g_idx"].numpy()
+    exact = m.scale.astype(np.float64)[:, group] * (m.codes - m.zero[:, group])
+    assert torch.equal(found.dense(), torch.from_numpy(exact.astype(np.float32)))
+    linear, x = Linear(found), torch.randn(3, 64)
+    torch.testing.assert_close(linear.dense(), found.dense())
+    torch.testing.assert_close(linear(x), x @ found.dense().T, rtol=1e-3, atol=1e-3)
+    both = Linear([found, found])
+    torch.testing.assert_close(both.dense(), torch.cat([found.dense()] * 2))
+    other = Linear([found, read(gptq(m), gptq_settings(4, 32))])  # other inputs share a scale: quantized anew
+    torch.testing.assert_close(other.dense()[:8], found.dense(), rtol=0, atol=0.02)
+    parts["g_idx"][0] = 1 - parts["g_idx"][0]
+    with refused(FILE, f"{X}.g_idx does not name 32 inputs of each group", "expected 2 groups of 32"):
         read(parts, gptq_settings(4, 32, desc_act=True))
 
 
@@ -228,14 +242,19 @@ def test_activation_order_that_leaves_groups_side_by_side(actorder, index):
     same(read(parts, compressed_settings("pack-quantized", weights)), m)
 
 
-def test_activation_order_that_spreads_groups_is_refused():
+def test_activation_order_of_compressed_tensors():
     m = Coded.random(4, 8, 64, 4, 32, symmetric=True)
     parts = pack_quantized(m, symmetric=True)
     weights = {"num_bits": 4, "strategy": "group", "group_size": 32, "actorder": "group"}
     with refused(f"tensor {X}.weight_g_idx is missing"):
         read(parts, compressed_settings("pack-quantized", weights))
     parts["weight_g_idx"] = (torch.arange(64) % 2).int()
-    with refused(f"{X}.weight_g_idx has the inputs of a group spread"):
+    group = parts["weight_g_idx"].numpy()
+    exact = m.scale.astype(np.float64)[:, group] * (m.codes - m.zero[:, group])
+    found = read(parts, compressed_settings("pack-quantized", weights))
+    assert torch.equal(found.dense(), torch.from_numpy(exact.astype(np.float32)))
+    parts["weight_g_idx"][0] = 1
+    with refused(f"{X}.weight_g_idx does not name 32 inputs of each group"):
         read(parts, compressed_settings("pack-quantized", weights))
 
 
