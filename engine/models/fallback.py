@@ -250,7 +250,10 @@ def load(
     progress: Callable[[int, int], None],
     bits: int | None = None,
 ) -> Fallback:
-    """Load a folder with transformers. bits: 8 or 4, to quantize its linear layers (the head gets 8). Raises ModelError where the model cannot be run exactly."""
+    """Load a folder with transformers. bits: 8 or 4, to quantize its linear layers (the head gets 8).
+
+    Raises ModelError where the model cannot be run exactly.
+    """
     import transformers
 
     cls = _model_class(config)
