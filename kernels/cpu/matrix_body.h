@@ -57,6 +57,10 @@ TARGET static void floats(const Tile& t) {
   add_to<R, P>(t, acc);
 }
 
+// Few rows wait for memory, and few bytes a step are too slow a walk for the machine to run ahead of: bytes that are asked for
+// ahead, with up to so many rows.
+constexpr int AHEAD = 2048, AHEAD_ROWS = 4;
+
 // Two inputs of int8 are LANES pairs of bytes, widened to 16 bits and multiplied with a row's pair of 16 bits.
 struct AsI8 {
   template <int R, int P>
@@ -64,6 +68,7 @@ struct AsI8 {
     for (int64_t k = 0; k < count; k += 2) {
       I b[P * NV];
       for (int p = 0; p < P; p++) {
+        if (R <= AHEAD_ROWS) __builtin_prefetch(w[p] + AHEAD);
         for (int c = 0; c < NV; c++) b[p * NV + c] = widened(reinterpret_cast<const int8_t*>(w[p]) + c * 2 * W);
         w[p] += 2 * LANES;
       }
@@ -88,6 +93,7 @@ struct AsI4 {
     for (int64_t k = 0; k < count; k += 8) {
       I b[P * NV];
       for (int p = 0; p < P; p++) {
+        if (S == 0 && R <= AHEAD_ROWS) __builtin_prefetch(w[p] + AHEAD);
         for (int c = 0; c < NV; c++) {
           const I words = down16<4 * S>(iload(w[p] + c * 4 * W));
           b[p * NV + c] = S < 3 ? both(words, iall16(15)) : words;
