@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from ..kernels.attention import Scratch
+from ..kernels.memory import anonymous
 from .attention import LayerSpec
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError
@@ -43,7 +45,10 @@ class KVCache:
 
         def pages(spec: LayerSpec, *page: int) -> torch.Tensor:
             # Not zeroed: on the CPU a page then takes memory when it is first written, and a start takes no time.
-            found = torch.empty((num_blocks + 1, spec.kv_heads, *page), dtype=dtype, device=device)
+            shape = (num_blocks + 1, spec.kv_heads, *page)
+            if device.type == "cpu":
+                return anonymous(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+            found = torch.empty(shape, dtype=dtype, device=device)
             found[num_blocks].zero_()
             return found
 

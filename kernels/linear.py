@@ -19,6 +19,7 @@ import torch
 from . import native
 from .before import AS_IT_IS, Before
 from .matrix import Matrix, known
+from .memory import Room
 from .quantized import Quantized
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Linear:
     which rounds the same and, measured from 1 to 64 rows, is as fast.
 
     computed: the kind of x, where it is not that of the weights. bits: 8 or 4, to quantize; only where `keeps`.
+    room: where packed weights are to lie that stay as long as the model.
     deltas: what adapters change in it, None while none does.
     """
 
@@ -49,6 +51,7 @@ class Linear:
         pack: bool = True,
         computed: torch.dtype | None = None,
         bits: int | None = None,
+        room: Room | None = None,
     ):
         self.bias = bias
         self.deltas: Deltas | None = None
@@ -59,7 +62,7 @@ class Linear:
         else:
             parts = [weight] if isinstance(weight, torch.Tensor | Quantized) else list(weight)
             if pack and keeps(parts, computed):
-                self.matrix = Matrix.of(parts, bias, bits)
+                self.matrix = Matrix.of(parts, bias, bits, room)
             else:
                 self._weight = _dense(parts, computed)
         if self.matrix is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import native
 from .before import AS_IT_IS, Numbers
+from .memory import Room
 from .quantized import MIDDLE, Quantized, alike, in_place, join, quantize
 
 LANES = 16
@@ -26,8 +27,17 @@ class Matrix:
 
     __slots__ = ("_held", "_table", "address", "bytes", "inputs", "kind", "order", "outputs")
 
-    def __init__(self, kind: torch.dtype | int, outputs: int, inputs: int, group: int = 0, *, lows: bool = False):
-        """One that is still to be filled."""
+    def __init__(
+        self,
+        kind: torch.dtype | int,
+        outputs: int,
+        inputs: int,
+        group: int = 0,
+        *,
+        lows: bool = False,
+        room: Room | None = None,
+    ):
+        """One that is still to be filled. room: where its panels are to lie."""
         self.kind, self.outputs, self.inputs = kind, outputs, inputs
         self.order: Tensor | None = None
         whole = isinstance(kind, int)
@@ -35,7 +45,8 @@ class Matrix:
         groups = -(-inputs // group) if whole else 0
         padded = groups * group if whole else inputs
         size = panels * LANES * padded * BITS[kind] // 8
-        self._held: dict[str, Tensor] = {"panels": torch.empty(size, dtype=torch.uint8)}
+        memory = torch.empty(size, dtype=torch.uint8) if room is None else room.take(size)
+        self._held: dict[str, Tensor] = {"panels": memory}
         for name in ("scale", *(("low",) if lows else ())) if whole else ():
             self._held[name] = torch.zeros(panels, groups, LANES)
         self.bytes = sum(held.nbytes for held in self._held.values())
@@ -47,7 +58,13 @@ class Matrix:
         return self._held[name].data_ptr() if name in self._held else 0
 
     @classmethod
-    def of(cls, parts: Sequence[Tensor | Quantized], bias: Tensor | None = None, bits: int | None = None) -> Matrix:
+    def of(
+        cls,
+        parts: Sequence[Tensor | Quantized],
+        bias: Tensor | None = None,
+        bits: int | None = None,
+        room: Room | None = None,
+    ) -> Matrix:
         """The parts [.., in] side by side. bits: 8 or 4, to quantize what is floating point; part by part, so that no
         second copy is ever whole."""
         if len(parts) > 1 and any(len(part.shape) == 2 and part.shape[0] % LANES for part in parts[:-1]):
@@ -60,14 +77,14 @@ class Matrix:
         kinds = {part.dtype for part in parts if isinstance(part, Tensor)}
         outputs, inputs = sum(part.shape[0] for part in parts), parts[0].shape[1]
         if bits is None:
-            found = cls(kinds.pop() if len(kinds) == 1 else torch.float32, outputs, inputs)
+            found = cls(kinds.pop() if len(kinds) == 1 else torch.float32, outputs, inputs, room=room)
         elif len(whole) == len(parts):
             one = join(whole)
             parts = [one]
-            found = cls(one.bits, outputs, inputs, one.group, lows=one.low is not None)
+            found = cls(one.bits, outputs, inputs, one.group, lows=one.low is not None, room=room)
             found.order = one.order
         else:
-            found = cls(bits, outputs, inputs, group_of(inputs, bits))
+            found = cls(bits, outputs, inputs, group_of(inputs, bits), room=room)
         row = 0
         for part in parts:
             found._fill(row, part)

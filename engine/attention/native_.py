@@ -83,22 +83,23 @@ class _Step:
     def __init__(self, batch: Batch, window: int | None):
         starts, lengths = batch.query_start, batch.seq_lens
         rows = starts[-1]
-        last = np.empty(rows, dtype=np.int64)
+        tables = [0, *accumulate(map(len, batch.blocks))]
+        pages = [page for blocks in batch.blocks for page in blocks]
+        last: list[int] = []
         for begin, end, length in zip(starts, starts[1:], lengths, strict=False):
-            last[begin:end] = np.arange(length - (end - begin), length)
+            last += range(length - (end - begin), length)
+        lists = np.array([*starts, *tables, *pages, *last], dtype=np.int64)
         first = np.zeros(rows, dtype=np.int64)
         if window is not None:
             # A draft of a tree stands in the text nearer to its keys than its place says.
             np.maximum(batch.positions.numpy() - window + 1, 0, out=first)
-        pages = [page for blocks in batch.blocks for page in blocks]
-        tables = [0, *accumulate(map(len, batch.blocks))]
-        self._held = [np.asarray(x, dtype=np.int64) for x in (starts, tables, pages, batch.slots.numpy(), first, last)]
+        at = [lists.ctypes.data + 8 * n for n in accumulate(map(len, (starts, tables, pages)), initial=0)]
         unseen = _unseen(batch, window) if batch.trees else ()
-        self._held += unseen
-        addresses = [x.ctypes.data for x in self._held] + [0] * (2 - len(unseen))
-        self._table = np.array([len(lengths), rows, *addresses], dtype=np.int64)
+        addresses = *at[:3], batch.slots.data_ptr(), first.ctypes.data, at[3], *(x.ctypes.data for x in unseen)
+        self._held = lists, batch.slots, first, unseen
+        self._table = np.array([len(lengths), rows, *addresses, *[0] * (2 - len(unseen))], dtype=np.int64)
         self.address = self._table.ctypes.data
-        self.places = int((last - first).sum()) + rows
+        self.places = sum(last) + rows - int(first.sum())
 
 
 def _unseen(batch: Batch, window: int | None) -> tuple[np.ndarray, np.ndarray]:

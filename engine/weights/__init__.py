@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from ...kernels.linear import Part, keeps
+from ...kernels.memory import Room
 from ...kernels.ops import Embedding, Linear, Norm
 from ...kernels.quantized import Quantized
 from ..errors import ModelError
@@ -76,6 +77,7 @@ class Weights:
         self.dtype = dtype
         self._kept = kept
         self._bits = bits
+        self._room = Room()
         self.device = device
         self._reader = reader
         self._progress = progress
@@ -106,7 +108,7 @@ class Weights:
         """The table `name`, without ".weight". head: it is the output head too; `tied_head` will ask for it."""
         part = self._part(f"{name}.weight", shape)
         if head and keeps([part], self.dtype):
-            product = Linear([part], computed=self.dtype, bits=self._bits and 8)
+            product = Linear([part], computed=self.dtype, bits=self._bits and 8, room=self._room)
             assert product.matrix is not None
             table = Embedding(product.matrix)
             self.bytes += product.bytes
@@ -144,7 +146,7 @@ class Weights:
             else None
         )
         bits = 8 if self._bits and names == ["lm_head"] else self._bits
-        product, row = Linear(parts, biases, computed=self.dtype, bits=bits), 0
+        product, row = Linear(parts, biases, computed=self.dtype, bits=bits, room=self._room), 0
         self.bytes += product.bytes
         self.kinds.add(product.kind)
         for name, size in zip(names, sizes, strict=True):

@@ -82,37 +82,60 @@ struct AsI8 {
 };
 
 // A word of 16 bits holds four codes of int4, of which each shift and mask gives one. The pair of words of an output holds
-// the inputs (0 1), (2 3), (4 5), (6 7), from the lowest bits on. A group is gone over once for each of these four, as
-// words that wait for their shifts would take the registers of sums; the order of whole numbers changes no sum.
+// the inputs (0 1), (2 3), (4 5), (6 7), from the lowest bits on. Where rows are many, words that wait for their shifts would
+// take the registers of sums: there a group is gone over four times. The order of whole numbers changes no sum.
 struct AsI4 {
+  template <int P>
+  INLINE void words_of(const char* const (&w)[P], I (&words)[P * NV]) {
+    for (int p = 0; p < P; p++)
+      for (int c = 0; c < NV; c++) words[p * NV + c] = iload(w[p] + c * 4 * W);
+  }
   template <int S, int R, int P>
-  INLINE void quarter(const int32_t* x, const char* const (&first)[P], int64_t count, I (&acc)[R][P * NV]) {
-    x += S * R;
+  INLINE void quarter(const int32_t* x, const I (&words)[P * NV], I (&acc)[R][P * NV]) {
+    I b[P * NV];
+    for (int c = 0; c < P * NV; c++) {
+      b[c] = down16<4 * S>(words[c]);
+      if (S < 3) b[c] = both(b[c], iall16(15));
+    }
+    for (int r = 0; r < R; r++) {
+      const I a = iall(x[S * R + r]);
+      for (int c = 0; c < P * NV; c++) acc[r][c] = pairs_add(a, b[c], acc[r][c]);
+    }
+  }
+  template <int S, int R, int P>
+  INLINE void pass(const int32_t* x, const char* const (&first)[P], int64_t count, I (&acc)[R][P * NV]) {
     const char* w[P];
     for (int p = 0; p < P; p++) w[p] = first[p];
     for (int64_t k = 0; k < count; k += 8) {
-      I b[P * NV];
-      for (int p = 0; p < P; p++) {
-        if (S == 0 && R <= AHEAD_ROWS) __builtin_prefetch(w[p] + AHEAD);
-        for (int c = 0; c < NV; c++) {
-          const I words = down16<4 * S>(iload(w[p] + c * 4 * W));
-          b[p * NV + c] = S < 3 ? both(words, iall16(15)) : words;
-        }
-        w[p] += 4 * LANES;
-      }
-      for (int r = 0; r < R; r++) {
-        const I a = iall(x[r]);
-        for (int c = 0; c < P * NV; c++) acc[r][c] = pairs_add(a, b[c], acc[r][c]);
-      }
+      I words[P * NV];
+      words_of<P>(w, words);
+      quarter<S, R, P>(x, words, acc);
       x += 4 * R;
+      for (int p = 0; p < P; p++) w[p] += 4 * LANES;
     }
   }
   template <int R, int P>
   INLINE void group(const int32_t* x, const char* (&w)[P], int64_t count, I (&acc)[R][P * NV]) {
-    quarter<0, R, P>(x, w, count, acc);
-    quarter<1, R, P>(x, w, count, acc);
-    quarter<2, R, P>(x, w, count, acc);
-    quarter<3, R, P>(x, w, count, acc);
+    if (R <= AHEAD_ROWS)
+      for (int p = 0; p < P; p++)
+        for (int64_t at = 0; at < count / 2 * LANES; at += 64) __builtin_prefetch(w[p] + AHEAD + at);
+    if constexpr (R <= 3) {
+      for (int64_t k = 0; k < count; k += 8) {
+        I words[P * NV];
+        words_of<P>(w, words);
+        quarter<0, R, P>(x, words, acc);
+        quarter<1, R, P>(x, words, acc);
+        quarter<2, R, P>(x, words, acc);
+        quarter<3, R, P>(x, words, acc);
+        x += 4 * R;
+        for (int p = 0; p < P; p++) w[p] += 4 * LANES;
+      }
+      return;
+    }
+    pass<0, R, P>(x, w, count, acc);
+    pass<1, R, P>(x, w, count, acc);
+    pass<2, R, P>(x, w, count, acc);
+    pass<3, R, P>(x, w, count, acc);
     for (int p = 0; p < P; p++) w[p] += count / 2 * LANES;
   }
 };

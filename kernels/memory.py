@@ -1,0 +1,39 @@
+"""Memory that is read from end to end in every step: in large pages, where the system gives them to who asks.
+
+With pages of 4 KB a core looks up a table every 64 lines, and what it reads ahead ends at each page's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+
+import torch
+from torch import Tensor
+
+LARGE = 1 << 21  # bytes of a large page
+CHUNK = 1 << 26
+
+
+def anonymous(size: int) -> Tensor:
+    """uint8 [size], content zero, not resident until it is written. size > 0."""
+    held = mmap.mmap(-1, -(-size // LARGE) * LARGE)
+    with contextlib.suppress(AttributeError, OSError):  # a system without them
+        held.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(held, dtype=torch.uint8, count=size)
+
+
+class Room:
+    """Hands out pieces for what stays as long as all the rest: the weights of a model."""
+
+    def __init__(self) -> None:
+        self._chunk = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, size: int) -> Tensor:
+        """uint8 [size], at a multiple of 64 bytes, content undefined."""
+        if size >= CHUNK // 4:
+            return anonymous(size)
+        if size > len(self._chunk):
+            self._chunk = anonymous(CHUNK)
+        piece, self._chunk = self._chunk[:size], self._chunk[-(-size // 64) * 64 :]
+        return piece
