@@ -66,9 +66,11 @@ def settle() -> None:
     gc.freeze()
     sys.setswitchinterval(SWITCH)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        mallopt, trim = libc.mallopt, libc.malloc_trim
     except (AttributeError, OSError, TypeError):
         return  # another C library
+    trim(0)  # what loading and quantizing left
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

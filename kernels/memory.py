@@ -5,7 +5,6 @@ With pages of 4 KB a core looks up a table every 64 lines, and what it reads ahe
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 
 import torch
@@ -17,9 +16,13 @@ CHUNK = 1 << 26
 
 def anonymous(size: int) -> Tensor:
     """uint8 [size], content zero, not resident until it is written. size > 0."""
-    held = mmap.mmap(-1, -(-size // LARGE) * LARGE)
-    with contextlib.suppress(AttributeError, OSError):  # a system without them
+    room = -(-size // LARGE) * LARGE
+    try:
+        # Private: large pages of what could be shared are another setting of the system, mostly off.
+        held = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         held.madvise(mmap.MADV_HUGEPAGE)
+    except (AttributeError, OSError):  # a system without them
+        held = mmap.mmap(-1, room)
     return torch.frombuffer(held, dtype=torch.uint8, count=size)
 
 
