@@ -139,6 +139,10 @@ TARGET static float soften(float* scores, int64_t low, int64_t high, int64_t cou
     most = greater(most, v);
   }
   const float top = largest(most) > *peak ? largest(most) : *peak;
+  if (top == -INFINITY) {  // what could be seen here is ruled out key by key, and nothing was seen before
+    std::memset(scores, 0, static_cast<size_t>(count) * sizeof(float));
+    return 1;
+  }
   // -inf where nothing was seen so far: e^-inf, which is 0, takes away what is 0 already.
   float factor[W];
   store(factor, exp(all(*peak - top)));

@@ -119,7 +119,7 @@ def test_ragged_batches_equal_the_dense_truth_at_every_position(way, spec, dtype
 @pytest.mark.parametrize(
     "parents", [(-1, -1, 0, 0, 2, 1, 4), (-1, 0, 1, -1, 3, 2, 5), (-1, -1, -1), (-1, 0, 0)], ids=str
 )
-@pytest.mark.parametrize("before", [1, 15, 61, 130])
+@pytest.mark.parametrize("before", [1, 15, 61, 126, 130])
 def test_a_draft_of_a_tree_sees_what_leads_to_it(way, spec, parents, before):
     """Beside a plain sequence: each row of the tree against the dense truth of its own line."""
     drafts = len(parents)
