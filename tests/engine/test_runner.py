@@ -17,6 +17,7 @@ from quire.engine.messages import SamplingParams
 from quire.engine.plan import Plan, Slice
 from quire.engine.runner import Runner, finite_rows, physical_cores, pick_device
 from quire.engine.sequence import Sequence
+from quire.kernels import native
 
 MEMORY = 1 << 25
 
@@ -191,8 +192,19 @@ def test_an_unknown_attention_backend_is_refused(stories):
         start(stories, attention="nope")
 
 
-def test_threads_are_the_physical_cores_unless_said(stories):
+def test_threads_are_the_physical_cores_unless_said(stories, monkeypatch):
+    """The kernels' own; torch keeps one beside them, and has all where they are not there."""
+    asked: list[int] = []
+    set_threads = native.set_threads
+    monkeypatch.setattr(native, "set_threads", lambda count: (asked.append(count), set_threads(count)))
     assert physical_cores() >= 1
+    start(stories, threads=None)
+    start(stories, threads=1)
+    assert asked == [physical_cores(), 1]
+    assert torch.get_num_threads() == 1
+    if native.cpu is not None:
+        native.kernels().threads(1)
+    monkeypatch.setattr(native, "cpu", None)
     start(stories, threads=None)
     assert torch.get_num_threads() == physical_cores()
     start(stories, threads=1)
