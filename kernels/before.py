@@ -3,7 +3,6 @@ into a product, which is the same to the bit."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,8 +33,7 @@ class Norm:
     numbers: Numbers = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        bits = struct.unpack("<i", struct.pack("<f", self.eps))[0]
-        object.__setattr__(self, "numbers", (self.weight.data_ptr(), bits, 0))
+        object.__setattr__(self, "numbers", (self.weight.data_ptr(), native.bits(self.eps), 0))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., width]"""

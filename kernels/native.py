@@ -7,6 +7,7 @@ None, everything runs in torch, and one line of the log says so.
 from __future__ import annotations
 
 import logging
+import struct
 from types import ModuleType
 
 import torch
@@ -30,6 +31,11 @@ except ImportError as reason:
 def serves(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the C++ kernels compute with such tensors."""
     return cpu is not None and dtype == torch.float32 and device.type == "cpu"
+
+
+def bits(x: float) -> int:
+    """A float32 as the kernels' tables of int64 hold it."""
+    return struct.unpack("<i", struct.pack("<f", x))[0]
 
 
 def kernels() -> ModuleType:

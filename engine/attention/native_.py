@@ -1,12 +1,11 @@
 """Paged attention in C++ (kernels/cpu/attention.h), on the CPU in float32.
 
-`plan` lays down once a step what all layers share, as tables of int64 that the kernel reads; `attend` is one call a
-layer.
+`plan` lays down once a step what all layers share, as tables of int64 that the kernel reads; what it gives is
+called once a layer, or handed to the call that runs all of them.
 """
 
 from __future__ import annotations
 
-import struct
 from itertools import accumulate
 
 import numpy as np
@@ -66,15 +65,11 @@ def _tables(layers: list[LayerSpec], cache: KVCache) -> np.ndarray:
         cache.tables = np.array([
             [
                 spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim,
-                _bits(spec.scale), _bits(spec.softcap or 0.0), k.data_ptr(), v.data_ptr(),
+                native.bits(spec.scale), native.bits(spec.softcap or 0.0), k.data_ptr(), v.data_ptr(),
             ]
             for spec, k, v in zip(layers, cache.k, cache.v, strict=True)
         ], dtype=np.int64)  # fmt: skip
     return cache.tables.ctypes.data + cache.tables.strides[0] * np.arange(len(layers))
-
-
-def _bits(x: float) -> int:
-    return struct.unpack("<i", struct.pack("<f", x))[0]
 
 
 class _Step:

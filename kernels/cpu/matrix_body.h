@@ -10,7 +10,7 @@ namespace ISA {
 
 constexpr int NV = static_cast<int>(LANES) / W;  // vectors of a panel
 
-// Formats: how a step of a panel becomes vectors, and what a row gives to meet it. STEP: inputs of a step.
+// Formats: how a step of a panel becomes vectors, and what a row gives to meet it.
 
 struct AsF32 {
   using Weight = float;
@@ -224,17 +224,16 @@ TARGET static void lay_wholes(const Inputs& in, const Layout& to, float* room) {
   int32_t* codes = reinterpret_cast<int32_t*>(room + to.padded);
   for (int r = 0; r < to.rows; r++) {
     const float* from = prepared(in, to.first + r, room);
-    V most = zero();
-    V sums = zero();
+    V most = zero(), odd = zero();  // odd: NaN where a value is no number
     for (int64_t i = 0; i < in.width; i += W) {
       const V v = load_some(from + i, in.width - i);
       most = greater(most, magnitude(v));
-      sums = add(sums, mul(v, zero()));
+      odd = add(odd, mul(v, zero()));
     }
     const float top = largest(most);
-    const bool sound = sum(sums) == 0 && top <= 3.4e38f;
+    const bool sound = sum(odd) == 0 && top <= 3.4e38f;
     to.units[r] = sound ? top / 32767 : NAN;
-    const V scale = all(sound && top > 0 ? 32767 / top : 0.0f);
+    const V scale = all(sound && top > 1e-30f ? 32767 / top : 0.0f);  // of less its inverse could be infinite: that is 0
     for (int64_t i = 0; i < in.width; i += W)  // a group, so what is padded, is a multiple of W
       store_int(codes + i, sound ? mul(load_some(from + i, in.width - i), scale) : zero());
     for (int64_t i = (in.width + W - 1) / W * W; i < to.padded; i++) codes[i] = 0;
