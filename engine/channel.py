@@ -60,6 +60,10 @@ class Channel(Generic[In, Out]):
         """A waiting `receive` also returns where a file can be read."""
         self._poller.register(file, zmq.POLLIN)
 
+    def fileno(self) -> int:
+        """Becomes readable where something has come, once: `receive` until then, and after each `send`."""
+        return int(self._socket.fileno())
+
     def receive(self, wait: int = 0) -> list[In]:
         """All messages that have come. wait: milliseconds to sleep until there is one; -1: as long as it takes."""
         found: list[In] = []
@@ -72,7 +76,8 @@ class Channel(Generic[In, Out]):
                 return found
 
     def send(self, out: Iterable[Out]) -> None:
-        self._socket.send(self._encode(list(out)))
+        with contextlib.suppress(zmq.Again):  # the other end is gone
+            self._socket.send(self._encode(list(out)), zmq.NOBLOCK)
 
     def close(self, linger: int = LINGER) -> None:
         """linger: milliseconds that what was said last may take to leave."""

@@ -20,6 +20,7 @@ log = logging.getLogger("quire")
 EngineState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 MAX_FAILED_STARTS = 3  # in a row, after which the engine is given up
+LAST_WORDS = 0.1  # seconds that what a process said last may still be on the way
 RESTART_PAUSE = 0.5  # seconds before a second try in a row; doubles
 
 
@@ -179,22 +180,10 @@ class EngineClient:
         """Hand out what one process says, until it ends."""
         gone = asyncio.Event()
         engine.watch(gone.set)
-        exit_ = asyncio.create_task(gone.wait())
-        frame: asyncio.Future[list[m.FromEngine]] | None = None
-        try:
-            while True:
-                frame = asyncio.ensure_future(engine.receive())
-                await asyncio.wait({frame, exit_}, return_when=asyncio.FIRST_COMPLETED)
-                if not frame.done():
-                    # It has ended; its last words may still be on the way.
-                    await asyncio.wait({frame}, timeout=0.1)
-                    if not frame.done():
-                        return
-                self._deliver(frame.result())
-        finally:
-            exit_.cancel()
-            if frame is not None:
-                frame.cancel()
+        engine.listen(self._deliver)
+        await gone.wait()
+        await asyncio.sleep(LAST_WORDS)
+        engine.hear()
 
     def _deliver(self, frame: list[m.FromEngine]) -> None:
         self.last_progress = time.monotonic()

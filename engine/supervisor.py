@@ -7,12 +7,9 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-import zmq
-import zmq.asyncio
-
 from . import child
 from . import messages as m
-from .channel import forget_address, new_address
+from .channel import Channel, forget_address, new_address
 from .config import EngineConfig, Start
 
 
@@ -25,12 +22,8 @@ class EngineProcess:
 
     def __init__(self, config: EngineConfig):
         self.address = new_address()
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.PAIR)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(self.address)
+        self._channel = Channel(self.address, m.decode_from_engine, m.encode).bind()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that listens
         self.process = child.spawn("quire.engine.process", Start(self.address, config))
 
     def watch(self, on_exit: Callable[[], None]) -> None:
@@ -44,12 +37,22 @@ class EngineProcess:
 
         threading.Thread(target=wait, daemon=True).start()
 
-    async def receive(self) -> list[m.FromEngine]:
-        return m.decode_from_engine(await self._socket.recv())
+    def listen(self, deliver: Callable[[list[m.FromEngine]], None]) -> None:
+        """Call `deliver` in the running event loop with what the process says, until `kill`."""
+        self._loop, self._deliver = asyncio.get_running_loop(), deliver
+        self._loop.add_reader(self._channel.fileno(), self.hear)
+        self.hear()
+
+    def hear(self) -> None:
+        """Deliver what has come."""
+        if self._loop is not None and (said := self._channel.receive()):
+            self._deliver(said)
 
     def send(self, out: list[m.ToEngine]) -> None:
         """Never blocks: the queue is bounded by the number of open requests, which the server bounds."""
-        self._socket.send(m.encode(out), flags=zmq.NOBLOCK)
+        self._channel.send(out)
+        if self._loop is not None:
+            self._loop.call_soon(self.hear)  # what came while it was sent is not announced again
 
     def how_it_ended(self) -> str:
         return child.how_it_ended(self.process)
@@ -57,6 +60,8 @@ class EngineProcess:
     def kill(self) -> None:
         """End the process now and close the wire. Harmless when it is gone already."""
         child.end(self.process)
-        self._socket.close()
-        self._context.term()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._channel.fileno())
+        self._loop = None
+        self._channel.close(linger=0)
         forget_address(self.address)

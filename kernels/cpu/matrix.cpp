@@ -27,22 +27,24 @@ int64_t div_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 // tiles of a block side by side (a tile whole would put the same block of all tiles into the same sets of a cache).
 struct Tiles {
   Tiles(const Matrix& m, int64_t rows)
-      : count(div_up(rows, TILE)), rows(rows), whole(whole_numbers(m.format)), padded(padded_inputs(m)),
-        groups(whole ? groups_of(m) : 0), block(whole ? WHOLES : FLOATS), blocks(div_up(padded, block)) {}
+      : count(div_up(rows, TILE)), rows(rows), whole(whole_numbers(m.format)), units_by_run(m.format == Format::i4),
+        step(!whole ? 1 : units_by_run ? 4 : 2), padded(padded_inputs(m)), runs(whole ? padded / run_of(m) : 0),
+        block(whole ? WHOLES : FLOATS), blocks(div_up(padded, block)) {}
   int64_t begin(int64_t tile) const { return tile * (rows / count) + std::min(tile, rows % count); }
   int height(int64_t tile) const { return static_cast<int>(begin(tile + 1) - begin(tile)); }
   int64_t size(int64_t b) const { return std::min(block, padded - b * block); }
-  int64_t packed(int64_t inputs) const { return whole ? inputs / 2 : inputs; }  // two whole numbers in 32 bits
+  int64_t units() const { return units_by_run ? runs : 1; }  // of a row
 
-  // Offsets in 32 bits: the inputs, then the sums of groups, then the unit that each row's whole numbers count in.
-  int64_t inputs_at(int64_t tile, int64_t b) const { return packed(b * block) * rows + begin(tile) * packed(size(b)); }
-  int64_t sums_at(int64_t tile) const { return packed(padded) * rows + begin(tile) * groups; }
-  int64_t units_at(int64_t tile) const { return (packed(padded) + groups) * rows + begin(tile); }
-  int64_t total() const { return (packed(padded) + groups + 1) * rows; }
+  // Offsets in 32 bits: the inputs, then the sums of runs, then the units that whole numbers count in.
+  int64_t inputs_at(int64_t tile, int64_t b) const { return b * block / step * rows + begin(tile) * size(b) / step; }
+  int64_t sums_at(int64_t tile) const { return padded / step * rows + begin(tile) * runs; }
+  int64_t units_at(int64_t tile) const { return (padded / step + runs) * rows + begin(tile) * units(); }
+  int64_t total() const { return (padded / step + runs + units()) * rows; }
 
   int64_t count, rows;
-  bool whole;
-  int64_t padded, groups, block, blocks;
+  bool whole, units_by_run;
+  int64_t step;  // inputs that share 32 bits
+  int64_t padded, runs, block, blocks;
 };
 
 template <class T>
@@ -51,11 +53,10 @@ void pack_panel(T* to, const T* rows, int64_t stride, int64_t inputs, int64_t la
     for (int64_t k = 0; k < inputs; k++) to[k / step * step * LANES + lane * step + k % step] = rows[lane * stride + k];
 }
 
-void pack_panel_i4(uint16_t* to, const uint8_t* rows, int64_t stride, int64_t inputs, int64_t lanes) {
+void pack_panel_i4(uint8_t* to, const uint8_t* rows, int64_t stride, int64_t inputs, int64_t lanes) {
   for (int64_t lane = 0; lane < lanes; lane++)
     for (int64_t k = 0; k < inputs; k++)
-      to[k / 8 * 2 * LANES + 2 * lane + k % 2] |=
-          static_cast<uint16_t>((rows[lane * stride + k] & 15) << (k % 8 / 2 * 4));
+      to[nibble_byte(k, lane)] |= static_cast<uint8_t>((rows[lane * stride + k] & 15) << nibble_shift(lane));
 }
 
 }  // namespace
@@ -76,7 +77,7 @@ void pack(const Matrix& m, void* panels, const void* rows, int64_t stride, int64
         break;
       case Format::i4:
         pack_panel_i4(
-            reinterpret_cast<uint16_t*>(to), static_cast<const uint8_t*>(rows) + row * stride, stride, m.inputs, lanes);
+            reinterpret_cast<uint8_t*>(to), static_cast<const uint8_t*>(rows) + row * stride, stride, m.inputs, lanes);
         break;
       default:
         pack_panel(
@@ -113,18 +114,20 @@ struct Product {
     t.y_stride = to_stride;
     t.first = b == 0;
     if (tiles.whole) {
-      const int64_t at = (panel * tiles.groups + from / m.group) * LANES;
+      const int64_t groups = groups_of(m), at = (panel * groups + from / m.group) * LANES;
       t.group = m.group;
+      t.run = run_of(m);
       t.scale = m.scale + at;
       t.low = m.low ? m.low + at : nullptr;
-      t.scales = tiles.groups * LANES;
-      t.sums = reinterpret_cast<const int32_t*>(scratch) + tiles.sums_at(tile) + from / m.group * rows;
+      t.scales = groups * LANES;
+      t.sums = reinterpret_cast<const int32_t*>(scratch) + tiles.sums_at(tile) + from / t.run * rows;
+      t.units = scratch + tiles.units_at(tile) + from / t.run * rows;
     }
     kernel_of(m.format, static_cast<int>(rows), two)(t);
   }
 
   void finish_at(int64_t tile, int64_t output, int64_t count, float* to, int64_t to_stride) const {
-    const float* times = tiles.whole ? scratch + tiles.units_at(tile) : nullptr;
+    const float* times = tiles.whole && !tiles.units_by_run ? scratch + tiles.units_at(tile) : nullptr;
     const float* more = add ? add + tiles.begin(tile) * add_stride + output : nullptr;
     finish(to, to_stride, tiles.height(tile), count, times, m.bias ? m.bias + output : nullptr, more, add_stride);
   }
@@ -170,13 +173,14 @@ void product(Isa isa, const Matrix& m, const Inputs& in, float* y, int64_t y_str
   (void)isa;
   if (!in.count) return;
   const auto lay_floats = PICK(isa, lay_floats);
-  const auto lay_wholes = PICK(isa, lay_wholes);
+  const auto lay_words = PICK(isa, lay_words);
+  const auto lay_bytes = PICK(isa, lay_bytes);
   const Tiles tiles(m, in.count);
   float* const scratch = room<0>(tiles.total());
   pool.each(tiles.count, [&](int64_t tile) {
-    const Layout to{tiles.begin(tile), tiles.height(tile), tiles.padded, tiles.block, in.count, m.group, scratch,
+    const Layout to{tiles.begin(tile), tiles.height(tile), tiles.padded, tiles.block, in.count, run_of(m), scratch,
                     reinterpret_cast<int32_t*>(scratch) + tiles.sums_at(tile), scratch + tiles.units_at(tile)};
-    (tiles.whole ? lay_wholes : lay_floats)(in, to, room<1>(2 * tiles.padded));
+    (tiles.units_by_run ? lay_bytes : tiles.whole ? lay_words : lay_floats)(in, to, room<1>(2 * tiles.padded));
   });
 
   const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, PICK(isa, kernel_of), PICK(isa, finish)};

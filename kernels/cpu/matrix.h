@@ -34,6 +34,15 @@ inline int64_t padded_inputs(const Matrix& m) {
   return whole_numbers(m.format) ? (m.inputs + m.group - 1) / m.group * m.group : m.inputs;
 }
 inline int64_t groups_of(const Matrix& m) { return padded_inputs(m) / m.group; }
+// Inputs of a row whose products with whole numbers are summed as such. Beside i8 a row counts in one unit, with 16 bits;
+// beside i4, which are coarser by far, each run of it has a unit of its own, and 8 bits.
+constexpr int64_t RUN = 32;
+inline int64_t run_of(const Matrix& m) { return m.format == Format::i4 && m.group > RUN ? RUN : m.group; }
+// Where a code of i4 lies in its panel: a byte has an input of two outputs, half a panel apart; 32 of them have four inputs.
+inline int64_t nibble_byte(int64_t input, int64_t lane) {
+  return input / 4 * 2 * LANES + lane % (LANES / 2) * 4 + input % 4;
+}
+inline int nibble_shift(int64_t lane) { return lane < LANES / 2 ? 0 : 4; }
 // Bytes of one panel.
 inline int64_t panel_bytes(const Matrix& m) {
   const int64_t elements = LANES * padded_inputs(m);

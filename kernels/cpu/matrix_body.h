@@ -61,11 +61,21 @@ TARGET static void floats(const Tile& t) {
 // ahead, with up to so many rows.
 constexpr int AHEAD = 2048, AHEAD_ROWS = 4;
 
-// Two inputs of int8 are LANES pairs of bytes, widened to 16 bits and multiplied with a row's pair of 16 bits.
-struct AsI8 {
-  template <int R, int P>
-  INLINE void group(const int32_t* x, const char* (&w)[P], int64_t count, I (&acc)[R][P * NV]) {
-    for (int64_t k = 0; k < count; k += 2) {
+// Two inputs of int8 are LANES pairs of bytes, widened to 16 bits and multiplied with a row's pair of 16 bits. The sums of a
+// group are whole numbers, which its scale turns into floats.
+template <int R, int P>
+TARGET static void wholes(const Tile& t) {
+  const int32_t* x = static_cast<const int32_t*>(t.x);
+  const char* w[P];
+  for (int p = 0; p < P; p++) w[p] = t.w + p * t.panel;
+  const int64_t groups = t.count / t.group;
+  float room[R * P * LANES];
+  for (int64_t g = 0; g < groups; g++) {
+    const int32_t* sums = t.sums + g * R;
+    I acc[R][P * NV];
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < P * NV; c++) acc[r][c] = izero();
+    for (int64_t k = 0; k < t.group; k += 2) {
       I b[P * NV];
       for (int p = 0; p < P; p++) {
         if (R <= AHEAD_ROWS) __builtin_prefetch(w[p] + AHEAD);
@@ -78,85 +88,6 @@ struct AsI8 {
       }
       x += R;
     }
-  }
-};
-
-// A word of 16 bits holds four codes of int4, of which each shift and mask gives one. The pair of words of an output holds
-// the inputs (0 1), (2 3), (4 5), (6 7), from the lowest bits on. Where rows are many, words that wait for their shifts would
-// take the registers of sums: there a group is gone over four times. The order of whole numbers changes no sum.
-struct AsI4 {
-  template <int P>
-  INLINE void words_of(const char* const (&w)[P], I (&words)[P * NV]) {
-    for (int p = 0; p < P; p++)
-      for (int c = 0; c < NV; c++) words[p * NV + c] = iload(w[p] + c * 4 * W);
-  }
-  template <int S, int R, int P>
-  INLINE void quarter(const int32_t* x, const I (&words)[P * NV], I (&acc)[R][P * NV]) {
-    I b[P * NV];
-    for (int c = 0; c < P * NV; c++) {
-      b[c] = down16<4 * S>(words[c]);
-      if (S < 3) b[c] = both(b[c], iall16(15));
-    }
-    for (int r = 0; r < R; r++) {
-      const I a = iall(x[S * R + r]);
-      for (int c = 0; c < P * NV; c++) acc[r][c] = pairs_add(a, b[c], acc[r][c]);
-    }
-  }
-  template <int S, int R, int P>
-  INLINE void pass(const int32_t* x, const char* const (&first)[P], int64_t count, I (&acc)[R][P * NV]) {
-    const char* w[P];
-    for (int p = 0; p < P; p++) w[p] = first[p];
-    for (int64_t k = 0; k < count; k += 8) {
-      I words[P * NV];
-      words_of<P>(w, words);
-      quarter<S, R, P>(x, words, acc);
-      x += 4 * R;
-      for (int p = 0; p < P; p++) w[p] += 4 * LANES;
-    }
-  }
-  template <int R, int P>
-  INLINE void group(const int32_t* x, const char* (&w)[P], int64_t count, I (&acc)[R][P * NV]) {
-    if (R <= AHEAD_ROWS)
-      for (int p = 0; p < P; p++)
-        for (int64_t at = 0; at < count / 2 * LANES; at += 64) __builtin_prefetch(w[p] + AHEAD + at);
-    if constexpr (R <= 3) {
-      for (int64_t k = 0; k < count; k += 8) {
-        I words[P * NV];
-        words_of<P>(w, words);
-        quarter<0, R, P>(x, words, acc);
-        quarter<1, R, P>(x, words, acc);
-        quarter<2, R, P>(x, words, acc);
-        quarter<3, R, P>(x, words, acc);
-        x += 4 * R;
-        for (int p = 0; p < P; p++) w[p] += 4 * LANES;
-      }
-      return;
-    }
-    pass<0, R, P>(x, w, count, acc);
-    pass<1, R, P>(x, w, count, acc);
-    pass<2, R, P>(x, w, count, acc);
-    pass<3, R, P>(x, w, count, acc);
-    for (int p = 0; p < P; p++) w[p] += count / 2 * LANES;
-  }
-};
-
-// The sums of a group are whole numbers, which its scale turns into floats; MIDDLE is taken off them at their start.
-template <class F, int MIDDLE, int R, int P>
-TARGET static void wholes(const Tile& t) {
-  const int32_t* x = static_cast<const int32_t*>(t.x);
-  const char* w[P];
-  for (int p = 0; p < P; p++) w[p] = t.w + p * t.panel;
-  const int64_t groups = t.count / t.group;
-  float room[R * P * LANES];
-  for (int64_t g = 0; g < groups; g++) {
-    const int32_t* sums = t.sums + g * R;
-    I acc[R][P * NV];
-    for (int r = 0; r < R; r++) {
-      const I start = MIDDLE ? iall(-MIDDLE * sums[r]) : izero();
-      for (int c = 0; c < P * NV; c++) acc[r][c] = start;
-    }
-    F::template group<R, P>(x, w, t.group, acc);
-    x += t.group / 2 * R;
     for (int p = 0; p < P; p++)
       for (int c = 0; c < NV; c++) {
         const V scale = load(t.scale + p * t.scales + g * LANES + c * W);
@@ -179,6 +110,88 @@ TARGET static void wholes(const Tile& t) {
   add_to<R, P>(t, acc);
 }
 
+// The codes of i4 for four inputs, as bytes: vector c of the panel.
+INLINE I codes_at(const char* w, int c) {
+#if defined(ISA_AVX512)
+  return low_then_high_nibbles(w);
+#else
+  const I some = iload(w + c % (NV / 2) * 4 * W);
+  return c < NV / 2 ? low_nibbles(some) : high_nibbles(some);
+#endif
+}
+
+// Codes of 0 to 15 meet bytes of -127 to 127, over a run of QUADS times four inputs, 8 times at most: see quads_add.
+// found: [R][P * NV].
+template <int R, int P, int QUADS>
+INLINE void run_of_codes(const int32_t* x, const char* const (&w)[P], I (&found)[R][P * NV]) {
+  I acc[R][P * NV];
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < P * NV; c++) acc[r][c] = izero();
+#pragma GCC unroll 2
+  for (int q = 0; q < QUADS; q++) {
+    I b[P * NV];
+    for (int p = 0; p < P; p++) {
+      const char* from = w[p] + q * 2 * LANES;
+      if (R <= AHEAD_ROWS && q % 2 == 0) __builtin_prefetch(from + AHEAD);
+      for (int c = 0; c < NV; c++) b[p * NV + c] = codes_at(from, c);
+    }
+    for (int r = 0; r < R; r++) {
+      const I a = iall(x[q * R + r]);
+      for (int c = 0; c < P * NV; c++) acc[r][c] = quads_add(b[c], a, acc[r][c]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < P * NV; c++) found[r][c] = quads_sum(acc[r][c]);
+}
+
+template <int R, int P, int QUADS>
+TARGET static void codes_by(const Tile& t) {
+  const int32_t *x = static_cast<const int32_t*>(t.x), *middles = t.sums;
+  const float *units = t.units, *scale = t.scale, *low = t.low;
+  const char* w[P];
+  for (int p = 0; p < P; p++) w[p] = t.w + p * t.panel;
+  V acc[R][P * NV];
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < P * NV; c++) acc[r][c] = zero();
+  const int64_t group = t.group / t.run, runs = t.count / t.run;
+  for (int64_t n = 0, left = group; n < runs; n++) {
+    I found[R][P * NV];
+    run_of_codes<R, P, QUADS>(x, w, found);
+    for (int r = 0; r < R; r++) {
+      const I middle = iall(middles[r]);
+      const V unit = all(units[r]);
+      for (int p = 0; p < P; p++)
+        for (int c = 0; c < NV; c++) {
+          V& sum = acc[r][p * NV + c];
+          const V by = mul(unit, load(scale + p * t.scales + c * W));
+          sum = mul_add(to_float(iadd(found[r][p * NV + c], middle)), by, sum);
+        }
+    }
+    if (low)
+      for (int r = 0; r < R; r++) {
+        const V all_of_it = all(units[r] * static_cast<float>(middles[r]) / -8);
+        for (int p = 0; p < P; p++)
+          for (int c = 0; c < NV; c++) {
+            V& sum = acc[r][p * NV + c];
+            sum = mul_add(load(low + p * t.scales + c * W), all_of_it, sum);
+          }
+      }
+    x += QUADS * R;
+    for (int p = 0; p < P; p++) w[p] += QUADS * 2 * LANES;
+    middles += R;
+    units += R;
+    if (--left) continue;
+    left = group;
+    scale += LANES;
+    if (low) low += LANES;
+  }
+  add_to<R, P>(t, acc);
+}
+template <int R, int P>
+TARGET static void codes(const Tile& t) {
+  t.run == RUN ? codes_by<R, P, RUN / 4>(t) : codes_by<R, P, 4>(t);  // the smallest group has 16
+}
+
 // By rows (from 1 on): one panel, and two where few rows would leave the multipliers waiting for sums.
 template <class F>
 TARGET static Kernel floats_of(int rows, bool two) {
@@ -188,11 +201,15 @@ TARGET static Kernel floats_of(int rows, bool two) {
   return two ? both[rows - 1] : one[rows - 1];
 }
 
-template <class F, int MIDDLE>
 TARGET static Kernel wholes_of(int rows, bool two) {
-  static const Kernel one[] = {wholes<F, MIDDLE, 1, 1>, wholes<F, MIDDLE, 2, 1>, wholes<F, MIDDLE, 3, 1>,
-                               wholes<F, MIDDLE, 4, 1>, wholes<F, MIDDLE, 5, 1>, wholes<F, MIDDLE, 6, 1>};
-  static const Kernel both[] = {wholes<F, MIDDLE, 1, 2>, wholes<F, MIDDLE, 2, 2>, wholes<F, MIDDLE, 3, 2>};
+  static const Kernel one[] = {wholes<1, 1>, wholes<2, 1>, wholes<3, 1>, wholes<4, 1>, wholes<5, 1>, wholes<6, 1>};
+  static const Kernel both[] = {wholes<1, 2>, wholes<2, 2>, wholes<3, 2>};
+  return two ? both[rows - 1] : one[rows - 1];
+}
+
+TARGET static Kernel codes_of(int rows, bool two) {
+  static const Kernel one[] = {codes<1, 1>, codes<2, 1>, codes<3, 1>, codes<4, 1>, codes<5, 1>, codes<6, 1>};
+  static const Kernel both[] = {codes<1, 2>, codes<2, 2>, codes<3, 2>};
   return two ? both[rows - 1] : one[rows - 1];
 }
 
@@ -201,8 +218,8 @@ TARGET static Kernel kernel_of(Format format, int rows, bool two) {
     case Format::f32: return floats_of<AsF32>(rows, two);
     case Format::bf16: return floats_of<AsBF16>(rows, two);
     case Format::f16: return floats_of<AsF16>(rows, two);
-    case Format::i8: return wholes_of<AsI8, 0>(rows, two);
-    default: return wholes_of<AsI4, 8>(rows, two);
+    case Format::i8: return wholes_of(rows, two);
+    default: return codes_of(rows, two);
   }
 }
 
@@ -218,24 +235,34 @@ TARGET static void lay_floats(const Inputs& in, const Layout& to, float* room) {
   }
 }
 
-// Whole numbers of 16 bits, by the largest of a row; units[r] is what they count in. NaN and infinity have no code: a row
-// that has one counts in NaN.
-TARGET static void lay_wholes(const Inputs& in, const Layout& to, float* room) {
+// `count` values from `from` on as whole numbers of -most to most; what they count in is returned. NaN and infinity have no
+// code: where there is one, they count in NaN.
+INLINE float counted(const float* from, int64_t count, int most, int32_t* codes) {
+  V greatest = zero(), odd = zero();  // odd: NaN where a value is no number
+  for (int64_t i = 0; i < count; i += W) {
+    const V v = load_some(from + i, count - i);
+    greatest = greater(greatest, magnitude(v));
+    odd = add(odd, mul(v, zero()));
+  }
+  const float top = largest(greatest), limit = static_cast<float>(most);
+  const bool sound = sum(odd) == 0 && top <= 3.4e38f;
+  const V scale = all(sound && top > 1e-30f ? limit / top : 0.0f);  // of less its inverse could be infinite: that is 0
+  for (int64_t i = 0; i < count; i += W)
+    store_int(codes + i, sound ? mul(load_some(from + i, count - i), scale) : zero());
+  return sound ? top / limit : NAN;
+}
+
+INLINE int32_t total(const int32_t* codes, int64_t count) {
+  int32_t found = 0;
+  for (int64_t k = 0; k < count; k++) found += codes[k];
+  return found;
+}
+
+// Pairs of 16 bits, which a row counts in one unit. A run, so what is padded, is a multiple of W.
+TARGET static void lay_words(const Inputs& in, const Layout& to, float* room) {
   int32_t* codes = reinterpret_cast<int32_t*>(room + to.padded);
   for (int r = 0; r < to.rows; r++) {
-    const float* from = prepared(in, to.first + r, room);
-    V most = zero(), odd = zero();  // odd: NaN where a value is no number
-    for (int64_t i = 0; i < in.width; i += W) {
-      const V v = load_some(from + i, in.width - i);
-      most = greater(most, magnitude(v));
-      odd = add(odd, mul(v, zero()));
-    }
-    const float top = largest(most);
-    const bool sound = sum(odd) == 0 && top <= 3.4e38f;
-    to.units[r] = sound ? top / 32767 : NAN;
-    const V scale = all(sound && top > 1e-30f ? 32767 / top : 0.0f);  // of less its inverse could be infinite: that is 0
-    for (int64_t i = 0; i < in.width; i += W)  // a group, so what is padded, is a multiple of W
-      store_int(codes + i, sound ? mul(load_some(from + i, in.width - i), scale) : zero());
+    to.units[r] = counted(prepared(in, to.first + r, room), in.width, 32767, codes);
     for (int64_t i = (in.width + W - 1) / W * W; i < to.padded; i++) codes[i] = 0;
     for (int64_t begin = 0; begin < to.padded; begin += to.block) {
       const int64_t count = to.padded - begin < to.block ? to.padded - begin : to.block;
@@ -245,10 +272,30 @@ TARGET static void lay_wholes(const Inputs& in, const Layout& to, float* room) {
         x[k / 2 * to.rows] = static_cast<int32_t>((low & 0xffff) | high << 16);
       }
     }
-    for (int64_t g = 0; g < to.padded / to.group; g++) {
-      int32_t total = 0;
-      for (int64_t k = g * to.group; k < (g + 1) * to.group; k++) total += codes[k];
-      to.sums[g * to.rows + r] = total;
+    for (int64_t n = 0; n < to.padded / to.run; n++) to.sums[n * to.rows + r] = total(codes + n * to.run, to.run);
+  }
+}
+
+// Four bytes, which each run of a row counts in a unit of its own. The sums are times what takes the middle off the codes.
+TARGET static void lay_bytes(const Inputs& in, const Layout& to, float* room) {
+  int32_t codes[RUN];
+  for (int r = 0; r < to.rows; r++) {
+    const float* from = prepared(in, to.first + r, room);
+    for (int64_t begin = 0; begin < to.padded; begin += to.block) {
+      const int64_t count = to.padded - begin < to.block ? to.padded - begin : to.block;
+      int32_t* x = static_cast<int32_t*>(to.x) + to.at(begin / 4, count / 4) + r;
+      for (int64_t k = begin; k < begin + count; k += to.run) {
+        const int64_t there = in.width - k < to.run ? in.width - k : to.run;
+        if (there < to.run) std::memset(codes, 0, sizeof codes);
+        const int64_t n = k / to.run;
+        to.units[n * to.rows + r] = there > 0 ? counted(from + k, there, 127, codes) : 0;
+        to.sums[n * to.rows + r] = -8 * total(codes, to.run);
+        for (int64_t i = 0; i < to.run; i += 4, x += to.rows) {
+          uint32_t four = 0;
+          for (int j = 0; j < 4; j++) four |= (static_cast<uint32_t>(codes[i + j]) & 255) << 8 * j;
+          *x = static_cast<int32_t>(four);
+        }
+      }
     }
   }
 }
@@ -290,8 +337,7 @@ TARGET static void weights_row(const Matrix& m, int64_t row, float* y) {
     if (m.format == Format::i8) {
       code = reinterpret_cast<const int8_t*>(at)[k / 2 * 2 * LANES + 2 * lane + k % 2];
     } else {
-      const uint16_t word = reinterpret_cast<const uint16_t*>(at)[k / 8 * 2 * LANES + 2 * lane + k % 2];
-      code = (word >> k % 8 / 2 * 4 & 15) - 8;
+      code = (reinterpret_cast<const uint8_t*>(at)[nibble_byte(k, lane)] >> nibble_shift(lane) & 15) - 8;
     }
     y[k] = static_cast<float>(code) * m.scale[g] + (m.low ? m.low[g] : 0);
   }

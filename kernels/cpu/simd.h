@@ -1,5 +1,7 @@
 // V: W floats, I: W int32 or 2 W int16, and what can be done with them, for the instruction set that each_isa.h has named.
 // No #pragma once.
+// quads_add takes bytes, of 0 to 15 and of -127 to 127; what it has added up to 8 times, quads_sum turns into W int32: each
+// the sum of 4 products a time. (Two products are 3,810 at most, so 8 times two fit into 16 bits.)
 // The part functions take the first n lanes, 0 < n < W: the rest reads as 0 and is not written, nor touched in memory.
 // REGISTERS: how many V the machine holds, which the tiles of a kernel are sized by.
 
@@ -7,6 +9,8 @@ namespace quire {
 namespace ISA {
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
+
+constexpr uint64_t NIBBLES = 0x0f0f0f0f0f0f0f0f;  // the lower ones
 
 #if defined(ISA_AVX512)
 
@@ -39,16 +43,22 @@ INLINE V load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256
 using I = __m512i;
 INLINE I izero() { return _mm512_setzero_si512(); }
 INLINE I iall(int32_t x) { return _mm512_set1_epi32(x); }
-INLINE I iall16(int16_t x) { return _mm512_set1_epi16(x); }
-INLINE I iload(const void* p) { return _mm512_loadu_si512(p); }
 INLINE I widened(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
-INLINE I both(I x, I y) { return _mm512_and_si512(x, y); }
-template <int N> INLINE I down16(I x) { return _mm512_srli_epi16(x, N); }
 #if defined(ISA_VNNI)
 INLINE I pairs_add(I x, I y, I z) { return _mm512_dpwssd_epi32(z, x, y); }
+INLINE I quads_add(I codes, I y, I z) { return _mm512_dpbusd_epi32(z, codes, y); }
+INLINE I quads_sum(I z) { return z; }
 #else
 INLINE I pairs_add(I x, I y, I z) { return _mm512_add_epi32(z, _mm512_madd_epi16(x, y)); }
+INLINE I quads_add(I codes, I y, I z) { return _mm512_add_epi16(z, _mm512_maddubs_epi16(codes, y)); }
+INLINE I quads_sum(I z) { return _mm512_madd_epi16(z, _mm512_set1_epi16(1)); }
 #endif
+INLINE I low_then_high_nibbles(const void* p) {
+  const __m256i some = _mm256_loadu_si256((const __m256i*)p);
+  const I whole = _mm512_inserti64x4(_mm512_castsi256_si512(some), _mm256_srli_epi16(some, 4), 1);
+  return _mm512_and_si512(whole, _mm512_set1_epi8(15));
+}
+INLINE I iadd(I x, I y) { return _mm512_add_epi32(x, y); }
 INLINE V to_float(I x) { return _mm512_cvtepi32_ps(x); }
 INLINE void store_int(int32_t* p, V x) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(x)); }
 INLINE float sum(V x) {
@@ -101,12 +111,22 @@ INLINE V load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((c
 using I = __m256i;
 INLINE I izero() { return _mm256_setzero_si256(); }
 INLINE I iall(int32_t x) { return _mm256_set1_epi32(x); }
-INLINE I iall16(int16_t x) { return _mm256_set1_epi16(x); }
 INLINE I iload(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 INLINE I widened(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
-INLINE I both(I x, I y) { return _mm256_and_si256(x, y); }
-template <int N> INLINE I down16(I x) { return _mm256_srli_epi16(x, N); }
+INLINE I low_nibbles(I x) {  // with the mask in memory: the sums of six rows leave no register for it
+  alignas(32) static const uint64_t mask[4] = {NIBBLES, NIBBLES, NIBBLES, NIBBLES};
+  __asm__("vpand %1, %0, %0" : "+x"(x) : "m"(mask));
+  return x;
+}
+INLINE I high_nibbles(I x) { return low_nibbles(_mm256_srli_epi16(x, 4)); }
 INLINE I pairs_add(I x, I y, I z) { return _mm256_add_epi32(z, _mm256_madd_epi16(x, y)); }
+INLINE I quads_add(I codes, I y, I z) {  // in one piece: all products before all sums would take twice the registers
+  I products;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(z), "=&x"(products) : "x"(codes), "x"(y));
+  return z;
+}
+INLINE I quads_sum(I z) { return _mm256_madd_epi16(z, _mm256_set1_epi16(1)); }
+INLINE I iadd(I x, I y) { return _mm256_add_epi32(x, y); }
 INLINE V to_float(I x) { return _mm256_cvtepi32_ps(x); }
 INLINE void store_int(int32_t* p, V x) { _mm256_storeu_si256((__m256i*)p, _mm256_cvtps_epi32(x)); }
 INLINE float sum(V x) {
@@ -171,23 +191,30 @@ INLINE V load_f16(const uint16_t* p) { return V{from_half(p[0]), from_half(p[1])
 
 typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t Halves __attribute__((vector_size(16)));
-typedef uint16_t Words __attribute__((vector_size(16)));
+typedef uint64_t Longs __attribute__((vector_size(16)));
 INLINE I izero() { return I{0, 0, 0, 0}; }
 INLINE I iall(int32_t x) { return I{x, x, x, x}; }
-INLINE I iall16(int16_t x) { return (I)Halves{x, x, x, x, x, x, x, x}; }
 INLINE I iload(const void* p) {
   I x;
   std::memcpy(&x, p, sizeof x);
   return x;
 }
 INLINE I widened(const int8_t* p) { return (I)Halves{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]}; }
-INLINE I both(I x, I y) { return x & y; }
-template <int N> INLINE I down16(I x) { return (I)((Words)x >> N); }
+INLINE I low_nibbles(I x) { return (I)((Longs)x & NIBBLES); }
+INLINE I high_nibbles(I x) { return (I)((Longs)x >> 4 & NIBBLES); }
 INLINE I pairs_add(I x, I y, I z) {
   const Halves a = (Halves)x, b = (Halves)y;
   for (int i = 0; i < W; i++) z[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
   return z;
 }
+INLINE I quads_add(I codes, I y, I z) {
+  typedef int8_t Bytes __attribute__((vector_size(16)));
+  const Bytes a = (Bytes)codes, b = (Bytes)y;
+  for (int i = 0; i < 4 * W; i++) z[i / 4] += a[i] * b[i];
+  return z;
+}
+INLINE I quads_sum(I z) { return z; }
+INLINE I iadd(I x, I y) { return x + y; }
 INLINE V to_float(I x) { return __builtin_convertvector(x, V); }
 INLINE void store_int(int32_t* p, V x) {
   for (int i = 0; i < W; i++) p[i] = static_cast<int32_t>(std::nearbyint(x[i]));

@@ -20,18 +20,20 @@ struct Tile {
   int64_t group;
   const float *scale, *low;  // of the first panel, at this block: [groups][LANES]
   int64_t scales;            // floats from one panel to the next
-  const int32_t* sums;       // [groups][R] of the inputs, at this block
+  int64_t run;
+  const int32_t* sums;       // [runs][R] of the inputs, at this block
+  const float* units;        // [runs][R] that the inputs of i4 count in, at this block
 };
 
-// Where the inputs of a tile go: rows [first, first + rows) of `all`. What is [k][R] in 32 bits (k: an input, or a pair of
+// Where the inputs of a tile go: rows [first, first + rows) of `all`. What is [k][R] in 32 bits (k: an input, or two or four
 // whole numbers) lies by blocks of inputs, in each the tiles one after the other.
 struct Layout {
   int64_t first;
   int rows;
-  int64_t padded, block, all, group;
+  int64_t padded, block, all, run;
   void* x;
-  int32_t* sums;
-  float* units;
+  int32_t* sums;  // [runs][R]
+  float* units;   // [R], or [runs][R] where each run has its own
   // For element k of a block that has `count`: begin is that of the block, all in 32 bits.
   int64_t at(int64_t begin, int64_t count) const { return begin * all + first * count; }
 };

@@ -200,7 +200,8 @@ def test_small_numbers_give_the_logits_of_the_weights_they_stand_for(family, kin
     expected = run(load_model(tmp_path / "hf", dtype="float32", device=CPU, impl="quire"), PROMPTS, RAGGED)
     for ours, theirs in zip(found, expected, strict=True):
         apart = ((ours - theirs).norm() / theirs.norm()).item()
-        assert apart == 0 if kind in FLOATS else apart < 0.01  # whole numbers are multiplied by rounded rows
+        # Whole numbers are multiplied by rounded rows: of 8 bits beside weights of 4, else of 16.
+        assert apart == 0 if kind in FLOATS else apart < (6e-2 if kind.name in ("Q4_0", "Q4_1") else 1e-3)
 
 
 # ---------------------------------------------------------------- where the folder lies

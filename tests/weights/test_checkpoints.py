@@ -115,9 +115,9 @@ def test_act_order():
     group = parts["g_idx"].numpy()
     exact = m.scale.astype(np.float64)[:, group] * (m.codes - m.zero[:, group])
     assert torch.equal(found.dense(), torch.from_numpy(exact.astype(np.float32)))
-    linear, x = Linear(found), torch.randn(3, 64)
+    linear, x = Linear(found), torch.randint(-1, 2, (3, 64)).float()  # which 8 bits hold as they are
     torch.testing.assert_close(linear.dense(), found.dense())
-    torch.testing.assert_close(linear(x), x @ found.dense().T, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(linear(x), x @ found.dense().T, rtol=1e-5, atol=1e-5)
     both = Linear([found, found])
     torch.testing.assert_close(both.dense(), torch.cat([found.dense()] * 2))
     other = Linear([found, read(gptq(m), gptq_settings(4, 32))])  # other inputs share a scale: quantized anew
@@ -347,5 +347,6 @@ def test_a_packed_model_answers_as_its_weights_unpacked(case, tmp_path):
     for kind in ("packed", "unpacked"):
         model = load_model(tmp_path / kind, dtype="auto", device=CPU)
         answers.append(torch.cat(run(model, PROMPTS, RAGGED)).log_softmax(-1))
-    # Products of whole numbers round their inputs to whole numbers, too.
-    assert torch.allclose(*answers, atol=2e-3)
+    # Products of whole numbers round their inputs to whole numbers, too: of 16 bits, or of 8 beside weights of 4.
+    found, expected = answers
+    assert (found - expected).norm() < (2e-4 if bits == 8 else 2e-2) * expected.norm()
