@@ -24,7 +24,9 @@ from .vocabulary import Vocabulary
 
 LARGE = 16 * 1024  # characters of a grammar of which it is known beforehand that it takes long
 MASKS = 0.0005  # seconds until those that are filled are sent, and tokens that came meanwhile have their turn
-SLOW = 0.01  # seconds that nothing about an answer takes, where its grammar is quick
+SLOW = 0.01  # seconds of the processor that nothing about an answer takes, where its grammar is quick
+HOPELESS = 5  # times of that, that something took once, and the grammar is never quick again
+QUICK_AGAIN = 16  # things on end that did not take long: what is built when it is first needed is there
 
 Out = list[wire.FromDesk]
 
@@ -34,6 +36,17 @@ class _Kept:
 
     def __init__(self, compiled: Compiled | None, slow: bool):
         self.compiled, self.slow, self.lock = compiled, slow, threading.Lock()
+        self._hopeless, self._quick = slow, 0
+
+    def took(self, seconds: float) -> None:
+        """Of the processor: a machine that is busy makes no grammar slow."""
+        if seconds > SLOW:
+            self.slow, self._quick = True, 0
+            self._hopeless = self._hopeless or seconds > HOPELESS * SLOW
+            return
+        self._quick += 1
+        if self._quick >= QUICK_AGAIN and not self._hopeless:
+            self.slow = False
 
 
 class _Open:
@@ -164,9 +177,7 @@ class Desk:
         if one.kept.slow:  # as was found out meanwhile
             self._queue(one)
             return []
-        began = time.perf_counter()
-        out = self._done_about(one, one.todo.popleft())
-        one.kept.slow = one.kept.slow or time.perf_counter() - began > SLOW
+        out = self._timed(one)
         if one.todo and not one.away:
             self._queue(one)
         return out
@@ -174,9 +185,15 @@ class Desk:
     def _do_slowly(self, one: _Open) -> None:
         """In a thread."""
         with one.kept.lock:
-            out = [] if one.closed else self._done_about(one, one.todo.popleft())
+            out = [] if one.closed else self._timed(one)
         self._done.put((one, out))
         self._wake()
+
+    def _timed(self, one: _Open) -> Out:
+        began = time.thread_time()
+        out = self._done_about(one, one.todo.popleft())
+        one.kept.took(time.thread_time() - began)
+        return out
 
     def _done_about(self, one: _Open, what: wire.Look | wire.Took) -> Out:
         number = one.opened.answer

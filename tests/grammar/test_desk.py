@@ -187,3 +187,33 @@ def test_a_grammar_that_once_took_long_is_followed_aside_from_then_on(slow, monk
     assert said(place, wire.Look(3, 0, [])) == []
     jobs.pop()()
     assert len(said(place)) == 1
+
+
+def test_a_grammar_that_took_long_to_begin_is_quick_again_later(slow, monkeypatch):
+    slow.go.set()
+    jobs = []
+    place = desk(aside=lambda job: jobs.append(job) if slow.threads else job())
+    said(place, wire.Compile(1, GrammarSpec(kind="choice", text="x")))
+    monkeypatch.setattr(module, "HOPELESS", 1e15)
+    monkeypatch.setattr(module, "SLOW", 1e-12)
+    said(place, wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))
+    monkeypatch.setattr(module, "SLOW", 60.0)
+    for _ in range(module.QUICK_AGAIN):
+        assert said(place, wire.Look(3, 0, [])) == []
+        jobs.pop()()
+        assert len(said(place)) == 1
+    assert len(said(place, wire.Look(3, 0, []))) == 1 and not jobs
+
+
+def test_a_grammar_that_took_very_long_never_is(slow, monkeypatch):
+    slow.go.set()
+    jobs = []
+    place = desk(aside=lambda job: jobs.append(job) if slow.threads else job())
+    said(place, wire.Compile(1, GrammarSpec(kind="choice", text="x")))
+    monkeypatch.setattr(module, "SLOW", 0.0)
+    said(place, wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))
+    monkeypatch.setattr(module, "SLOW", 60.0)
+    for _ in range(2 * module.QUICK_AGAIN):
+        assert said(place, wire.Look(3, 0, [])) == []
+        jobs.pop()()
+        assert len(said(place)) == 1
