@@ -111,14 +111,15 @@ class Answers:
                 if len(self._young.text) >= self._half:
                     self._old, self._young = self._young, Automaton()
 
-    def guesses(self, tail: Sequence[int], least: int, count: int) -> list[int]:
-        """At most `count` tokens that followed the longest end of `tail` that an answer has, of at least `least`."""
-        best: list[int] = []
+    def guesses(self, tail: Sequence[int], least: int, count: int) -> tuple[list[int], int]:
+        """At most `count` tokens that followed the longest end of `tail` that an answer has, of at least `least`; and
+        how long it is."""
+        best: tuple[list[int], int] = [], 0
         for automaton in (self._young, self._old):
             found, end = automaton.longest(tail)
             if found >= least:
                 after = automaton.text[end + 1 : end + 1 + count]
                 after = after[: after.index(BETWEEN)] if BETWEEN in after else after
                 if after:
-                    best, least = after, found + 1
+                    best, least = (after, found), found + 1
         return best

@@ -56,7 +56,7 @@ class Drafter:
         return min(count, self.model.max_position - len(seq.tokens) - len(new))
 
     def price(self, sequences: int) -> float:
-        return (self._costs.of(sequences) or 0.0) * self._costs.speed / sequences
+        return (self._costs.of(sequences) or 0.0) * self._costs.speed
 
     def entry(self, seq: Sequence) -> float:
         """Its text may have to be read first."""

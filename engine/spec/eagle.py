@@ -119,7 +119,7 @@ class Eagle:
         return min(count, self.head.shape.max_position - known[0] - 1)
 
     def price(self, sequences: int) -> float:
-        return (self._costs.of(sequences) or 0.0) * self._costs.speed / sequences
+        return (self._costs.of(sequences) or 0.0) * self._costs.speed
 
     def entry(self, seq: Sequence) -> float:
         return 0.0

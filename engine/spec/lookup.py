@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int32]
 
 
-def repeated(text: Tokens, least: int, most: int, count: int) -> list[int]:
+def repeated(text: Tokens, least: int, most: int, count: int) -> tuple[list[int], int]:
     """At most `count` tokens that followed the longest end of `text` that stands in it before: of at least `least`, and
-    compared up to `most` tokens. Of several places the last counts. [] where there is none.
+    compared up to `most` tokens; and how long it is. Of several places the last counts. [] where there is none.
 
     Where what followed reaches the end of the text, the text repeats itself, and goes on to.
     """
     if len(text) <= least:
-        return []
+        return [], 0
     last = len(text) - 1
     places = np.flatnonzero(text[:last] == text[last])
     length = 1
@@ -30,10 +30,10 @@ def repeated(text: Tokens, least: int, most: int, count: int) -> list[int]:
             break
         places, length = longer, length + 1
     if length < least or not places.size:
-        return []
+        return [], 0
     after = int(places[-1]) + 1
     period = len(text) - after
-    return [int(text[after + n % period]) for n in range(count)]
+    return [int(text[after + n % period]) for n in range(count)], length
 
 
 class Trail:

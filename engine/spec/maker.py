@@ -67,7 +67,7 @@ class Maker(Protocol):
         ...
 
     def price(self, sequences: int) -> float:
-        """Seconds that a draft of a sequence takes beside those of the others."""
+        """Seconds that it takes to make a draft of each of so many sequences."""
         ...
 
     def entry(self, seq: Sequence) -> float:

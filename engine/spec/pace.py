@@ -1,4 +1,4 @@
-"""How many drafts are worth their rows: from what steps cost, and from how often a sequence's drafts were right.
+"""How many drafts are worth their rows: from what steps cost, and from how often drafts like these were right.
 
 Pure: what is measured is told from outside.
 """
@@ -6,7 +6,7 @@ Pure: what is measured is told from outside.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 SPEED, SHAPE = 0.2, 0.05  # shares that a new measurement has in what is known of the machine, and of a size
@@ -16,7 +16,10 @@ SLOPE = 0.08  # of the cost of one token, that each further one is taken to cost
 FADING = 0.9  # what a step leaves of what was known of a sequence,
 SLOWLY = 0.99  # and of all together
 PRIOR = (1.0, 2.0)  # drafts that were right, of so many
-DOUBT = 0.01  # share of what is known of a sequence that a step without its drafts takes
+DOUBT = 0.01  # share of what is known of a sequence that a step without its drafts takes,
+SLIGHT = 0.001  # and of what is known of all
+WEIGHT = 4.0  # drafts of a sequence that count as much as what is known of others
+STAKE = 10.0  # drafts that are taken to have given what was expected, before any did
 
 
 class Costs:
@@ -88,14 +91,15 @@ class Record:
         self.right = self._fading * self.right + right
         self.tried = self._fading * self.tried + min(drafts, right + 1)
 
-    def rest(self) -> None:
+    def rest(self, doubt: float, towards: tuple[float, float]) -> None:
         """Nothing was tried, as it did not pay; what is known becomes old all the same, so that it is tried again."""
-        self.right += DOUBT * (PRIOR[0] - self.right)
-        self.tried += DOUBT * (PRIOR[1] - self.tried)
+        self.right += doubt * (towards[0] - self.right)
+        self.tried += doubt * (towards[1] - self.tried)
 
-    def like(self) -> Record:
-        """What is expected of another sequence."""
-        return Record(PRIOR[1] * self.chance, PRIOR[1])
+    def within(self, others: Record) -> float:
+        """The chance that a draft of one sequence is right, where those before it are: from its own drafts, and from
+        those of others as far as its own are few."""
+        return min((self.right + WEIGHT * others.chance) / (self.tried + WEIGHT), 0.99)
 
     @property
     def chance(self) -> float:
@@ -103,23 +107,56 @@ class Record:
         return min(self.right / self.tried, 0.99) if self.tried else 0.0
 
 
+class Trust:
+    """What drafts gave, of what was expected of them. Those are taken that look best, and of these more look better
+    than they are than worse."""
+
+    def __init__(self) -> None:
+        self._expected = self._right = STAKE
+
+    def learn(self, expected: float, right: int) -> None:
+        self._expected = SLOWLY * self._expected + expected
+        self._right = SLOWLY * self._right + right
+
+    def rest(self) -> None:
+        """Drafts could have been had, and did not pay."""
+        self._expected += SLIGHT * (STAKE - self._expected)
+        self._right += SLIGHT * (STAKE - self._right)
+
+    @property
+    def share(self) -> float:
+        return min((self._right + STAKE) / (self._expected + STAKE), 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Drafts that a sequence could have. chance: of each, where those before it are right; most: how many; price: what
-    it costs to make one, entry: and to begin to, in the units of `Costs`."""
+    """Drafts that a sequence could have. chance: of each, where those before it are right; most: how many; made: they
+    would have to be made; entry: what it costs to begin to, in the units of `Costs`."""
 
     chance: float
     most: int
-    price: float = 0.0
+    made: bool = False
     entry: float = 0.0
 
+    def expected(self, count: int) -> float:
+        """How many of the first `count` come to stay."""
+        return sum(self.chance**n for n in range(1, count + 1))
 
-def shares(offers: Sequence[Offer], sequences: int, costs: Costs, beside: float = 0.0) -> list[int]:
+
+def shares(
+    offers: Sequence[Offer],
+    sequences: int,
+    costs: Costs,
+    beside: float = 0.0,
+    making: Callable[[int], float] = lambda sequences: 0.0,
+    trust: float = 1.0,
+) -> list[int]:
     """Of the drafts of some sequences, how many give the most tokens a second.
 
     sequences: that take part in the step, those with offers included; costs: of steps without prompts; beside: what
-    prompts cost in the step, in the same units. A step without drafts gives a token a sequence; the n-th draft of a
-    sequence comes to stay with chance ** n.
+    prompts cost in the step, making: what it costs to make one draft of so many sequences, in the same units. A step
+    without drafts gives a token a sequence; the n-th draft of a sequence comes to stay with chance ** n, and what they
+    give is believed to be `trust` of that.
     """
     counts = [0] * len(offers)
     alone = costs.of(sequences)
@@ -128,14 +165,24 @@ def shares(offers: Sequence[Offer], sequences: int, costs: Costs, beside: float 
     before = alone + beside
     order = sorted((-(offer.chance**n), n, i) for i, offer in enumerate(offers) for n in range(1, offer.most + 1))
     expected, best, taken, made = float(sequences), sequences / before, 0, beside
+    makers = [0] * (1 + max(offer.most for offer in offers))  # sequences whose n-th draft has to be made
+    prices = [0.0]  # of a draft of so many
+    hope, least = expected - trust * sum(gain for gain, _, _ in order), GAIN * best  # of all drafts; of what is taken
     for number, (gain, n, i) in enumerate(order, 1):
-        expected -= gain
-        made += offers[i].price + (offers[i].entry if n == 1 else 0.0)
+        expected -= trust * gain
+        if offers[i].made:
+            makers[n] += 1
+            if makers[n] == len(prices):
+                prices.append(making(makers[n]))
+            made += prices[makers[n]] - prices[makers[n] - 1]
+            made += offers[i].entry if n == 1 else 0.0
         cost = costs.of(sequences + number)
         assert cost is not None
         if expected / (cost + made) > best:
             best, taken = expected / (cost + made), number
-    if best < GAIN * sequences / before:
+        if hope / (cost + made) <= max(best, least):
+            break  # a larger step is never cheaper: what is left cannot make up for it
+    if best < least:
         return counts
     for _, _, i in order[:taken]:
         counts[i] += 1

@@ -21,17 +21,19 @@ class Prediction:
         self._seen = 0  # tokens of the answer
         self._at = 0  # in the text: of what should come next
         self._lost = False
+        self._followed = 0  # tokens that came as they stand in it, on end
 
-    def guesses(self, answer: list[int], count: int) -> list[int]:
-        """At most `count` tokens behind the answer. It only grows from call to call, or is taken back to where it
-        stood."""
+    def guesses(self, answer: list[int], count: int) -> tuple[list[int], int]:
+        """At most `count` tokens behind the answer, and how many before them came as they stand in the text. The answer
+        only grows from call to call, or is taken back to where it stood."""
         for n in range(self._seen, len(answer)):
             if not self._lost and self._at < len(self._text) and self._text[self._at] == answer[n]:
                 self._at += 1
+                self._followed += 1
             else:
                 self._lost = not self._find(answer[max(0, n + 1 - TAIL) : n + 1])
         self._seen = len(answer)
-        return [] if self._lost else self._text[self._at : self._at + count].tolist()
+        return ([] if self._lost else self._text[self._at : self._at + count].tolist()), self._followed
 
     def _find(self, tail: list[int]) -> bool:
         """Stand behind the place in the text that ends as the answer does; that whose match is longest, and of these
@@ -49,4 +51,5 @@ class Prediction:
             return False
         behind = ends[ends >= self._at]
         self._at = int(behind[0] if behind.size else ends[0]) + 1
+        self._followed = length
         return True

@@ -16,23 +16,23 @@ from ..sequence import Sequence
 from .answers import Answers
 from .lookup import Trail, repeated
 from .maker import Drafts, Maker, States, Want
-from .pace import SLOWLY, Costs, Offer, Record, shares
+from .pace import DOUBT, PRIOR, SLIGHT, SLOWLY, Costs, Offer, Record, Trust, shares
 from .prediction import Prediction
 
 log = logging.getLogger("quire.engine")
 T = TypeVar("T")
 
-EXPECTED = (4.0, 5.0)  # drafts of a prediction that are taken to be right, of so many: who sends one knows
 PATIENCE = 32  # steps between two attempts of a proposer whose drafts were wrong more than once, at most
 READ = 256  # tokens of earlier answers that a step takes in
 PREDICTION, NGRAM, SUFFIX, GRAMMAR = "prediction", "ngram", "suffix", "grammar"
+PRIORS = {PREDICTION: (4.0, 5.0)}  # drafts that are taken to be right, of so many: who sends a prediction knows
 
 
 @dataclass(slots=True)
 class _Trial:
     """How the drafts of one proposer do in one sequence."""
 
-    record: Record
+    record: Record = field(default_factory=lambda: Record(0.0, 0.0))
     failures: int = 0  # attempts without a right draft, on end
     pause: int = 0  # steps until the next attempt
 
@@ -57,6 +57,8 @@ class _Known:
     trials: dict[str, _Trial] = field(default_factory=dict)
     proposer: str = ""  # who gave the drafts of the step that comes
     offered: int = 0  # how many
+    others: Record | None = None  # what is known of such drafts
+    expected: float = 0.0  # of them to be right
     right: int = 0  # of its prediction's
     wrong: int = 0
 
@@ -69,11 +71,13 @@ class _Offered:
     outcome: Outcome
     proposer: str
     drafts: Drafts | None
+    others: Record  # what is known of such drafts
     offer: Offer
     row: int = 0  # of the step's hidden states: of the last token that was computed
 
 
-Ask = Callable[[Sequence, list[int], _Known, int], list[int]]  # (sequence, what joins it, known, at most) -> drafts
+# (sequence, what joins it, known, at most) -> drafts, and how much of the text before them speaks for them
+Ask = Callable[[Sequence, list[int], _Known, int], tuple[list[int], int]]
 
 
 def _is_decode(piece: Slice) -> bool:
@@ -89,7 +93,8 @@ class Speculator:
         self._costs = Costs()  # of steps without prompts
         self._prompts = 0.0  # seconds that a token of a prompt took last
         self._known: dict[str, _Known] = {}
-        self._general: dict[str, Record] = {}  # of each proposer, over all sequences
+        self._general: dict[tuple[str, int], Record] = {}  # of a proposer, and of what spoke for its drafts
+        self._trust = Trust()
         self._most = speculation.num_speculative_tokens if speculation.method != "none" else 0
         self._answers = Answers(speculation.suffix_tokens) if SUFFIX in speculation.stack else None
         self.maker: Maker | None = None  # asked where none of them has something to say
@@ -122,7 +127,9 @@ class Speculator:
             return
         self._count(known.proposer, piece, right)
         known.trials[known.proposer].learn(drafts, right)
-        self._general[known.proposer].learn(drafts, right)
+        if known.others is not None:
+            known.others.learn(drafts, right)
+        self._trust.learn(known.expected, right)
         if known.proposer == PREDICTION:
             known.right += right
             known.wrong += drafts - right
@@ -153,7 +160,7 @@ class Speculator:
         sampled = sum(piece.sample for piece in slices)
         offered, row = [], 0
         for piece, outcome in zip(slices, outcomes, strict=True):
-            if _can(piece, outcome) and (found := self._offer(piece.seq, outcome, sampled)) is not None:
+            if _can(piece, outcome) and (found := self._offer(piece.seq, outcome)) is not None:
                 found.row = row + _last(outcome)
                 offered.append(found)
             row += piece.drafts + 1 if piece.sample else 0
@@ -161,7 +168,10 @@ class Speculator:
         if self._adaptive:
             prompts = sum(len(piece.tokens) for piece in slices if not piece.sample)  # the next step has as many
             beside = self._prompts * prompts / self._costs.speed
-            counts = shares([found.offer for found in offered], sampled, self._costs, beside)
+            offers = [found.offer for found in offered]
+            counts = shares(offers, sampled, self._costs, beside, self._making, self._trust.share)
+            if offered and not any(counts):
+                self._trust.rest()
         due = [(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None and count]
         if due:
             self._make(due, states.sampled)
@@ -169,9 +179,12 @@ class Speculator:
             if found.drafts is not None:
                 found.outcome.drafts = found.drafts.tokens[:count]
                 found.outcome.parents = found.drafts.parents[:count]
-            found.known.proposer, found.known.offered = found.proposer, len(found.outcome.drafts)
+            made = len(found.outcome.drafts)
+            found.known.proposer, found.known.offered, found.known.others = found.proposer, made, found.others
+            found.known.expected = found.offer.expected(made)
             if not count:
-                found.known.trials[found.proposer].record.rest()
+                found.known.trials[found.proposer].record.rest(DOUBT, (0.0, 0.0))
+                found.others.rest(SLIGHT, PRIORS.get(found.proposer, PRIOR))
 
     def _make(self, due: Seq[tuple[_Offered, int]], hidden: torch.Tensor | None) -> None:
         """Let the maker make so many. hidden: [S, width] of the rows that were sampled."""
@@ -195,8 +208,11 @@ class Speculator:
             self.maker = None
             return None
 
-    def _offer(self, seq: Sequence, outcome: Outcome, sampled: int) -> _Offered | None:
-        """Of the first proposer that has something to say. sampled: sequences in the step."""
+    def _making(self, sequences: int) -> float:
+        return self.maker.price(sequences) / self._costs.speed if self.maker is not None else 0.0
+
+    def _offer(self, seq: Sequence, outcome: Outcome) -> _Offered | None:
+        """Of the first proposer that has something to say."""
         new = outcome.tokens + outcome.forced
         room = min(self._most, seq.end - len(seq.tokens) - len(new) - 1)  # the last token is always sampled
         if room < 1:
@@ -206,41 +222,45 @@ class Speculator:
             prediction = Prediction(list(seq.prediction)) if seq.prediction else None
             known = self._known[seq.id] = _Known(seq, prediction)
         for name, ask in self.proposers:
-            trial = self._trial(known, name)
-            if self._due(trial) and (drafts := ask(seq, new, known, room)):
-                return _Offered(known, outcome, name, Drafts(drafts), Offer(trial.record.chance, len(drafts)))
+            trial = known.trials.setdefault(name, _Trial())
+            if not self._due(trial):
+                continue
+            drafts, matched = ask(seq, new, known, room)
+            if drafts:
+                others = self._like(name, matched)
+                return _Offered(
+                    known, outcome, name, Drafts(drafts), others, Offer(trial.record.within(others), len(drafts))
+                )
         maker = self.maker
-        if maker is None or (room := maker.room(seq, new, room)) < 1 or not self._due(self._trial(known, maker.name)):
+        if maker is None or (room := maker.room(seq, new, room)) < 1:
             return None
-        unit, chance = self._costs.speed, self._trial(known, maker.name).record.chance
-        offer = Offer(chance, room, maker.price(sampled) / unit, maker.entry(seq) / unit)
-        return _Offered(known, outcome, maker.name, None, offer)
+        trial = known.trials.setdefault(maker.name, _Trial())
+        if not self._due(trial):
+            return None
+        others = self._like(maker.name, 0)
+        offer = Offer(trial.record.within(others), room, True, maker.entry(seq) / self._costs.speed)
+        return _Offered(known, outcome, maker.name, None, others, offer)
 
     def _due(self, trial: _Trial) -> bool:
         return trial.due() or not self._adaptive
 
-    def _trial(self, known: _Known, proposer: str) -> _Trial:
-        """Of a proposer that is new to a sequence what it did in others is expected."""
-        trial = known.trials.get(proposer)
-        if trial is None:
-            general = self._general.setdefault(proposer, Record(fading=SLOWLY))
-            record = Record(*EXPECTED) if proposer == PREDICTION else general.like()
-            trial = known.trials[proposer] = _Trial(record)
-            general.rest()
-        return trial
+    def _like(self, proposer: str, matched: int) -> Record:
+        """What is known of drafts for which so much of the text before them speaks: more, each time that is doubled."""
+        prior = PRIORS.get(proposer, PRIOR)
+        return self._general.setdefault((proposer, matched.bit_length()), Record(*prior, fading=SLOWLY))
 
-    def _predicted(self, seq: Sequence, new: list[int], known: _Known, count: int) -> list[int]:
+    def _predicted(self, seq: Sequence, new: list[int], known: _Known, count: int) -> tuple[list[int], int]:
         if known.prediction is None:
-            return []
+            return [], 0
         return known.prediction.guesses(seq.tokens[seq.prompt_len :] + new, count)
 
-    def _repeated(self, seq: Sequence, new: list[int], known: _Known, count: int) -> list[int]:
+    def _repeated(self, seq: Sequence, new: list[int], known: _Known, count: int) -> tuple[list[int], int]:
         text = known.trail.follow(seq.tokens, new)
         return repeated(text, self._speculation.prompt_lookup_min, self._speculation.prompt_lookup_max, count)
 
-    def _said(self, seq: Sequence, new: list[int], known: _Known, count: int) -> list[int]:
+    def _said(self, seq: Sequence, new: list[int], known: _Known, count: int) -> tuple[list[int], int]:
         if self._answers is None or seq.salt:
-            return []
+            return [], 0
         most = self._speculation.prompt_lookup_max
         tail = (seq.tokens[-most:] + new)[-most:]
         return self._answers.guesses(tail, self._speculation.prompt_lookup_min, count)

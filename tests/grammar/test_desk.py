@@ -202,7 +202,8 @@ def test_a_grammar_that_took_long_to_begin_is_quick_again_later(slow, monkeypatc
         assert said(place, wire.Look(3, 0, [])) == []
         jobs.pop()()
         assert len(said(place)) == 1
-    assert len(said(place, wire.Look(3, 0, []))) == 1 and not jobs
+    assert len(said(place, wire.Look(3, 0, []))) == 1
+    assert not jobs
 
 
 def test_a_grammar_that_took_very_long_never_is(slow, monkeypatch):

@@ -58,12 +58,14 @@ def told(*answers: list[int], capacity: int = 1000) -> Answers:
 
 def test_what_followed_in_an_earlier_answer():
     answers = told([1, 2, 3, 4, 5, 6], [7, 2, 3, 9])
-    assert answers.guesses([8, 1, 2, 3], 2, 8) == [4, 5, 6], "the longer end, up to where that answer ends"
-    assert answers.guesses([0, 2, 3], 2, 8) == [9], "of two places the later one"
-    assert answers.guesses([8, 1, 2, 3], 2, 2) == [4, 5]
-    assert answers.guesses([5, 6], 2, 8) == [], "nothing followed"
-    assert answers.guesses([0, 3], 2, 8) == [], "one token is too little"
-    assert answers.guesses([6, 7], 2, 8) == [], "no answer goes on in the next one"
+    assert answers.guesses([8, 1, 2, 3], 2, 8)[0] == [4, 5, 6], "the longer end, up to where that answer ends"
+    assert answers.guesses([0, 2, 3], 2, 8)[0] == [9], "of two places the later one"
+    assert answers.guesses([8, 1, 2, 3], 2, 2)[0] == [4, 5]
+    assert answers.guesses([5, 6], 2, 8)[0] == [], "nothing followed"
+    assert answers.guesses([0, 3], 2, 8)[0] == [], "one token is too little"
+    assert answers.guesses([8, 1, 2, 3], 2, 8)[1] == 3
+    assert answers.guesses([5, 6], 2, 8)[1] == 0
+    assert answers.guesses([6, 7], 2, 8)[0] == [], "no answer goes on in the next one"
 
 
 def test_old_answers_are_forgotten():
@@ -72,19 +74,19 @@ def test_old_answers_are_forgotten():
         answers.tell([n, 1000 + n, 2000 + n, 3000 + n])
         answers.read(64)
         assert len(answers._young.text) + len(answers._old.text) <= 40 + 10
-    assert answers.guesses([99, 1099], 2, 8) == [2099, 3099]
-    assert answers.guesses([5, 1005], 2, 8) == []
+    assert answers.guesses([99, 1099], 2, 8)[0] == [2099, 3099]
+    assert answers.guesses([5, 1005], 2, 8)[0] == []
 
 
 def test_a_long_answer_is_read_piece_by_piece():
     answers = Answers(1000)
     answers.tell(list(range(100)))
     answers.read(10)
-    assert answers.guesses([3, 4], 2, 3) == [5, 6, 7]
-    assert answers.guesses([30, 31], 2, 3) == []
+    assert answers.guesses([3, 4], 2, 3)[0] == [5, 6, 7]
+    assert answers.guesses([30, 31], 2, 3)[0] == []
     for _ in range(10):
         answers.read(10)
-    assert answers.guesses([30, 31], 2, 3) == [32, 33, 34]
+    assert answers.guesses([30, 31], 2, 3)[0] == [32, 33, 34]
 
 
 def test_answers_that_come_faster_than_they_are_read_are_left_out():
@@ -93,5 +95,5 @@ def test_answers_that_come_faster_than_they_are_read_are_left_out():
         answers.tell([n] * 20)
     assert answers._waiting <= 50 + 20
     answers.read(1000)
-    assert answers.guesses([999] * 3, 2, 2) == [999]
+    assert answers.guesses([999] * 3, 2, 2)[0] == [999]
     assert answers._waiting == 0

@@ -29,11 +29,13 @@ def plain(text: list[int], least: int, most: int, count: int) -> list[int]:
 
 @given(texts, st.integers(1, 4), st.integers(0, 4), st.integers(1, 12))
 def test_it_is_the_last_place_of_the_longest_end(text, least, more, count):
-    assert repeated(np.array(text, np.int32), least, least + more, count) == plain(text, least, least + more, count)
+    found, length = repeated(np.array(text, np.int32), least, least + more, count)
+    assert found == plain(text, least, least + more, count)
+    assert (least <= length <= least + more) if found else not length
 
 
 def test_a_text_that_repeats_itself_goes_on_to():
-    assert repeated(np.array([9, 1, 2, 1, 2], np.int32), 2, 8, 5) == [1, 2, 1, 2, 1]
+    assert repeated(np.array([9, 1, 2, 1, 2], np.int32), 2, 8, 5) == ([1, 2, 1, 2, 1], 2)
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=400), st.integers(0, 600)), max_size=8))

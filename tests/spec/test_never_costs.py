@@ -46,7 +46,7 @@ class Priced:
         return count
 
     def price(self, sequences: int) -> float:
-        return self.each
+        return self.each * sequences
 
     def entry(self, seq) -> float:
         return 0.0 if seq.id in self.known else self.first
@@ -66,7 +66,7 @@ def rate(machine: Callable[[int], float], at_once: int, right: float, maker: Pri
     random, noise = Random(1), Random(2)
     speculator = Speculator(Speculation())
     speculator.maker = maker
-    speculator.proposers = [("free", lambda seq, new, known, count: [1] * count)] if free else []
+    speculator.proposers = [("free", lambda seq, new, known, count: ([1] * count, 2))] if free else []
     count, seconds, tokens = 0, 0.0, 0
     running: list[Sequence] = []
     for _ in range(STEPS):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.engine.spec.pace import GAIN, Costs, Offer, Record, shares
+from quire.engine.spec.pace import DOUBT, GAIN, PRIOR, Costs, Offer, Record, Trust, shares
 
 
 def costs(**known: float) -> Costs:
@@ -37,9 +37,20 @@ def test_a_dear_draft_may_lead_to_cheap_ones():
 def test_what_making_a_draft_costs_counts_too():
     table = costs(_1=0.1, _9=0.12)
     assert shares([Offer(0.6, 8)], 1, table)[0] > 2
-    assert shares([Offer(0.6, 8, price=0.02)], 1, table)[0] < shares([Offer(0.6, 8)], 1, table)[0]
-    assert shares([Offer(0.6, 8, price=0.2)], 1, table) == [0]
-    assert shares([Offer(0.6, 8, entry=0.2)], 1, table) == [0], "its text must be read first, for too little"
+    free = shares([Offer(0.6, 8)], 1, table)
+    made = Offer(0.6, 8, made=True)
+    assert shares([made], 1, table, making=lambda n: 0.02)[0] < free[0]
+    assert shares([made], 1, table, making=lambda n: 0.2) == [0]
+    assert shares([Offer(0.6, 8)], 1, table, making=lambda n: 0.2) == free, "it is there already"
+    assert shares([Offer(0.6, 8, True, entry=0.2)], 1, table) == [0], "its text must be read first, for too little"
+
+
+def test_one_that_drafts_alone_pays_for_the_round():
+    """A draft model takes as long for one sequence as for four."""
+    table = costs(_4=0.1, _8=0.11, _36=0.2)
+    four, one = [Offer(0.4, 8, made=True)] * 4, [Offer(0.4, 8, made=True), *[Offer(0.0, 0)] * 3]
+    assert sum(shares(four, 4, table, making=lambda n: 0.02)) > 0
+    assert sum(shares(one, 4, table, making=lambda n: 0.02)) == 0
 
 
 def test_what_did_not_pay_is_tried_again_later():
@@ -50,9 +61,38 @@ def test_what_did_not_pay_is_tried_again_later():
     assert shares([Offer(record.chance, 8)], 1, table) == [0]
     steps = 0
     while shares([Offer(record.chance, 8)], 1, table) == [0]:
-        record.rest()
+        record.rest(DOUBT, PRIOR)
         steps += 1
     assert 10 < steps < 200
+
+
+def test_of_a_sequence_that_drafted_little_what_is_known_of_others_is_expected():
+    others, own = Record(right=20.0, tried=100.0), Record(0.0, 0.0)
+    assert own.within(others) == pytest.approx(0.2)
+    own.learn(3, 3)
+    assert 0.4 < own.within(others) < 0.6, "three that were right may be luck"
+    for _ in range(20):
+        own.learn(3, 3)
+    assert own.within(others) > 0.85
+
+
+def test_where_drafts_give_less_than_was_expected_fewer_are_taken_and_later_more_again():
+    table, trust = costs(_1=0.1, _9=0.16), Trust()
+    assert trust.share == 1
+    taken = lambda: shares([Offer(0.6, 8)], 1, table, trust=trust.share)[0]  # noqa: E731
+    before = taken()
+    for _ in range(100):
+        trust.learn(3.0, 1)
+    assert trust.share < 0.5
+    assert taken() < before
+    rests = 0
+    while taken() < before:
+        trust.rest()
+        rests += 1
+    assert 100 < rests < 5000
+    for _ in range(300):
+        trust.learn(1.0, 3)
+    assert trust.share == 1, "no more than was expected is believed"
 
 
 def test_who_is_right_more_often_gets_more():

@@ -34,13 +34,13 @@ class Guesses:
         self.plain, self.right, self.random = plain, right, Random(str(right))
         self.made = 0
 
-    def __call__(self, seq, new, known, count) -> list[int]:
+    def __call__(self, seq, new, known, count) -> tuple[list[int], int]:
         answer = self.plain.answers[seq.request, seq.index]
         place = seq.generated + len(new)
         guess = answer[place : place + self.random.randrange(9)]
         guess = [t if self.random.random() < self.right else self.random.randrange(3, 400) for t in guess]
         self.made += len(guess)
-        return guess[:count]
+        return guess[:count], 0
 
 
 @pytest.mark.parametrize("right", [1.0, 0.7, 0.0])

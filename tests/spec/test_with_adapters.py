@@ -48,11 +48,11 @@ def test_the_answers_are_those_without_guesses(folders, plain, monkeypatch, righ
     bench = Bench(pocket.FOLDER, speculative_config=Speculation(adaptive=False))
     random, made = Random(str(right)), []
 
-    def drafts(seq, new, known, count) -> list[int]:
+    def drafts(seq, new, known, count) -> tuple[list[int], int]:
         place = seq.generated + len(new)
         guess = plain.tokens[seq.request][place : place + random.randrange(7)]
         made.extend(guess)
-        return [t if random.random() < right else random.randrange(300, 900) for t in guess][:count]
+        return [t if random.random() < right else random.randrange(300, 900) for t in guess][:count], 0
 
     monkeypatch.setattr(bench.runner.speculator, "proposers", [("ngram", drafts)])
     asked(bench, folders)
