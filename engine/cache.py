@@ -22,7 +22,9 @@ UTILIZATION = {"cuda": 0.9, "cpu": 0.5}
 class KVCache:
     """Per-layer pages: k[i] [num_blocks + 1, kv_heads, BLOCK_SIZE, head_dim], v[i] the same with v_head_dim.
 
-    keys_across: the last two dimensions of k change places. Attention backends make it as they read it (`cache`).
+    keys_across: the last two dimensions of k change places. Attention backends make it as they read it (`cache`). With
+    int8 as dtype each token's key and value of a head are so many bytes, and count in units of k_units[i], v_units[i]
+    [num_blocks + 1, kv_heads, BLOCK_SIZE], float32; else there are none.
 
     The last page belongs to nobody and stays zero: what is read beyond a sequence's end is read there. `scratch` is
     the attention backend's working memory, kept from step to step; `tables` what it keeps of the layers.
@@ -43,7 +45,7 @@ class KVCache:
         self.tables: np.ndarray | None = None
         self._keys_across = keys_across
 
-        def pages(spec: LayerSpec, *page: int) -> torch.Tensor:
+        def pages(spec: LayerSpec, *page: int, dtype: torch.dtype = dtype) -> torch.Tensor:
             # Not zeroed: on the CPU a page then takes memory when it is first written, and a start takes no time.
             shape = (num_blocks + 1, spec.kv_heads, *page)
             if device.type == "cpu":
@@ -55,6 +57,10 @@ class KVCache:
         across = (lambda dim: (dim, BLOCK_SIZE)) if keys_across else (lambda dim: (BLOCK_SIZE, dim))
         self.k = [pages(spec, *across(spec.head_dim)) for spec in layers]
         self.v = [pages(spec, BLOCK_SIZE, spec.v_head_dim or spec.head_dim) for spec in layers]
+        self.k_units, self.v_units = (
+            [pages(spec, BLOCK_SIZE, dtype=torch.float32) for spec in layers] if dtype == torch.int8 else []
+            for _ in range(2)
+        )
 
     @property
     def keys(self) -> list[torch.Tensor]:
@@ -67,13 +73,14 @@ class KVCache:
         (from_page, from_place), (to_page, to_place) = (
             _page_and_place(torch.tensor(slots, device=device)) for slots in (sources, targets)
         )
-        for pages in (*self.keys, *self.v):
+        for pages in (*self.keys, *self.v, *self.k_units, *self.v_units):
             pages[to_page, :, to_place] = pages[from_page, :, from_place]
 
     @property
     def bytes(self) -> int:
         """Size of all pages that sequences can hold."""
-        return sum(x.nbytes // (self.num_blocks + 1) * self.num_blocks for x in self.k + self.v)
+        pages = self.k + self.v + self.k_units + self.v_units
+        return sum(x.nbytes // (self.num_blocks + 1) * self.num_blocks for x in pages)
 
 
 def _page_and_place(slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,8 +88,14 @@ def _page_and_place(slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def bytes_per_token(layers: list[LayerSpec], dtype: torch.dtype) -> int:
-    """Keys and values of one token in all layers."""
-    return sum(s.kv_heads * (s.head_dim + (s.v_head_dim or s.head_dim)) * dtype.itemsize for s in layers)
+    """Keys and values of one token in all layers; with int8 also the units they count in, two float32 for each head."""
+    units = 8 if dtype == torch.int8 else 0
+    return sum(s.kv_heads * ((s.head_dim + (s.v_head_dim or s.head_dim)) * dtype.itemsize + units) for s in layers)
+
+
+def kept_in(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
+    """What pages are of, where the model computes in `dtype`."""
+    return torch.int8 if config.kv_cache_dtype == "int8" else dtype
 
 
 def pool_blocks(

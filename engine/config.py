@@ -71,6 +71,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_utilization: float | None = None  # share of the free memory that the pool may take; None: by the device
     prefix_caching: bool = True
     attention: str = "auto"  # a key of attention.BACKENDS
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"  # auto: what the model computes in
     model_impl: Literal["auto", "quire", "transformers"] = "auto"
     threads: int | None = None  # CPU threads; None: the physical cores
     grammar_engines: dict[str, str] = {}  # kind of grammar -> engine that serves it, before grammar.KINDS

@@ -17,7 +17,7 @@ from ..kernels.ops import Rows
 from ..kernels.vocabulary import greatest
 from .attention import Attend, choose_backend
 from .batch import Batch, slot
-from .cache import bytes_per_token, free_memory, pool_blocks
+from .cache import bytes_per_token, free_memory, kept_in, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError, QuireError
 from .grammar.link import Link, ProcessLink
@@ -72,7 +72,7 @@ class Runner:
         if not self.model.in_torch and native.serves(self.model.dtype, self.device):
             # Two pools of threads would wait for each other's cores, spinning; and torch has little left to do.
             torch.set_num_threads(1)
-        self._backend = choose_backend(config.attention, self.model.dtype, self.device)
+        self._backend = choose_backend(config.attention, self.model.dtype, self.device, config.kv_cache_dtype)
         self._architecture = _architecture(folder)
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
         self.sampler = Sampler(self.model.vocab_size)
@@ -82,20 +82,21 @@ class Runner:
         self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
-        layers, dtype = self.model.layers + (maker.layers if maker else []), self.model.dtype
+        layers = self.model.layers + (maker.layers if maker else [])
+        kept = kept_in(config, self.model.dtype)
         activations = self._warm_up(limit)
-        blocks = pool_blocks(layers, dtype, config, free_memory(self.device) - activations, self.device)
+        blocks = pool_blocks(layers, kept, config, free_memory(self.device) - activations, self.device)
         # More than every sequence at full length can never be in use; a tiny model would make millions of pages.
         blocks = min(blocks, config.max_num_seqs * -(-limit // BLOCK_SIZE))
         if config.max_model_len is not None and blocks * BLOCK_SIZE < limit:
             raise ConfigError(
                 "max_model_len",
                 f"is {limit}, but the KV cache holds {blocks * BLOCK_SIZE} tokens "
-                f"({bytes_per_token(layers, dtype)} bytes each)",
+                f"({bytes_per_token(layers, kept)} bytes each)",
                 f"at most {blocks * BLOCK_SIZE}, or more memory (kv_cache_memory, memory_utilization)",
             )
         self.max_model_len = min(limit, blocks * BLOCK_SIZE)
-        self.cache = self._backend.cache(self.model.layers, blocks, dtype, self.device)
+        self.cache = self._backend.cache(self.model.layers, blocks, self.model.dtype, self.device)
         if maker is not None:
             maker.open(blocks, self._backend)
             self.speculator.maker = maker

@@ -162,7 +162,10 @@ ENGINE = [
     Flag("--quantization", str, None, "int8 | int4: weights in so many bits, at load, on a CPU (the head in 8)",
          choices=("int8", "int4")),
     Flag("--device", str, "auto", "auto | cpu | cuda | cuda:N"),
-    Flag("--attention", str, "auto", "native (C++, the CPU) | torch", choices=("auto", "native", "torch")),
+    Flag("--attention", str, "auto", "native (C++, the CPU) | torch | triton (CUDA)",
+         choices=("auto", "native", "torch", "triton")),
+    Flag("--kv-cache-dtype", str, "auto", "auto (what the model computes in) | int8: keys and values in 8 bits, with "
+         "the attention that is native", choices=("auto", "int8")),
     Flag("--max-model-len", int, None, "tokens a sequence may reach, prompt included; default: the model's own"),
     Flag("--max-num-seqs", int, 256, "sequences in one step"),
     Flag("--max-num-batched-tokens", int, None, "tokens computed in one step [2048 on CUDA, 512 on a CPU]"),
@@ -216,7 +219,7 @@ def resolve(flags: list[Flag], given: Mapping[str, Any], environ: Mapping[str, s
         if value is None and environ.get(flag.env) is not None:
             value, source = environ[flag.env], flag.env
             if flag.many:
-                value = flag.split(value)
+                value = flag.split(value) or ([""] if flag.parse is key else [])  # an empty key opens no server
         if value is None:
             found[flag.target] = flag.default
         elif flag.many:

@@ -14,12 +14,15 @@ import torch
 
 from ...kernels import native, ops
 from ...kernels.ops import Norm
+from ...kernels.triton import there
 from ..errors import ConfigError
 
 BACKENDS = {
     "native": "quire.engine.attention.native_",  # the CPU in float32, C++
     "torch": "quire.engine.attention.torch_",  # any device, torch's own kernels
+    "triton": "quire.engine.attention.triton_",  # CUDA, Triton
 }
+INT8 = {"native": "quire.engine.attention.native_int8"}  # the same, with pages of 8 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,9 @@ class Attend(Protocol):
     ) -> torch.Tensor: ...
 
 
-def choose_backend(name: str, dtype: torch.dtype, device: torch.device) -> ModuleType:
-    """The module of a key of BACKENDS, or of "auto". Raises ConfigError where it cannot serve such a model."""
+def choose_backend(name: str, dtype: torch.dtype, device: torch.device, kept: str = "auto") -> ModuleType:
+    """The module of a key of BACKENDS, or of "auto". kept: what its pages are of, auto (what the model computes in) or
+    int8. Raises ConfigError where it cannot serve such a model."""
     able = native.serves(dtype, device)
     if name == "auto":
         name = "native" if able else "torch"
@@ -87,4 +91,14 @@ def choose_backend(name: str, dtype: torch.dtype, device: torch.device) -> Modul
         raise ConfigError(
             "attention", found, "torch: the C++ kernels compute in float32 on the CPU, where they were built"
         )
+    if name == "triton" and (lack := there.lack(dtype, device)) is not None:
+        raise ConfigError("attention", f"is 'triton', and {lack}", "auto or torch")
+    if kept not in ("auto", "int8"):
+        raise ConfigError("kv_cache_dtype", f"is {kept!r}", "auto or int8")
+    if kept == "int8":
+        if name not in INT8:
+            found = f"is 'int8', and attention is the backend {name}, for {dtype} on {device}"
+            expected = f"auto, or the backend {' or '.join(INT8)} (C++, the CPU in float32)"
+            raise ConfigError("kv_cache_dtype", found, expected)
+        return importlib.import_module(INT8[name])
     return importlib.import_module(BACKENDS[name])

@@ -62,12 +62,14 @@ def _side_by_side(x: torch.Tensor) -> bool:
 def _tables(layers: list[LayerSpec], cache: KVCache) -> np.ndarray:
     """int64 [layers], the address of each one's AttentionLayer."""
     if cache.tables is None:
+        parts = cache.k, cache.v, cache.k_units, cache.v_units
+        addresses = [[x.data_ptr() for x in part] or [0] * len(layers) for part in parts]
         cache.tables = np.array([
             [
                 spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim,
-                native.bits(spec.scale), native.bits(spec.softcap or 0.0), k.data_ptr(), v.data_ptr(),
+                native.bits(spec.scale), native.bits(spec.softcap or 0.0), *pages,
             ]
-            for spec, k, v in zip(layers, cache.k, cache.v, strict=True)
+            for spec, *pages in zip(layers, *addresses, strict=True)
         ], dtype=np.int64)  # fmt: skip
     return cache.tables.ctypes.data + cache.tables.strides[0] * np.arange(len(layers))
 

@@ -30,7 +30,7 @@ struct Step {
   Heads q;
   float* out;
   decltype(plain::query)* query;
-  decltype(plain::segment_for)* segment_for;
+  plain::Segment (*segment_for)(const AttentionLayer&, int);
   decltype(plain::merge)* merge;
   decltype(plain::divide)* divide;
 
@@ -70,7 +70,7 @@ struct Step {
       }
       // Tiles of keys that none of these queries sees are left out.
       const int64_t start = std::max(from, low / KEYS * KEYS), stop = std::min(from + SEGMENT, high);
-      segment_for(count)(layer, step, step.pages + step.tables[b.sequence], b.kv_head, row, q_room, start,
+      segment_for(layer, count)(layer, step, step.pages + step.tables[b.sequence], b.kv_head, row, q_room, start,
                          std::max(start, stop), peaks, totals, sums);
       for (int i = 0; i < count; i++) {
         float* to = found + (first + i) * width();
@@ -113,8 +113,13 @@ struct Step {
 void attention(
     Isa isa, const AttentionLayer& layer, const AttentionStep& step, const Turned& turned, Heads q, Heads k, Heads v, float* out) {
   (void)isa;
-  const auto write_row = PICK(isa, write_row);
-  const auto write = [&](int64_t row) { write_row(layer, step, turned, k, v, row, room<1>(layer.head_dim)); };
+  const auto write_row = PICK(isa, write_for)(layer);
+  // Codes are stored by vectors, of 16 numbers at most.
+  const int64_t codes = std::max(layer.head_dim, layer.v_dim) + 16;
+  const auto write = [&](int64_t row) {
+    float* some = room<1>(layer.head_dim + codes);
+    write_row(layer, step, turned, k, v, row, some, reinterpret_cast<int32_t*>(some + layer.head_dim));
+  };
   if (step.rows < WORTH_A_THREAD) {
     for (int64_t row = 0; row < step.rows; row++) write(row);
   } else {

@@ -1,7 +1,11 @@
-// Causal attention over paged keys and values, float32.
+// Causal attention over paged keys and values, in float32; these are kept so, or as bytes with scales.
 //
 // A page holds PAGE tokens of every key/value head: keys by dimension, [kv_heads][head_dim][PAGE], so that a query meets a
 // page as a row meets a panel; values by token, [kv_heads][PAGE][v_dim]. Query head h reads head h / (heads / kv_heads).
+//
+// As bytes, each token's key of a head, and its value, counts in a unit of its own: 1 / 127 of the largest magnitude in it.
+// A key's unit multiplies its score, a value's its weight. One that is not all numbers counts in NaN, which only rows that
+// see it meet. All tokens of a step are written before one is read, so it says nothing to the bits who came in which step.
 //
 // The bits of a row depend on its query and its keys alone. Keys are taken by tiles of KEYS, anchored at absolute places,
 // with a running maximum; tiles make up segments of SEGMENT, each begun anew and merged in order, so that segments may be
@@ -19,10 +23,12 @@ constexpr int64_t PAGE = 16, KEYS = 128, SEGMENT = 1024;
 struct AttentionLayer {  // of int64, addresses and the bits of floats: engine/attention/native_.py makes them
   int64_t heads, kv_heads, head_dim, v_dim;
   int64_t scale, softcap;  // bits of floats; softcap 0: none
-  float* keys;             // [pages][kv_heads][head_dim][PAGE]
-  float* values;           // [pages][kv_heads][PAGE][v_dim]
+  void* keys;              // [pages][kv_heads][head_dim][PAGE], floats or, where there are units, signed bytes
+  void* values;            // [pages][kv_heads][PAGE][v_dim], the same
+  float* key_units;        // [pages][kv_heads][PAGE] or null: keys and values are floats
+  float* value_units;      // the same
 };
-static_assert(sizeof(AttentionLayer) == 64, "the tables are of int64");
+static_assert(sizeof(AttentionLayer) == 80, "the tables are of int64");
 
 struct AttentionStep {  // sequences with their rows end to end
   int64_t sequences, rows;

@@ -22,40 +22,68 @@ TARGET static void turned(const float* x, int64_t dim, const Turned& t, int64_t 
   }
 }
 
+// x [dim] to every `stride`-th element from `to` on: as it is, or as bytes; what these count in is returned.
+INLINE float put(const float* x, int64_t dim, float* to, int64_t stride, int32_t*) {
+  for (int64_t d = 0; d < dim; d++) to[d * stride] = x[d];
+  return 1;
+}
+INLINE float put(const float* x, int64_t dim, int8_t* to, int64_t stride, int32_t* codes) {
+  const float unit = counted(x, dim, 127, codes);
+  for (int64_t d = 0; d < dim; d++) to[d * stride] = static_cast<int8_t>(codes[d]);
+  return unit;
+}
+
+// room [head_dim], codes [head_dim or v_dim, and W more].
+template <class T>
 TARGET static void write_row(
-    const AttentionLayer& layer, const AttentionStep& step, const Turned& t, Heads k, Heads v, int64_t row, float* room) {
+    const AttentionLayer& layer, const AttentionStep& step, const Turned& t, Heads k, Heads v, int64_t row, float* room,
+    int32_t* codes) {
   const int64_t page = step.slots[row] / PAGE, place = step.slots[row] % PAGE;
   for (int64_t h = 0; h < layer.kv_heads; h++) {
+    const int64_t at = page * layer.kv_heads + h;
     turned(k.x + row * k.stride + h * layer.head_dim, layer.head_dim, t, row, t.k_norm, t.k_eps, room);
-    float* keys = layer.keys + (page * layer.kv_heads + h) * layer.head_dim * PAGE + place;
-    for (int64_t d = 0; d < layer.head_dim; d++) keys[d * PAGE] = room[d];
-    float* values = layer.values + ((page * layer.kv_heads + h) * PAGE + place) * layer.v_dim;
-    std::memcpy(values, v.x + row * v.stride + h * layer.v_dim, static_cast<size_t>(layer.v_dim) * sizeof(float));
+    const float key = put(room, layer.head_dim, static_cast<T*>(layer.keys) + at * layer.head_dim * PAGE + place, PAGE, codes);
+    T* values = static_cast<T*>(layer.values) + (at * PAGE + place) * layer.v_dim;
+    const float value = put(v.x + row * v.stride + h * layer.v_dim, layer.v_dim, values, 1, codes);
+    if (layer.key_units) layer.key_units[at * PAGE + place] = key, layer.value_units[at * PAGE + place] = value;
   }
 }
 
+using Write = void (*)(const AttentionLayer&, const AttentionStep&, const Turned&, Heads, Heads, int64_t, float*, int32_t*);
+
+TARGET static Write write_for(const AttentionLayer& layer) { return layer.key_units ? write_row<int8_t> : write_row<float>; }
+
+// Of the pages that a tile's keys lie in, for one head.
+template <class T>
+struct Tile {
+  const T *keys[KEYS / PAGE], *values[KEYS / PAGE];
+  const float* key_units[KEYS / PAGE];  // where T is a byte
+  float value_units[KEYS];
+  int64_t pages;
+};
+
 // R queries with P pages of keys, from `page` on -> scores [R][KEYS]. Pages lie anywhere, so no machine guesses the next
-// one: its keys, and the values that will be weighed, are asked for meanwhile, a line of 64 bytes at a time.
-template <int R, int P>
-TARGET static void meet(
-    const float* q, int64_t dim, const float* const* keys, const float* const* values, int64_t lines, int64_t pages, int64_t page,
-    float* scores) {
+// one: its keys, and the values that will be weighed (v_dim each), are asked for meanwhile, a line of 64 bytes at a time.
+template <int R, int P, class T>
+TARGET static void meet(const float* q, int64_t dim, const Tile<T>& tile, int64_t v_dim, int64_t page, float* scores) {
   constexpr int NV = static_cast<int>(PAGE) / W;
+  constexpr int64_t LINE = 64 / sizeof(T), EACH = LINE / PAGE;  // elements of a line, dimensions of keys in it
   V acc[R][P * NV];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < P * NV; c++) acc[r][c] = zero();
-  const float *k[P], *next[P], *v[P];
+  const T *k[P], *next[P], *v[P];
   for (int p = 0; p < P; p++) {
-    k[p] = keys[page + p];
-    next[p] = keys[page + P + p < pages ? page + P + p : page + p];
-    v[p] = values[page + p];
+    k[p] = tile.keys[page + p];
+    next[p] = tile.keys[page + P + p < tile.pages ? page + P + p : page + p];
+    v[p] = tile.values[page + p];
   }
+  const int64_t lines = (v_dim * PAGE + LINE - 1) / LINE;
   for (int64_t d = 0; d < dim; d++) {
     V b[P * NV];
     for (int p = 0; p < P; p++) {
       for (int c = 0; c < NV; c++) b[p * NV + c] = load(k[p] + d * PAGE + c * W);
-      __builtin_prefetch(next[p] + d * PAGE);
-      if (d < lines) __builtin_prefetch(v[p] + d * PAGE, 0, 2);
+      if (d % EACH == 0) __builtin_prefetch(next[p] + d * PAGE);
+      if (d < lines) __builtin_prefetch(v[p] + d * LINE, 0, 2);
     }
     for (int r = 0; r < R; r++) {
       const V a = all(q[r * dim + d]);
@@ -63,24 +91,25 @@ TARGET static void meet(
     }
   }
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < P * NV; c++) store(scores + r * KEYS + page * PAGE + c * W, acc[r][c]);
+    for (int c = 0; c < P * NV; c++) {
+      if constexpr (sizeof(T) == 1) acc[r][c] = mul(acc[r][c], load(tile.key_units[page + c / NV] + c % NV * W));
+      store(scores + r * KEYS + page * PAGE + c * W, acc[r][c]);
+    }
 }
 
-template <int R>
-TARGET static void meet_all(
-    const float* q, int64_t dim, const float* const* keys, const float* const* values, int64_t lines, int64_t pages,
-    float* scores) {
+template <int R, class T>
+TARGET static void meet_all(const float* q, int64_t dim, const Tile<T>& tile, int64_t v_dim, float* scores) {
   constexpr int P = R == 1 ? 4 : R == 2 ? 2 : 1;
   int64_t page = 0;
-  for (; page + P <= pages; page += P) meet<R, P>(q, dim, keys, values, lines, pages, page, scores);
-  for (; page < pages; page++) meet<R, 1>(q, dim, keys, values, lines, pages, page, scores);
+  for (; page + P <= tile.pages; page += P) meet<R, P>(q, dim, tile, v_dim, page, scores);
+  for (; page < tile.pages; page++) meet<R, 1>(q, dim, tile, v_dim, page, scores);
 }
 
 // C vectors of the values of `count` keys, weighed: sums[r] = sums[r] * factors[r] + sum of weights[r][key] * value. With
 // part > 0 it is the first `part` floats of one vector.
-template <int R, int C>
+template <int R, int C, class T>
 TARGET static void weigh(
-    const float* weights, const float* factors, const float* const* values, int64_t count, int64_t dim, int64_t at, int part,
+    const float* weights, const float* factors, const T* const* values, int64_t count, int64_t dim, int64_t at, int part,
     float* sums) {
   V acc[R][C];
   for (int r = 0; r < R; r++)
@@ -89,7 +118,7 @@ TARGET static void weigh(
       acc[r][c] = mul(part ? load_part(from, part) : load(from), all(factors[r]));
     }
   for (int64_t key = 0; key < count; key++) {
-    const float* v = values[key / PAGE] + key % PAGE * dim + at;
+    const T* v = values[key / PAGE] + key % PAGE * dim + at;
     V b[C];
     for (int c = 0; c < C; c++) b[c] = part ? load_part(v, part) : load(v + c * W);
     for (int r = 0; r < R; r++) {
@@ -104,9 +133,9 @@ TARGET static void weigh(
     }
 }
 
-template <int R>
+template <int R, class T>
 TARGET static void weigh_all(
-    const float* weights, const float* factors, const float* const* values, int64_t count, int64_t dim, float* sums) {
+    const float* weights, const float* factors, const T* const* values, int64_t count, int64_t dim, float* sums) {
   constexpr int C = R == 1 ? 8 : R <= 3 ? 4 : 2;
   int64_t at = 0;
   for (; at + C * W <= dim; at += C * W) weigh<R, C>(weights, factors, values, count, dim, at, 0, sums);
@@ -139,7 +168,9 @@ TARGET static float soften(float* scores, int64_t low, int64_t high, int64_t cou
     most = greater(most, v);
   }
   const float top = largest(most) > *peak ? largest(most) : *peak;
-  if (top == -INFINITY) {  // what could be seen here is ruled out key by key, and nothing was seen before
+  if (top == -INFINITY) {  // what could be seen here is ruled out key by key, and nothing was seen before; or is no number
+    for (int64_t i = low; i < high; i++)
+      if (scores[i] != scores[i]) *total = NAN;
     std::memset(scores, 0, static_cast<size_t>(count) * sizeof(float));
     return 1;
   }
@@ -157,9 +188,21 @@ TARGET static float soften(float* scores, int64_t low, int64_t high, int64_t cou
   return factor[0];
 }
 
+// Weights [count] times the units of their values. What is not seen weighs nothing, in whatever unit: NaN may be one.
+TARGET static void in_units(float* weights, const float* units, int64_t count) {
+  V odd = zero();
+  for (int64_t i = 0; i < count; i += W) odd = add(odd, mul(load(units + i), zero()));
+  if (sum(odd) == 0) {
+    for (int64_t i = 0; i < count; i += W) store(weights + i, mul(load(weights + i), load(units + i)));
+    return;
+  }
+  for (int64_t i = 0; i < count; i++)
+    if (weights[i] != 0) weights[i] *= units[i];
+}
+
 // R queries of one head [R][dim] (scaled), rows `row[r]` of the step, over the places [begin, end) of their sequence, which
 // begin at a tile -> for each its peak, its total and the weighed sum of values [R][v_dim].
-template <int R>
+template <int R, class T>
 TARGET static void segment_of(
     const AttentionLayer& layer, const AttentionStep& step, const int64_t* pages, int64_t kv_head, const int64_t* row,
     const float* q, int64_t begin, int64_t end, float* peaks, float* totals, float* sums) {
@@ -169,15 +212,20 @@ TARGET static void segment_of(
   const int32_t bits = static_cast<int32_t>(layer.softcap);
   std::memcpy(&softcap, &bits, sizeof softcap);
   alignas(64) float scores[R * KEYS];
+  Tile<T> tile;
   for (int64_t at = begin; at < end; at += KEYS) {
     const int64_t keys = end - at < KEYS ? end - at : KEYS, count = (keys + PAGE - 1) / PAGE;
-    const float *k[KEYS / PAGE], *v[KEYS / PAGE];
+    tile.pages = count;
     for (int64_t i = 0; i < count; i++) {
       const int64_t page = pages[at / PAGE + i] * layer.kv_heads + kv_head;
-      k[i] = layer.keys + page * layer.head_dim * PAGE;
-      v[i] = layer.values + page * layer.v_dim * PAGE;
+      tile.keys[i] = static_cast<const T*>(layer.keys) + page * layer.head_dim * PAGE;
+      tile.values[i] = static_cast<const T*>(layer.values) + page * layer.v_dim * PAGE;
+      if constexpr (sizeof(T) == 1) {
+        tile.key_units[i] = layer.key_units + page * PAGE;
+        std::memcpy(tile.value_units + i * PAGE, layer.value_units + page * PAGE, PAGE * sizeof(float));
+      }
     }
-    meet_all<R>(q, layer.head_dim, k, v, layer.v_dim, count, scores);
+    meet_all<R>(q, layer.head_dim, tile, layer.v_dim, scores);
     float factors[R];
     for (int r = 0; r < R; r++) {
       const int64_t low = step.first[row[r]] - at, high = step.last[row[r]] + 1 - at;
@@ -188,17 +236,24 @@ TARGET static void segment_of(
           if (place >= 0 && place < count * PAGE) mine[place] = -INFINITY;
         }
       factors[r] = soften(mine, low < 0 ? 0 : low, high < keys ? high : keys, count * PAGE, softcap, &peaks[r], &totals[r]);
+      if constexpr (sizeof(T) == 1) in_units(mine, tile.value_units, count * PAGE);
     }
-    weigh_all<R>(scores, factors, v, keys, layer.v_dim, sums);
+    weigh_all<R>(scores, factors, tile.values, keys, layer.v_dim, sums);
   }
 }
 
 using Segment = void (*)(const AttentionLayer&, const AttentionStep&, const int64_t*, int64_t, const int64_t*, const float*,
                          int64_t, int64_t, float*, float*, float*);
 
-TARGET static Segment segment_for(int rows) {
-  static const Segment by_rows[] = {segment_of<1>, segment_of<2>, segment_of<3>, segment_of<4>, segment_of<5>, segment_of<6>};
+template <class T>
+TARGET static Segment segment_of_rows(int rows) {
+  static const Segment by_rows[] = {segment_of<1, T>, segment_of<2, T>, segment_of<3, T>,
+                                    segment_of<4, T>, segment_of<5, T>, segment_of<6, T>};
   return by_rows[rows - 1];
+}
+
+TARGET static Segment segment_for(const AttentionLayer& layer, int rows) {
+  return layer.key_units ? segment_of_rows<int8_t>(rows) : segment_of_rows<float>(rows);
 }
 
 // One row's next segment onto those before it: sums [v_dim].

@@ -36,6 +36,23 @@ INLINE void store_some(float* p, V x, int64_t n) {
   if (n >= W) store(p, x); else store_part(p, x, static_cast<int>(n));
 }
 
+// `count` values from `from` on as whole numbers of -most to most; what they count in is returned. NaN and infinity have no
+// code: where there is one, they count in NaN.
+INLINE float counted(const float* from, int64_t count, int most, int32_t* codes) {
+  V greatest = zero(), odd = zero();  // odd: NaN where a value is no number
+  for (int64_t i = 0; i < count; i += W) {
+    const V v = load_some(from + i, count - i);
+    greatest = greater(greatest, magnitude(v));
+    odd = add(odd, mul(v, zero()));
+  }
+  const float top = largest(greatest), limit = static_cast<float>(most);
+  const bool sound = sum(odd) == 0 && top <= 3.4e38f;
+  const V scale = all(sound && top > 1e-30f ? limit / top : 0.0f);  // of less its inverse could be infinite: that is 0
+  for (int64_t i = 0; i < count; i += W)
+    store_int(codes + i, sound ? mul(load_some(from + i, count - i), scale) : zero());
+  return sound ? top / limit : NAN;
+}
+
 template <Gate gate>
 TARGET static void gated_row(const float* x, int64_t width, float* y) {
   for (int64_t i = 0; i < width; i += W) {

@@ -39,6 +39,7 @@ INLINE V load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 INLINE V load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+INLINE V load(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 
 using I = __m512i;
 INLINE I izero() { return _mm512_setzero_si512(); }
@@ -107,6 +108,7 @@ INLINE V load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 INLINE V load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+INLINE V load(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
 
 using I = __m256i;
 INLINE I izero() { return _mm256_setzero_si256(); }
@@ -188,6 +190,12 @@ INLINE V load_bf16(const uint16_t* p) {
   return x;
 }
 INLINE V load_f16(const uint16_t* p) { return V{from_half(p[0]), from_half(p[1]), from_half(p[2]), from_half(p[3])}; }
+INLINE V load(const int8_t* p) {
+  typedef int8_t Bytes __attribute__((vector_size(4)));
+  Bytes x;
+  std::memcpy(&x, p, sizeof x);
+  return __builtin_convertvector(x, V);
+}
 
 typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t Halves __attribute__((vector_size(16)));
@@ -222,6 +230,12 @@ INLINE void store_int(int32_t* p, V x) {
 INLINE float sum(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
 #endif
+
+INLINE V load_part(const int8_t* p, int n) {
+  int8_t some[W] = {};
+  std::memcpy(some, p, static_cast<size_t>(n));
+  return load(some);
+}
 
 // e^x to within 2 units in the last place, 0 from -106 on, NaN of NaN. Cody and Waite's reduction; the
 // polynomial is the Taylor series of e^r to its seventh power, |r| <= ln 2 / 2, where what is left out is below 2^-27.

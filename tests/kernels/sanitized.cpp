@@ -99,9 +99,16 @@ static void an_attention(Isa isa) {
     tables.push_back(static_cast<int64_t>(pages.size()));
   }
   const int64_t rows = begins.back();
-  const auto keys = some<float>(next * layer.kv_heads * layer.head_dim * PAGE);
-  const auto values = some<float>(next * layer.kv_heads * layer.v_dim * PAGE);
+  const int64_t heads = next * layer.kv_heads, in_keys = heads * layer.head_dim * PAGE, in_values = heads * layer.v_dim * PAGE;
+  const bool bytes = between(0, 1);
+  const auto keys = some<float>(bytes ? 0 : in_keys), values = some<float>(bytes ? 0 : in_values);
+  const auto key_codes = some<int8_t>(bytes ? in_keys : 0), value_codes = some<int8_t>(bytes ? in_values : 0);
+  const auto key_units = some<float>(bytes ? heads * PAGE : 0), value_units = some<float>(bytes ? heads * PAGE : 0);
   layer.keys = keys.get(), layer.values = values.get();
+  if (bytes) {
+    layer.keys = key_codes.get(), layer.values = value_codes.get();
+    layer.key_units = key_units.get(), layer.value_units = value_units.get();
+  }
   const bool holes = between(0, 1);
   const AttentionStep step{sequences,    rows,         begins.data(), tables.data(), pages.data(), slots.data(),
                            first.data(), last.data(), holes ? unseen_begins.data() : nullptr, holes ? unseen.data() : nullptr};

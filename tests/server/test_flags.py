@@ -87,6 +87,14 @@ def test_an_empty_key_does_not_open_the_server(text):
         resolved([f"--api-key={text}"], {})
 
 
+@pytest.mark.parametrize("text", ["", "  ", ","])
+@pytest.mark.parametrize("name", ["QUIRE_API_KEY", "QUIRE_ADMIN_KEY"])
+def test_nor_does_a_variable_that_is_there_and_empty(name, text):
+    with pytest.raises(ConfigError, match=f"{name}.*a key that is not empty"):
+        resolved([], {name: text})
+    assert resolved([], {"QUIRE_LORA_MODULES": ""})["lora_modules"] == ()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_num_seqs", 0), ("max_num_batched_tokens", 1), ("memory_utilization", 1.5), ("threads", 0)],

@@ -1,0 +1,258 @@
+"""Paged attention in Triton (kernels/triton/attention.py): on CUDA, in float32, bfloat16 and float16.
+
+`plan` lays down once a step all that the kernels read on the device, in one buffer that is copied there once; of a
+layer nothing is left but its launches: one that turns queries and keys and writes to the pages, one that attends, and
+one more where tiles were split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import numpy as np
+import torch
+
+from ...kernels.triton import attention as kernel
+from ...kernels.triton import cache as pages
+from ..batch import Batch
+from ..cache import KVCache
+from ..errors import ConfigError
+from . import AS_THEY_ARE, LayerSpec, Turn
+
+WIDEST = 256  # dimensions of a head
+FILL = 256  # programs of a launch that keep a GPU busy, about: two on each of an H100's 132 multiprocessors
+PARTS = 1 << 25  # floats that the parts of split tiles may take, about
+
+
+class Pages(KVCache):
+    """The cache, with `move` in two launches for all layers instead of four each."""
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        pages.move(self._places, sources, targets)
+
+    @property
+    def _places(self) -> pages.Places:
+        if self._found is None:
+            self._found = pages.Places.of([*self.k, *self.v])
+        return self._found
+
+    _found: pages.Places | None = None
+
+
+def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    """The pages as this backend reads them. Raises ConfigError where heads are wider than it has tiles for."""
+    widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in layers)
+    if widest > WIDEST:
+        raise ConfigError(
+            "attention", f"is 'triton', and the model has heads of {widest} dimensions", f"torch, above {WIDEST}"
+        )
+    return Pages(layers, num_blocks, dtype, device)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much the tables have room for: entries and words of masks of each kind of layers, pages, and parts of split
+    tiles. A step that is captured in a graph has the room of its bucket, so that addresses and grids stay."""
+
+    works: int
+    splits: int
+    pages: int
+    masks: int
+    parts: int
+
+
+def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache, room: Room | None = None) -> Planned:
+    """Plan one step: all that depends on the batch alone is done here, once, not in each layer. room: None for what the
+    step needs. Raises ValueError where it does not fit."""
+    return Planned(batch, layers, cache, room)
+
+
+class Planned:
+    """The `Attend` of one step."""
+
+    __slots__ = ("_cache", "_layers", "_lists", "_parts", "_positions", "_shapes", "_slots", "_tables")
+
+    def __init__(self, batch: Batch, layers: list[LayerSpec], cache: KVCache, room: Room | None = None):
+        self._layers, self._cache = layers, cache
+        self._slots, self._positions = batch.slots, batch.positions
+        shapes = {spec: _shape(spec, cache.k[0].dtype) for spec in dict.fromkeys(layers)}
+        kinds = {spec: _Kind(spec.window, spec.kv_heads, shape) for spec, shape in shapes.items()}
+        data, lists = _lay(batch, list(dict.fromkeys(kinds.values())), room, batch.slots.device)
+        self._tables = kernel.Tables(data)
+        self._shapes = [shapes[spec] for spec in layers]
+        self._lists = [lists[kinds[spec]] for spec in layers]
+        self._parts = max(
+            lists[kinds[spec]].parts * spec.kv_heads * (shape.v_dim + 2) for spec, shape in shapes.items()
+        )
+
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = AS_THEY_ARE
+    ) -> torch.Tensor:
+        spec, keys, values = self._layers[layer], self._cache.k[layer], self._cache.v[layer]
+        q, k, v = (x if _side_by_side(x) else x.contiguous() for x in (q, k, v))
+        q = pages.store(q, k, v, keys, values, self._slots, turn)
+        parts = self._cache.scratch.get("parts", (self._parts,), torch.float32, q.device)
+        return kernel.attend(
+            q, keys, values, self._tables, self._lists[layer], self._shapes[layer], self._positions, parts,
+            scale=spec.scale, window=spec.window, softcap=spec.softcap,
+        )  # fmt: skip
+
+
+def _side_by_side(x: torch.Tensor) -> bool:
+    """Whether the heads of a row lie side by side."""
+    return x.stride(2) == 1 and x.stride(1) == x.shape[2]
+
+
+def _shape(spec: LayerSpec, dtype: torch.dtype) -> kernel.Shape:
+    return kernel.Shape.of(spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What layers have in common that share their lists."""
+
+    window: int | None
+    kv_heads: int
+    shape: kernel.Shape
+
+
+def _lay(
+    batch: Batch, kinds: list[_Kind], room: Room | None, device: torch.device
+) -> tuple[torch.Tensor, dict[_Kind, kernel.Lists]]:
+    """The tables on the device: pages, and of each kind its works, its splits and its masks, where each of the first
+    two is headed by its length."""
+    held = list(map(len, batch.blocks))
+    found = [_cut(batch, kind) for kind in kinds]
+    need = Room(
+        max(len(each.works) for each in found), max(len(each.splits) for each in found),
+        sum(held), max(len(each.masks) for each in found), max(each.parts for each in found),
+    )  # fmt: skip
+    room = need if room is None else room
+    for field in ("works", "splits", "pages", "masks", "parts"):
+        if (wanted := getattr(need, field)) > (there := getattr(room, field)):
+            raise ValueError(f"the step needs {wanted} {field}, and there is room for {there}")
+    sizes = 1 + room.works * len(kernel.WORK), 1 + room.splits * len(kernel.SPLIT), room.masks
+    # Pinned, so that nobody waits for the copy; torch gives such memory out again only once the copy is done.
+    buffer = torch.zeros(room.pages + len(kinds) * sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
+    table = buffer.numpy()
+    table[: need.pages] = np.fromiter(chain.from_iterable(batch.blocks), dtype=np.int32, count=need.pages)
+    begins = np.fromiter(accumulate(held, initial=0), dtype=np.int64, count=len(held) + 1)
+    lists: dict[_Kind, kernel.Lists] = {}
+    at = room.pages
+    for kind, each in zip(kinds, found, strict=True):
+        works, splits, masks, end = accumulate(sizes, initial=at)
+        each.works[:, _PAGES] = begins[each.works[:, _PAGES]]
+        each.works[:, _MASKS] += masks
+        for start, entries in ((works, each.works), (splits, each.splits)):
+            table[start] = len(entries)
+            table[start + 1 : start + 1 + entries.size] = entries.ravel()
+        table[masks : masks + len(each.masks)] = each.masks
+        lists[kind] = kernel.Lists(works, room.works, splits, room.splits, room.parts)
+        at = end
+    return buffer.to(device, non_blocking=True), lists
+
+
+_PAGES, _MASKS = kernel.WORK.index("pages"), kernel.WORK.index("masks")
+
+
+class _Trees:
+    """masks: int32, of all drafts of trees, bits of the drafts that each sees. Of each sequence the place of its first
+    draft, where its masks begin, and the words of each of them."""
+
+    def __init__(self, batch: Batch, window: int | None):
+        count = len(batch.blocks)
+        self.first = np.full(count, kernel.NO_TREE, dtype=np.int64)
+        self.begin = np.zeros(count, dtype=np.int64)
+        self.words = np.zeros(count, dtype=np.int64)
+        found: list[np.ndarray] = []
+        size = 0
+        for r, behind in batch.trees.items():
+            drafts = len(behind) - 1
+            words = -(-drafts // 32)
+            bits = np.zeros((drafts, 32 * words), dtype=np.uint8)
+            for n, path in enumerate(behind[1:]):
+                bits[n, path if window is None else path[-window:]] = 1
+            self.first[r], self.begin[r], self.words[r] = batch.seq_lens[r] - drafts, size, words
+            found.append(np.packbits(bits, axis=1, bitorder="little").view("<i4").ravel())
+            size += found[-1].size
+        self.masks = np.concatenate(found) if found else np.zeros(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """works [n, WORK], splits [n, SPLIT], masks [words], and how many parts there are. `pages` of a work is its
+    sequence for now, and `masks` counts from the first mask."""
+
+    works: np.ndarray
+    splits: np.ndarray
+    masks: np.ndarray
+    parts: int
+
+
+def _cut(batch: Batch, kind: _Kind) -> _Cut:
+    """The tiles of a step, and their segments."""
+    trees = _Trees(batch, kind.window)
+    group, rows = kind.shape.group, kind.shape.rows
+    starts = np.asarray(batch.query_start)
+    count = np.diff(starts)
+    place = np.asarray(batch.seq_lens) - count  # of each one's first row
+    tiles = -(-count * group // rows)
+    owner = np.repeat(np.arange(len(count)), tiles)
+    item = (np.arange(len(owner)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * rows
+    items = count[owner] * group
+    high = place[owner] + (np.minimum(item + rows, items) - 1) // group + 1
+    low = np.zeros(len(owner), dtype=np.int64)
+    if kind.window is not None:
+        near = _nearest(place[owner] + item // group, high, owner, trees, batch.trees)
+        low = np.maximum(near - kind.window + 1, 0)
+    first, last = low // kernel.SEGMENT, (high - 1) // kernel.SEGMENT + 1
+    segments = last - first
+    mine = np.minimum(items - item, rows)  # items of each tile
+    split = _split(segments, mine, kind)
+
+    parts = np.where(split, segments * mine, 0)
+    part = np.cumsum(parts) - parts
+    pieces = np.where(split, segments, 1)
+    tile = np.repeat(np.arange(len(owner)), pieces)
+    nth = np.arange(len(tile)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    apart = split[tile]
+    begin, who = starts[owner], owner[tile]
+    works = np.stack([
+        begin[tile], place[who], item[tile], items[tile], who, low[tile], high[tile],
+        trees.first[who], trees.begin[who], trees.words[who],
+        first[tile] + nth, np.where(apart, first[tile] + nth + 1, last[tile]),
+        np.where(apart, part[tile] + nth * mine[tile], -1),
+    ], axis=1)  # fmt: skip
+    # Those with most to do first, so that none is left over at the end.
+    works = works[np.argsort(nth - np.where(apart, 0, segments[tile]), kind="stable")]
+    splits = np.stack([begin, item, items, part, segments], axis=1)[split]
+    return _Cut(works, splits, trees.masks, int(parts.sum()))
+
+
+def _nearest(
+    near: np.ndarray, high: np.ndarray, owner: np.ndarray, trees: _Trees, behind: dict[int, list[list[int]]]
+) -> np.ndarray:
+    """Where in the text the first row of each tile stands, of all its rows, given that row's place and one behind the
+    last's. A draft of a tree is nearer to its keys than its place says."""
+    for r, paths in behind.items():
+        first = int(trees.first[r])
+        text = [first + len(path) - 1 for path in paths[1:]]
+        for tile in np.flatnonzero(owner == r):
+            drafts = text[max(int(near[tile]) - first, 0) : max(int(high[tile]) - first, 0)]
+            near[tile] = min([int(near[tile]), *drafts])
+    return near
+
+
+def _split(segments: np.ndarray, items: np.ndarray, kind: _Kind) -> np.ndarray:
+    """Which tiles are split. That is for speed alone: it may depend on all that is in the step.
+
+    A tile is whole where its segments are no more than what each program had to do if all had the same and there were
+    FILL of them. Of the others those with few items come first, as their parts are small.
+    """
+    several = (segments > 1) & (segments * FILL > segments.sum() * kind.kv_heads)
+    order = np.argsort(np.where(several, items, kind.shape.rows + 1), kind="stable")
+    floats = np.where(several, segments * items, 0)[order].cumsum() * kind.kv_heads * (kind.shape.v_dim + 2)
+    found = np.zeros(len(segments), dtype=bool)
+    found[order] = several[order] & (floats <= PARTS)
+    return found

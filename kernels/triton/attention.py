@@ -1,0 +1,322 @@
+"""Causal attention over paged keys and values, for decode and ragged chunks of prompts alike.
+
+Pages are [pages, kv_heads, PAGE, head_dim], values the same with v_head_dim; query head h reads head h // group.
+The rows of a sequence times the group of heads that share a key/value head are its items, row by row; a tile is up to
+`Shape.rows` of them, so that each read of a page serves a whole group, and as many rows as there are. Keys are cut into
+segments of SEGMENT at fixed places. A program has a tile, a key/value head and some of the tile's segments, and goes
+over their keys with a running maximum (online softmax, Milakov and Gimelshein 2018; its tiling, Dao 2023). A tile is
+either whole, all its segments in one program, or split, a program for each, whose parts a second launch joins.
+
+Batch invariance. A row's bits depend on its query and its keys alone:
+
+- a program's products always have the same shape, whether one row of its tile is taken or all are, and in a product of
+  matrices each row is summed by itself, in an order that its place in the tile does not change;
+- tiles of keys and segments stand at absolute places. A key that a row does not see weighs exactly nothing, and a tile
+  of keys or a segment of which it sees nothing leaves its sums as they are: all is multiplied by 1 and 0 is added;
+- each segment is begun anew, and segments are folded in order by `_fold`, which is the same code in both launches and
+  leaves no choice to the compiler (a product and a sum in one are written as `fma`). So whole or split gives the same
+  bits, and which of the two is chosen may depend on what else is in the step.
+
+What is compiled depends on the model alone: dtypes, head sizes, the group, whether there is a window or a soft cap, the
+page. No number that changes from step to step is a constant of a kernel or looked at for being 1 or divisible by 16.
+
+A captured step (CUDA graphs). What changes from step to step is in one buffer, `Tables.data`, beside the rows' slots
+and positions. A graph is captured with tables laid out for a bucket (so many rows, works, splits, pages, parts): grids
+are of that size, and lists begin at the same places in every step of it; for a step the buffers are filled anew and
+copied into the captured ones. Programs beyond the count that heads a list return at once, as do all of the second
+launch where no tile is split, and rows whose slot is below 0 are not written (cache.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+SEGMENT = 512  # keys
+JOINED = 4  # items of a tile that a program of the second launch joins
+
+# Fields of an entry of `works`: a tile, some of its segments, and where what comes of them goes.
+WORK = (
+    "begin",  # first row of the sequence in the batch
+    "start",  # the place of that row's own key in the sequence's pages
+    "item",  # first item of the tile, counted from that row's first
+    "items",  # all items of the sequence
+    "pages",  # where the sequence's pages begin, in the tables
+    "low",  # first place that a row of the tile sees
+    "high",  # one behind the last
+    "tree",  # the place of the first draft of a tree; NO_TREE
+    "masks",  # where its masks begin, in the tables: of each draft `words` of 32 bits, one a draft that it sees
+    "words",
+    "first",  # segment
+    "last",  # one behind the last segment
+    "part",  # where among the parts the tile's first item is; -1: it has all segments, and gives the result
+)
+# Fields of an entry of `splits`: a tile whose segments were computed by several programs.
+SPLIT = ("begin", "item", "items", "part", "segments")
+NO_TREE = 2**31 - 1
+
+_BEGIN, _START, _ITEM, _ITEMS, _PAGES, _LOW, _HIGH, _TREE, _MASKS, _WORDS, _FIRST, _LAST, _PART = (
+    tl.constexpr(i) for i in range(len(WORK))
+)
+_WORK, _SPLIT = tl.constexpr(len(WORK)), tl.constexpr(len(SPLIT))
+
+# Of the bytes of an element and the widest head, up to: rows, keys, warps. What of it fits the registers of sm_80, two
+# sums of rows times head among them, and the 99 KiB of shared memory of the smaller GPUs.
+TILES = {
+    (2, 64): (64, 64, 4),
+    (2, 128): (64, 64, 8),
+    (2, 256): (32, 32, 8),
+    (4, 32): (32, 32, 4),
+    (4, 256): (32, 16, 8),
+}
+
+# What a product is computed in. Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them as.
+DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+_STEP = ["works_at", "splits_at", "kv_heads", "window"]  # numbers
+_TABLES = ["tables", "positions", "peaks"]  # pointers, read or written by whole words
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is compiled for: of a layer and a dtype. rows: items of a tile; keys: of a step of the inner loop."""
+
+    group: int
+    head_dim: int
+    v_dim: int
+    rows: int
+    keys: int
+    warps: int
+
+    @classmethod
+    def of(cls, heads: int, kv_heads: int, head_dim: int, v_dim: int, dtype: torch.dtype) -> Shape:
+        widest = max(padded(head_dim), padded(v_dim))
+        tiles = next(tiles for (size, most), tiles in TILES.items() if size == dtype.itemsize and widest <= most)
+        return cls(heads // kv_heads, head_dim, v_dim, *tiles)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """Of one step, int32 on its device: lists of entries, each headed by the number of its entries, and what those
+    point to."""
+
+    data: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """Of the layers of one kind: where in the tables their lists are, how many programs are launched for each, and how
+    many parts there are, [parts, kv_heads] rows of v_dim."""
+
+    works_at: int
+    works: int
+    splits_at: int
+    splits: int
+    parts: int
+
+
+def padded(dim: int) -> int:
+    """A size that Triton has tiles of: a power of two, at least what a product needs."""
+    return max(16, triton.next_power_of_2(dim))
+
+
+@triton.jit
+def _product(a, b, acc, BY_ITSELF: tl.constexpr):
+    """acc + a b in float32."""
+    if BY_ITSELF:
+        # The interpreter's product is numpy's, where a row's rounding depends on its place.
+        return acc + tl.sum(a[:, :, None] * b[None, :, :], 1)
+    else:  # noqa: RET505 - a constant condition: only one of the two is compiled
+        return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def _fold(peak, weight, acc, more_peak, more_weight, more):
+    """What was found so far, and the next segment: -> both. An empty one, (-inf, 0, 0), changes nothing."""
+    top = tl.maximum(peak, more_peak)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    old, new = tl.exp2(peak - base), tl.exp2(more_peak - base)
+    weight = tl.fma(weight, old, more_weight * new)
+    acc = tl.fma(acc, tl.broadcast_to(old[:, None], acc.shape), more * new[:, None])
+    return top, weight, acc
+
+
+@triton.jit
+def _tanh(x):
+    """tanh, to 1e-7 of 1"""
+    t = tl.exp2(-2.8853900817779268 * tl.abs(x))  # exp(-2 |x|)
+    y = (1.0 - t) / (1.0 + t)
+    return tl.where(x < 0, -y, y)
+
+
+@triton.jit(do_not_specialize=_STEP, do_not_specialize_on_alignment=_TABLES)
+def attend_segments(
+    q, keys, values, out, parts, peaks, tables, positions, works_at, q_stride, kv_heads, window, scale, cap,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, V_DIM: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, SEGMENT: tl.constexpr, PAGE: tl.constexpr, WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr, DOT: tl.constexpr, BY_ITSELF: tl.constexpr,
+):  # fmt: skip
+    """Program (work, key/value head).
+
+    q [rows, heads, HEAD_DIM], a row's heads side by side; out [rows, heads, V_DIM]; parts [.., V_DIM] and peaks
+    [.., 2], float32. Scores are products times `scale`, then cap * tanh of that where CAPPED, both such that exp2 of
+    them is wanted.
+    """
+    work, head = tl.program_id(0), tl.program_id(1)
+    if work >= tl.load(tables + works_at):
+        return
+    entry = tables + works_at + 1 + work * _WORK
+    start, items, pages = tl.load(entry + _START), tl.load(entry + _ITEMS), tables + tl.load(entry + _PAGES)
+    low, high, tree = tl.load(entry + _LOW), tl.load(entry + _HIGH), tl.load(entry + _TREE)
+    masks, words = tables + tl.load(entry + _MASKS), tl.load(entry + _WORDS)
+    part, first_item = tl.load(entry + _PART), tl.load(entry + _ITEM)
+
+    item = first_item + tl.arange(0, ROWS)
+    taken = item < items
+    row = tl.load(entry + _BEGIN) + item // GROUP
+    place = start + item // GROUP
+    own = head * GROUP + item % GROUP
+    d = tl.arange(0, D)
+    e = tl.arange(0, DV)
+    at = q + row[:, None].to(tl.int64) * q_stride + own[:, None] * HEAD_DIM + d[None, :]
+    query = tl.load(at, mask=taken[:, None] & (d < HEAD_DIM)[None, :], other=0.0).to(DOT)
+    if WINDOWED:
+        # A draft of a tree stands in the text nearer to its keys than its place says.
+        begins = (tl.load(positions + row, mask=taken, other=0) - window + 1).to(tl.int32)
+
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    weight = tl.full([ROWS], 0.0, tl.float32)
+    acc = tl.full([ROWS, DV], 0.0, tl.float32)
+    for segment in range(tl.load(entry + _FIRST), tl.load(entry + _LAST)):
+        m = tl.full([ROWS], float("-inf"), tl.float32)
+        l = tl.full([ROWS], 0.0, tl.float32)  # noqa: E741 - as the papers call it
+        o = tl.full([ROWS, DV], 0.0, tl.float32)
+        begin = tl.maximum(segment * SEGMENT, low // KEYS * KEYS)
+        end = tl.minimum((segment + 1) * SEGMENT, high)
+        for at_key in range(begin, end, KEYS):
+            key = at_key + tl.arange(0, KEYS)
+            there = (key >= low) & (key < high)
+            page = tl.load(pages + key // PAGE, mask=there, other=0).to(tl.int64)
+            slot = (page * kv_heads + head) * PAGE + key % PAGE
+            # What no row sees is not read: a weight of 0 does not hide a NaN that a page held before.
+            inside = there[None, :] & (d < HEAD_DIM)[:, None]
+            k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside, other=0.0).to(DOT)
+            scores = _product(query, k, tl.full([ROWS, KEYS], 0.0, tl.float32), BY_ITSELF) * scale
+            if CAPPED:
+                scores = cap * _tanh(scores)
+            seen = key[None, :] <= place[:, None]
+            if WINDOWED:
+                seen = seen & (key[None, :] >= begins[:, None])
+            if at_key + KEYS > tree:
+                nth, draft = key - tree, place - tree
+                drafts = (taken & (draft >= 0))[:, None] & (nth >= 0)[None, :] & seen
+                bit = tl.maximum(nth, 0)
+                bits = tl.load(masks + draft[:, None] * words + (bit // 32)[None, :], mask=drafts, other=-1)
+                seen = seen & (((bits >> (bit % 32)[None, :]) & 1) != 0)
+            scores = tl.where(seen, scores, float("-inf"))
+            top = tl.maximum(m, tl.max(scores, 1))
+            base = tl.where(top == float("-inf"), 0.0, top)  # of a row that saw nothing: exp2 is 0 then, not NaN
+            weights = tl.exp2(scores - base[:, None])
+            fade = tl.exp2(m - base)
+            l = tl.fma(l, fade, tl.sum(weights, 1))  # noqa: E741
+            inside = there[:, None] & (e < V_DIM)[None, :]
+            v = tl.load(values + slot[:, None] * V_DIM + e[None, :], mask=inside, other=0.0)
+            o = _product(weights.to(v.dtype).to(DOT), v.to(DOT), o * fade[:, None], BY_ITSELF)
+            m = top
+        peak, weight, acc = _fold(peak, weight, acc, m, l, o)
+
+    inside = taken[:, None] & (e < V_DIM)[None, :]
+    if part < 0:
+        at = out + (row[:, None].to(tl.int64) * kv_heads * GROUP + own[:, None]) * V_DIM + e[None, :]
+        tl.store(at, (acc / weight[:, None]).to(out.dtype.element_ty), mask=inside)
+    else:
+        place_of = (part + tl.arange(0, ROWS)).to(tl.int64) * kv_heads + head
+        tl.store(parts + place_of[:, None] * V_DIM + e[None, :], acc, mask=inside)
+        tl.store(peaks + place_of * 2, peak, mask=taken)
+        tl.store(peaks + place_of * 2 + 1, weight, mask=taken)
+
+
+@triton.jit(do_not_specialize=_STEP, do_not_specialize_on_alignment=_TABLES)
+def join_segments(
+    out, parts, peaks, tables, splits_at, kv_heads,
+    GROUP: tl.constexpr, V_DIM: tl.constexpr, DV: tl.constexpr, ROWS: tl.constexpr, JOINED: tl.constexpr,
+):  # fmt: skip
+    """Program (split, key/value head, JOINED items of its tile): folds their parts in order."""
+    split, head = tl.program_id(0), tl.program_id(1)
+    if split >= tl.load(tables + splits_at):
+        return
+    entry = tables + splits_at + 1 + split * _SPLIT
+    begin, first, items = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
+    part, segments = tl.load(entry + 3), tl.load(entry + 4)
+    count = tl.minimum(items - first, ROWS)
+    if tl.program_id(2) * JOINED >= count:
+        return
+    nth = tl.program_id(2) * JOINED + tl.arange(0, JOINED)
+    taken = nth < count
+    e = tl.arange(0, DV)
+    inside = taken[:, None] & (e < V_DIM)[None, :]
+    peak = tl.full([JOINED], float("-inf"), tl.float32)
+    weight = tl.full([JOINED], 0.0, tl.float32)
+    acc = tl.full([JOINED, DV], 0.0, tl.float32)
+    for segment in range(segments):
+        at = (part + segment * count + nth).to(tl.int64) * kv_heads + head
+        m = tl.load(peaks + at * 2, mask=taken, other=0.0)
+        l = tl.load(peaks + at * 2 + 1, mask=taken, other=1.0)  # noqa: E741
+        o = tl.load(parts + at[:, None] * V_DIM + e[None, :], mask=inside, other=0.0)
+        peak, weight, acc = _fold(peak, weight, acc, m, l, o)
+    item = first + nth
+    own = head * GROUP + item % GROUP
+    at = out + ((begin + item // GROUP)[:, None].to(tl.int64) * kv_heads * GROUP + own[:, None]) * V_DIM + e[None, :]
+    tl.store(at, (acc / weight[:, None]).to(out.dtype.element_ty), mask=inside)
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets its kernels, which it settles when it is first imported."""
+    return not isinstance(attend_segments, triton.JITFunction)
+
+
+def attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tables: Tables,
+    lists: Lists,
+    shape: Shape,
+    positions: Tensor,
+    parts: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """q [rows, heads, head_dim], a row's heads side by side, of any row stride -> [rows, heads, v_dim], contiguous.
+
+    keys, values: pages as above, contiguous, that hold the rows' own keys already. positions [rows] int64, where each
+    row stands in the text. parts: float32, at least `lists.parts` * kv_heads * (v_dim + 2) of them.
+    """
+    kv_heads, page = keys.shape[1], keys.shape[2]
+    heads, dv = q.shape[1], padded(shape.v_dim)
+    out = q.new_empty((q.shape[0], heads, shape.v_dim))
+    peaks = parts[lists.parts * kv_heads * shape.v_dim :]
+    for_exp2 = math.log2(math.e)
+    inner, outer = (scale * for_exp2, 1.0) if softcap is None else (scale / softcap, softcap * for_exp2)
+    alone = interpreted()
+    attend_segments[lists.works, kv_heads](
+        q, keys, values, out, parts, peaks, tables.data, positions, lists.works_at, q.stride(0), kv_heads, window or 0,
+        inner, outer,
+        GROUP=shape.group, HEAD_DIM=shape.head_dim, V_DIM=shape.v_dim, D=padded(shape.head_dim), DV=dv,
+        ROWS=shape.rows, KEYS=shape.keys, SEGMENT=SEGMENT, PAGE=page, WINDOWED=window is not None,
+        CAPPED=softcap is not None, DOT=tl.float32 if alone else DOTS[keys.dtype], BY_ITSELF=alone,
+        num_warps=shape.warps, num_stages=2, enable_fp_fusion=False,
+    )  # fmt: skip
+    if lists.splits:
+        join_segments[lists.splits, kv_heads, triton.cdiv(shape.rows, JOINED)](
+            out, parts, peaks, tables.data, lists.splits_at, kv_heads,
+            GROUP=shape.group, V_DIM=shape.v_dim, DV=dv, ROWS=shape.rows, JOINED=JOINED, enable_fp_fusion=False,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,403 @@
+"""Products of few rows with weights in 8 or 4 bits: whole numbers, or floating point e4m3, with scales.
+
+A matrix is packed once. Its stream of bytes is [panels of LANES outputs, tiles of inputs, depth, LANES], so a program
+reads one piece of it from end to end. A tile's inputs share one scale (`tile` inputs: the group, at most DEEPEST of
+them):
+
+- int8: byte [k, lane] is the code of input k of the tile, -128 to 127.
+- fp8: byte [k, lane] is the bits of that weight: sign, 4 bits of exponent with bias 7, 3 bits of fraction; no infinity.
+- int4: byte [k, lane] of tile / 2 has input k in its low four bits and input k + tile / 2 in the high ones, so that
+  each half is a tile of a product and nothing is interleaved. Code c stands for c - 8.
+
+scale [panels, groups, LANES], low the same: weight = scale * code + low, as `Quantized` has it. Both are kept in 16
+bits where that changes none of them. Where all groups of each output share a scale, one is kept.
+
+The codes are multiplied as they are, exactly, in x's kind; sums are float32, and a tile's sum is scaled as it is added.
+Every program multiplies tiles of ROWS rows, one after the other against the weights it has read once, and the inputs
+are cut into pieces where the matrix's shape says, whatever the number of rows: a row's sums have one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..quantized import MIDDLE, Quantized, in_place, join
+from .checks import out_like, rows_of
+
+LANES = 64  # outputs of a panel
+ROWS = 16  # of one product of tiles
+DEEPEST = 128  # inputs of a tile, at most
+SHALLOWEST = {"int8": 16, "fp8": 16, "int4": 32}  # at least: a product of tiles takes 16 inputs or more
+PROGRAMS = 512  # that a matrix is cut into where it has the inputs for it
+SHORTEST = 512  # inputs of a piece, at least
+PANELS = 64  # packed at once
+OUT = 256  # outputs that a program of the last sum takes
+FORMS = {"int8": 0, "int4": 1, "fp8": 2}
+FP8_GAIN = 256.0  # what the bits of e4m3, read as those of a float16, fall short by
+DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+_NUMBERS = [
+    "x_stride", "add_stride", "y_stride", "piece_stride", "rows", "inputs", "outputs", "tiles", "length", "groups",
+    "group_tiles", "pieces", "width",
+]  # fmt: skip
+_POINTERS = ["x", "y", "panels", "scale", "low", "order", "bias", "add", "sums", "partial"]
+
+
+@triton.jit
+def _codes(panels, FORM: tl.constexpr, HIGH: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr):
+    """One tile of codes [DEPTH, LANES], or the half of it that the HIGH bits hold."""
+    where = tl.arange(0, DEPTH)[:, None] * LANES + tl.arange(0, LANES)[None, :]
+    held = tl.load(panels + where)
+    if FORM == 0:
+        return held.to(tl.int8, bitcast=True).to(DOT)
+    if FORM == 1:
+        if HIGH:
+            return ((held >> 4).to(tl.int16) - 8).to(DOT)
+        return ((held & 15).to(tl.int16) - 8).to(DOT)
+    wide = held.to(tl.uint16)
+    return (((wide & 128) << 8) | ((wide & 127) << 7)).to(tl.float16, bitcast=True).to(DOT)
+
+
+@triton.jit
+def _rows(x, row, taken, x_stride, at, inputs, order, EVEN: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr):
+    """x [ROWS, DEPTH], inputs from `at` on in the order of the codes."""
+    if EVEN:
+        start = tl.multiple_of(x + at, 16)
+        where = row[:, None] * (x_stride // 8 * 8) + tl.arange(0, DEPTH)[None, :]
+        return tl.load(start + where, mask=taken[:, None], other=0.0).to(DOT)
+    i = at + tl.arange(0, DEPTH)
+    column = i.to(tl.int64)
+    if order is not None:
+        column = tl.load(order + i, mask=i < inputs, other=0)
+    inside = taken[:, None] & (i < inputs)[None, :]
+    return tl.load(x + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(DOT)
+
+
+@triton.jit
+def _added(
+    acc, x, row, rows, x_stride, at, inputs, order, low, high, scale, lows, sums, tile, tiles,
+    FORM: tl.constexpr, EVEN: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """acc [ROWS, LANES] and what a tile of inputs adds to it."""
+    taken = row < rows
+    some = tl.dot(_rows(x, row, taken, x_stride, at, inputs, order, EVEN, DOT, DEPTH), low, input_precision="ieee")
+    if FORM == 1:
+        more = _rows(x, row, taken, x_stride, at + DEPTH, inputs, order, EVEN, DOT, DEPTH)
+        some = tl.dot(more, high, some, input_precision="ieee")
+    acc = tl.fma(some, tl.broadcast_to(scale[None, :], some.shape), acc)
+    if lows is not None:
+        total = tl.load(sums + row * tiles + tile, mask=taken, other=0.0)
+        acc = tl.fma(tl.broadcast_to(total[:, None], some.shape), tl.broadcast_to(lows[None, :], some.shape), acc)
+    return acc
+
+
+@triton.jit
+def _put(
+    acc, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE: tl.constexpr
+):  # fmt: skip
+    inside = (row < rows)[:, None] & (lane < outputs)[None, :]
+    if ALONE:
+        if bias is not None:
+            acc += tl.load(bias + lane, mask=lane < outputs, other=0.0)[None, :]
+        if add is not None:
+            acc += tl.load(add + row[:, None] * add_stride + lane[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + row[:, None] * y_stride + lane[None, :], acc.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
+def products(
+    x, y, panels, scale, low, order, bias, add, sums, x_stride, add_stride, y_stride, piece_stride,
+    rows, inputs, outputs, tiles, length, groups, group_tiles,
+    FORM: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    EVEN: tl.constexpr, DOT: tl.constexpr, ALONE: tl.constexpr,
+):  # fmt: skip
+    """Program (panel, piece, chunk of TILES * ROWS rows): their sums over the piece's inputs into y [pieces, rows,
+    outputs]; where there is one piece, y is what is wanted. EVEN: the inputs fill their tiles, and rows of x begin at
+    multiples of 16 bytes, so that they are read by as many."""
+    DEPTH: tl.constexpr = TILE // 2 if FORM == 1 else TILE
+    panel, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    lanes = tl.arange(0, LANES)
+    r0 = tl.program_id(2).to(tl.int64) * TILES * ROWS + tl.arange(0, ROWS)
+    r1, r2, r3 = r0 + ROWS, r0 + 2 * ROWS, r0 + 3 * ROWS
+    acc0 = tl.zeros([ROWS, LANES], tl.float32)
+    acc1 = acc0
+    acc2 = acc0
+    acc3 = acc0
+    for tile in range(piece * length, tl.minimum((piece + 1) * length, tiles)):
+        # The buffer is ours, and a tile is 1,024 bytes or more of it.
+        stream = tl.multiple_of(panels + (panel * tiles + tile) * DEPTH * LANES, 16)
+        first = _codes(stream, FORM, False, DOT, DEPTH, LANES)
+        second = first
+        if FORM == 1:
+            second = _codes(stream, FORM, True, DOT, DEPTH, LANES)
+        group = (panel * groups + tile // group_tiles) * LANES
+        gain = tl.load(scale + group + lanes).to(tl.float32)
+        lows = None
+        if low is not None:
+            lows = tl.load(low + group + lanes).to(tl.float32)
+        at = tile * TILE
+        # Each of these is the same product of the same shape, so that a row's bits do not depend on TILES.
+        acc0 = _added(
+            acc0, x, r0, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+            FORM, EVEN, DOT, DEPTH,
+        )  # fmt: skip
+        if TILES > 1:
+            acc1 = _added(
+                acc1, x, r1, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+                FORM, EVEN, DOT, DEPTH,
+            )  # fmt: skip
+        if TILES > 2:
+            acc2 = _added(
+                acc2, x, r2, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+                FORM, EVEN, DOT, DEPTH,
+            )  # fmt: skip
+            acc3 = _added(
+                acc3, x, r3, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+                FORM, EVEN, DOT, DEPTH,
+            )  # fmt: skip
+    lane = panel * LANES + lanes
+    y += piece * piece_stride
+    _put(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+    if TILES > 1:
+        _put(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+    if TILES > 2:
+        _put(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+        _put(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+
+
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
+def tile_sums(x, sums, order, x_stride, inputs, tiles, TILE: tl.constexpr):
+    """Program (row, tile): sums[row, tile] = the sum of the tile's inputs, which `low` is multiplied by."""
+    row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    i = tile * TILE + tl.arange(0, TILE)
+    column = i.to(tl.int64)
+    if order is not None:
+        column = tl.load(order + i, mask=i < inputs, other=0)
+    some = tl.load(x + row * x_stride + column, mask=i < inputs, other=0.0).to(tl.float32)
+    tl.store(sums + row * tiles + tile, tl.sum(some, 0))
+
+
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
+def pieces_together(
+    partial, y, bias, add, y_stride, add_stride, piece_stride, outputs, pieces, OUT: tl.constexpr
+):  # fmt: skip
+    """Program (row, part of the outputs): the pieces' sums one after the other, bias, add."""
+    row, lane = tl.program_id(0).to(tl.int64), tl.program_id(1) * OUT + tl.arange(0, OUT)
+    acc = tl.zeros([OUT], tl.float32)
+    mine = partial + row * outputs
+    for _ in range(pieces):
+        acc += tl.load(mine + lane, mask=lane < outputs, other=0.0)
+        mine += piece_stride
+    if bias is not None:
+        acc += tl.load(bias + lane, mask=lane < outputs, other=0.0)
+    if add is not None:
+        acc += tl.load(add + row * add_stride + lane, mask=lane < outputs, other=0.0).to(tl.float32)
+    tl.store(y + row * y_stride + lane, acc.to(y.dtype.element_ty), mask=lane < outputs)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A matrix [outputs, inputs] as the kernels read it, with its bias [outputs] or None. See the head of the file."""
+
+    form: str  # a key of FORMS
+    outputs: int
+    inputs: int
+    tile: int  # inputs
+    group: int  # inputs that share a scale, a multiple of tile
+    panels: Tensor  # uint8 [panels, tiles, depth, LANES]
+    scale: Tensor  # [panels, groups, LANES]
+    low: Tensor | None
+    order: Tensor | None  # int64 [inputs], as `Quantized` has it
+    bias: Tensor | None  # float32
+
+    @classmethod
+    def of(cls, parts: Quantized | Sequence[Quantized], bias: Tensor | None = None) -> Packed:
+        """The parts side by side, on their device. Raises ValueError where `refused` says why."""
+        whole = parts if isinstance(parts, Quantized) else join(parts)
+        if why := refused(whole):
+            raise ValueError(why)
+        form = f"int{whole.bits}"
+        scale, low, group = whole.scale, whole.low, whole.group
+        if _one_an_output(scale) and (low is None or _one_an_output(low)):
+            scale, low, group = scale[:, :1], None if low is None else low[:, :1], 0
+        codes = whole.codes.view(torch.uint8)
+        return cls._packed(form, codes, scale, low, group, whole.order, bias)
+
+    @classmethod
+    def of_fp8(
+        cls, weight: Tensor, scale: Tensor, block: tuple[int, int] | None = None, bias: Tensor | None = None
+    ) -> Packed:
+        """weight float8_e4m3fn [out, in]; a weight is what it says times its scale.
+
+        scale: without block [], [1], [out] or [out, 1]: of all or of each output; with block (outputs, inputs) of which
+        weights share one, [ceil(out / outputs), ceil(in / inputs)]. Inputs of a block: 16, 32, 64 or a multiple of 128.
+        Raises ValueError where these do not fit, or a weight is no number.
+        """
+        if weight.dtype != torch.float8_e4m3fn or weight.dim() != 2:
+            raise ValueError(f"weight is {weight.dtype} {list(weight.shape)}, expected float8_e4m3fn [out, in]")
+        outputs, inputs = weight.shape
+        wide, group = scale.float(), 0
+        if block is None:
+            if scale.shape not in [(), (1,), (outputs,), (outputs, 1)]:
+                raise ValueError(f"scale is {list(scale.shape)}, expected [], [1], [{outputs}] or [{outputs}, 1]")
+            wide = wide.reshape(-1, 1).expand(outputs, 1)
+        else:
+            tall, group = block
+            if tall < 1 or not _depth_of("fp8", group):
+                raise ValueError(f"block is {block}, expected inputs of 16, 32, 64 or a multiple of {DEEPEST}")
+            wanted = -(-outputs // tall), -(-inputs // group)
+            if scale.shape != wanted:
+                raise ValueError(f"scale is {list(scale.shape)}, expected {list(wanted)} for blocks of {block}")
+            wide = wide.repeat_interleave(tall, 0)[:outputs]
+        codes = weight.view(torch.uint8)
+        if odd := int(((codes & 127) == 127).sum()):
+            raise ValueError(f"weight has {odd} that are no number, expected none")
+        return cls._packed("fp8", codes, wide * FP8_GAIN, None, group, None, bias)
+
+    @classmethod
+    def _packed(
+        cls,
+        form: str,
+        codes: Tensor,
+        scale: Tensor,
+        low: Tensor | None,
+        group: int,
+        order: Tensor | None,
+        bias: Tensor | None,
+    ) -> Packed:
+        """codes uint8 [out, in]; group 0: one scale an output."""
+        outputs, inputs = codes.shape
+        tile = _depth_of(form, group) if group else DEEPEST
+        tiles = -(-inputs // tile)
+        panels, half = -(-outputs // LANES), tile // 2
+        stream = codes.new_empty((panels, tiles, half if form == "int4" else tile, LANES))
+        for at in range(0, panels, PANELS):
+            some = codes[at * LANES : (at + PANELS) * LANES]
+            count = -(-some.shape[0] // LANES)
+            some = torch.nn.functional.pad(some, (0, tiles * tile - inputs, 0, count * LANES - some.shape[0]))
+            some = some.view(count, LANES, tiles, tile).permute(0, 2, 3, 1)
+            if form == "int4":
+                some = some[:, :, :half] | some[:, :, half:] << 4
+            stream[at : at + count] = some
+        return cls(
+            form, outputs, inputs, tile, group or tiles * tile, stream,
+            _laid(scale), None if low is None else _laid(low),
+            None if order is None else order.contiguous(), None if bias is None else bias.float().contiguous(),
+        )  # fmt: skip
+
+    @property
+    def bytes(self) -> int:
+        held = (self.panels, self.scale, self.low, self.order, self.bias)
+        return sum(one.nbytes for one in held if one is not None)
+
+    @property
+    def length(self) -> int:
+        """Tiles of a piece of the inputs: of nothing but the matrix's shape, so that no sum's order ever changes."""
+        panels, tiles = self.panels.shape[:2]
+        pieces = max(1, min(-(-PROGRAMS // panels), self.inputs // SHORTEST))
+        return -(-tiles // pieces)
+
+    @property
+    def pieces(self) -> int:
+        return -(-self.panels.shape[1] // self.length)
+
+    def dense(self) -> Tensor:
+        """The weights, float32 [outputs, inputs], a new tensor."""
+        panels, tiles, _, _ = self.panels.shape
+        if self.form == "int8":
+            codes = self.panels.view(torch.int8).float()
+        elif self.form == "fp8":
+            codes = self.panels.view(torch.float8_e4m3fn).float() / FP8_GAIN
+        else:
+            codes = torch.cat([self.panels & 15, self.panels >> 4], 2).float() - MIDDLE[4]
+        spread = [
+            None if one is None else one.float().repeat_interleave(self.group // self.tile, 1)[:, :tiles, None]
+            for one in (self.scale, self.low)
+        ]
+        assert spread[0] is not None
+        codes = codes * spread[0] if spread[1] is None else codes * spread[0] + spread[1]
+        weight = codes.permute(0, 3, 1, 2).reshape(panels * LANES, -1)[: self.outputs, : self.inputs]
+        return weight.contiguous() if self.order is None else in_place(weight, self.order)
+
+    def product(self, x: Tensor, add: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+        """x [.., inputs] -> W x + bias + add [.., outputs], of x's kind, rounded once.
+
+        add: of that shape and kind. Made for up to 64 rows, which read the weights once; more of them read the weights
+        once for each 64, and get the same bits. Raises ValueError where shapes or kinds do not fit.
+        """
+        if x.shape[-1] != self.inputs:
+            raise ValueError(f"x is {list(x.shape)}, expected [.., {self.inputs}]")
+        flat = rows_of("x", x)
+        shape = torch.Size([*x.shape[:-1], self.outputs])
+        if add is not None and (add.shape != shape or add.dtype != x.dtype):
+            raise ValueError(f"add is {add.dtype} {list(add.shape)}, expected {x.dtype} {list(shape)}")
+        out, y = out_like(out, shape, x)
+        more = None if add is None else rows_of("add", add)
+        if y.numel():
+            self._launch(flat, y, more)
+        return out
+
+    def _even(self, x: Tensor) -> bool:
+        aligned = x.data_ptr() % 16 == 0 and (x.stride(0) % 8 == 0 or x.shape[0] == 1)
+        return aligned and self.inputs % self.tile == 0 and self.order is None
+
+    def _launch(self, x: Tensor, y: Tensor, add: Tensor | None) -> None:
+        rows = x.shape[0]
+        panels, tiles = self.panels.shape[:2]
+        pieces = self.pieces
+        several = 1 if rows <= ROWS else 2 if rows <= 2 * ROWS else 4
+        add_stride = 0 if add is None else add.stride(0)
+        sums = None
+        if self.low is not None:
+            sums = x.new_empty((rows, tiles), dtype=torch.float32)
+            tile_sums[rows, tiles](x, sums, self.order, x.stride(0), self.inputs, tiles, TILE=self.tile, num_warps=1)
+        # Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them as.
+        dot = DOTS[x.dtype] if isinstance(products, triton.JITFunction) else tl.float32
+        to = y if pieces == 1 else x.new_empty((pieces, rows, self.outputs), dtype=torch.float32)
+        piece_stride = 0 if pieces == 1 else to.stride(0)
+        products[panels, pieces, triton.cdiv(rows, several * ROWS)](
+            x, to, self.panels, self.scale, self.low, self.order, self.bias, add, sums,
+            x.stride(0), add_stride, to.stride(-2), piece_stride,
+            rows, self.inputs, self.outputs, tiles, self.length, self.scale.shape[1], self.group // self.tile,
+            FORM=FORMS[self.form], TILES=several, TILE=self.tile, ROWS=ROWS, LANES=LANES, EVEN=self._even(x), DOT=dot,
+            ALONE=pieces == 1,
+        )  # fmt: skip
+        if pieces > 1:
+            pieces_together[rows, triton.cdiv(self.outputs, OUT)](
+                to, y, self.bias, add, y.stride(0), add_stride, piece_stride, self.outputs, pieces, OUT=OUT
+            )
+
+
+def refused(whole: Quantized) -> str | None:
+    """Why a matrix is not packed; None where it is."""
+    form = f"int{whole.bits}"
+    if _depth_of(form, whole.group) or all(v is None or _one_an_output(v) for v in (whole.scale, whole.low)):
+        return None
+    return f"group is {whole.group} with {whole.bits} bits, expected {SHALLOWEST[form]} or more"
+
+
+def _depth_of(form: str, group: int) -> int:
+    """Inputs of a tile for such a group; 0 where there is none."""
+    tile = min(group, DEEPEST)
+    return tile if tile >= SHALLOWEST[form] and tile & (tile - 1) == 0 and group % tile == 0 else 0
+
+
+def _one_an_output(values: Tensor) -> bool:
+    return bool((values == values[:, :1]).all())
+
+
+def _laid(values: Tensor) -> Tensor:
+    """values float32 [out, groups] -> [panels, groups, LANES], in 16 bits where that changes none."""
+    panels = -(-values.shape[0] // LANES)
+    values = torch.nn.functional.pad(values, (0, 0, 0, panels * LANES - values.shape[0]))
+    values = values.view(panels, LANES, -1).transpose(1, 2).contiguous()
+    for kind in (torch.float16, torch.bfloat16):
+        if torch.equal(values.to(kind).float(), values):
+            return values.to(kind)
+    return values
