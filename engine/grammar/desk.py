@@ -32,7 +32,7 @@ Out = list[wire.FromDesk]
 
 
 class _Kept:
-    """A grammar, and whether it is slow to follow: then by who has the lock."""
+    """A grammar, and whether it is slow to follow: then in threads. Only who has the lock follows it."""
 
     def __init__(self, compiled: Compiled | None, slow: bool):
         self.compiled, self.slow, self.lock = compiled, slow, threading.Lock()
@@ -141,10 +141,13 @@ class Desk:
     def _queue(self, one: _Open) -> None:
         """It has its turn."""
         if one.kept.slow:
-            one.away = True
-            self._aside(partial(self._do_slowly, one))
+            self._send_aside(one)
         else:
             (self._tokens if isinstance(one.todo[0], wire.Took) else self._masks).append(one)
+
+    def _send_aside(self, one: _Open) -> None:
+        one.away = True
+        self._aside(partial(self._do_slowly, one))
 
     # ------------------------------------------------------------ what is done
 
@@ -174,10 +177,13 @@ class Desk:
         """The first thing that is due about an answer."""
         if one.closed:
             return []
-        if one.kept.slow:  # as was found out meanwhile
-            self._queue(one)
+        if one.kept.slow or not one.kept.lock.acquire(blocking=False):  # as was found out; or a thread is still at it
+            self._send_aside(one)
             return []
-        out = self._timed(one)
+        try:
+            out = self._timed(one)
+        finally:
+            one.kept.lock.release()
         if one.todo and not one.away:
             self._queue(one)
         return out

@@ -176,45 +176,55 @@ def test_who_is_closed_while_it_is_aside_says_nothing_more(slow):
     assert said(place, wire.Close(3)) == []
 
 
-def test_a_grammar_that_once_took_long_is_followed_aside_from_then_on(slow, monkeypatch):
-    monkeypatch.setattr(module, "SLOW", 0.0)
+@pytest.fixture
+def followed(slow):
+    """A desk with a grammar that one answer follows, at once until it was looked at, and then the jobs aside of it."""
     slow.go.set()
     jobs = []
     place = desk(aside=lambda job: jobs.append(job) if slow.threads else job())
     said(place, wire.Compile(1, GrammarSpec(kind="choice", text="x")))
-    out = said(place, wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))
-    assert len(out) == 1
+    return place, jobs
+
+
+def looked_at_aside(place, jobs) -> None:
     assert said(place, wire.Look(3, 0, [])) == []
     jobs.pop()()
     assert len(said(place)) == 1
 
 
-def test_a_grammar_that_took_long_to_begin_is_quick_again_later(slow, monkeypatch):
-    slow.go.set()
-    jobs = []
-    place = desk(aside=lambda job: jobs.append(job) if slow.threads else job())
-    said(place, wire.Compile(1, GrammarSpec(kind="choice", text="x")))
+def test_a_grammar_that_once_took_long_is_followed_aside_from_then_on(followed, monkeypatch):
+    monkeypatch.setattr(module, "SLOW", 0.0)
+    assert len(said(followed[0], wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))) == 1
+    looked_at_aside(*followed)
+
+
+def test_a_grammar_that_took_long_to_begin_is_quick_again_later(followed, monkeypatch):
+    place, jobs = followed
     monkeypatch.setattr(module, "HOPELESS", 1e15)
     monkeypatch.setattr(module, "SLOW", 1e-12)
     said(place, wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))
     monkeypatch.setattr(module, "SLOW", 60.0)
     for _ in range(module.QUICK_AGAIN):
-        assert said(place, wire.Look(3, 0, [])) == []
-        jobs.pop()()
-        assert len(said(place)) == 1
+        looked_at_aside(place, jobs)
     assert len(said(place, wire.Look(3, 0, []))) == 1
     assert not jobs
 
 
-def test_a_grammar_that_took_very_long_never_is(slow, monkeypatch):
-    slow.go.set()
-    jobs = []
-    place = desk(aside=lambda job: jobs.append(job) if slow.threads else job())
-    said(place, wire.Compile(1, GrammarSpec(kind="choice", text="x")))
+def test_a_grammar_that_took_very_long_never_is(followed, monkeypatch):
+    place, jobs = followed
     monkeypatch.setattr(module, "SLOW", 0.0)
     said(place, wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))
     monkeypatch.setattr(module, "SLOW", 60.0)
     for _ in range(2 * module.QUICK_AGAIN):
+        looked_at_aside(place, jobs)
+
+
+def test_while_a_thread_follows_a_grammar_the_loop_does_not(followed):
+    place, jobs = followed
+    said(place, wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))
+    with place._grammars[1].lock:
         assert said(place, wire.Look(3, 0, [])) == []
-        jobs.pop()()
-        assert len(said(place)) == 1
+    (job,) = jobs
+    job()
+    assert len(said(place)) == 1
+    assert len(said(place, wire.Look(3, 0, []))) == 1, "it is quick, as it was"
