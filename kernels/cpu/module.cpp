@@ -25,7 +25,7 @@ using namespace quire;
 Isa in_use = Isa::plain;
 
 // Of the functions' arguments and tables: kernels/native.py takes no module of another version. Raise both together.
-constexpr long VERSION = 3;
+constexpr long VERSION = 4;
 
 // Giving up Python's lock costs nothing until another thread wants it: then getting it back may take the 5 ms of
 // Python's switch interval. So short calls keep it. In multiplications, about a tenth of a millisecond.
@@ -173,11 +173,13 @@ PyObject* py_draw(PyObject*, PyObject* const* args, Py_ssize_t given) {
   return done(8 * l.rows * l.vocab, [&] { draw(in_use, l, at<const double>(n[4]), at<int64_t>(n[5])); });
 }
 
-PyObject* py_apply_bitmask(PyObject*, PyObject* const* args, Py_ssize_t given) {
-  long long n[6];
-  if (!numbers(args, given, n, 6, "apply_bitmask")) return nullptr;
+PyObject* py_constrain(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[8];
+  if (!numbers(args, given, n, 8, "constrain")) return nullptr;
   const Logits l = logits_of(n);
-  return done(l.rows * l.vocab, [&] { apply_bitmask(l, at<const uint32_t>(n[4]), n[5]); });
+  return done(8 * l.rows * l.vocab, [&] {
+    constrain(in_use, l, at<const uint32_t>(n[4]), n[5], at<const int64_t>(n[6]), at<float>(n[7]));
+  });
 }
 
 PyObject* py_threads(PyObject*, PyObject* wanted) {
@@ -239,8 +241,8 @@ PyMethodDef methods[] = {
     {"greatest", fast(py_greatest), METH_FASTCALL, "greatest(x, stride, rows, vocab, values, tokens)\nSee vocabulary.h."},
     {"log_sum_exp", fast(py_log_sum_exp), METH_FASTCALL, "log_sum_exp(x, stride, rows, vocab, values)\nSee vocabulary.h."},
     {"draw", fast(py_draw), METH_FASTCALL, "draw(x, stride, rows, vocab, u, tokens)\nSee vocabulary.h."},
-    {"apply_bitmask", fast(py_apply_bitmask), METH_FASTCALL,
-     "apply_bitmask(x, stride, rows, vocab, masks, stride)\nSee vocabulary.h."},
+    {"constrain", fast(py_constrain), METH_FASTCALL,
+     "constrain(x, stride, rows, vocab, masks, stride, which, kept)\nSee vocabulary.h."},
     {"threads", py_threads, METH_O, "threads(n): how many work from now on, the caller's among them; 1 at first."},
     {"isas", py_isas, METH_NOARGS, "The instruction sets that this machine has, the best one last."},
     {"isa", py_isa, METH_NOARGS, "The one in use: the best, unless use() changed it."},

@@ -1,8 +1,10 @@
-// V: W floats, I: W int32 or 2 W int16, and what can be done with them, for the instruction set that each_isa.h has named.
+// V: W floats, Wide: sums of as many in doubles, I: W int32 or 2 W int16, and what can be done with them, for the instruction set that each_isa.h has named.
 // No #pragma once.
 // quads_add takes bytes, of 0 to 15 and of -127 to 127; what it has added up to 8 times, quads_sum turns into W int32: each
 // the sum of 4 products a time. (Two products are 3,810 at most, so 8 times two fit into 16 bits.)
 // The part functions take the first n lanes, 0 < n < W: the rest reads as 0 and is not written, nor touched in memory.
+// where: x where the lane's bit is set, else y. zero_where_less: y, but 0 in lanes where x < limit. marked:
+// odd, but NaN in lanes where x is NaN.
 // REGISTERS: how many V the machine holds, which the tiles of a kernel are sized by.
 
 namespace quire {
@@ -40,6 +42,24 @@ INLINE V load_bf16(const uint16_t* p) {
 }
 INLINE V load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 INLINE V load(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
+
+INLINE V marked(V odd, V x) {
+  return _mm512_mask_mov_ps(odd, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_ps(NAN));
+}
+INLINE V zero_where_less(V x, V limit, V y) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), y);
+}
+INLINE V where(uint32_t bits, V x, V y) { return _mm512_mask_blend_ps(static_cast<__mmask16>(bits), y, x); }
+
+struct Wide {
+  __m512d low, high;
+};
+INLINE Wide widely_zero() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+INLINE void widely_add(Wide& sums, V x) {
+  sums.low = _mm512_add_pd(sums.low, _mm512_cvtps_pd(_mm512_castps512_ps256(x)));
+  sums.high = _mm512_add_pd(sums.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
+}
+INLINE void store(double* p, const Wide& x) { _mm512_storeu_pd(p, x.low), _mm512_storeu_pd(p + 8, x.high); }
 
 using I = __m512i;
 INLINE I izero() { return _mm512_setzero_si512(); }
@@ -109,6 +129,24 @@ INLINE V load_bf16(const uint16_t* p) {
 }
 INLINE V load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 INLINE V load(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
+
+INLINE V marked(V odd, V x) { return _mm256_or_ps(odd, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
+INLINE V zero_where_less(V x, V limit, V y) { return _mm256_and_ps(y, _mm256_cmp_ps(x, limit, _CMP_NLT_UQ)); }
+INLINE V where(uint32_t bits, V x, V y) {
+  const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i mine = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), each);
+  return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(mine, each)));
+}
+
+struct Wide {
+  __m256d low, high;
+};
+INLINE Wide widely_zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+INLINE void widely_add(Wide& sums, V x) {
+  sums.low = _mm256_add_pd(sums.low, _mm256_cvtps_pd(_mm256_castps256_ps128(x)));
+  sums.high = _mm256_add_pd(sums.high, _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
+}
+INLINE void store(double* p, const Wide& x) { _mm256_storeu_pd(p, x.low), _mm256_storeu_pd(p + 4, x.high); }
 
 using I = __m256i;
 INLINE I izero() { return _mm256_setzero_si256(); }
@@ -197,6 +235,22 @@ INLINE V load(const int8_t* p) {
   return __builtin_convertvector(x, V);
 }
 
+INLINE V marked(V odd, V x) { return x == x ? odd : x; }
+INLINE V zero_where_less(V x, V limit, V y) { return x < limit ? zero() : y; }
+INLINE V where(uint32_t bits, V x, V y) {
+  for (int i = 0; i < W; i++) x[i] = bits >> i & 1 ? x[i] : y[i];
+  return x;
+}
+
+struct Wide {
+  double lanes[W];
+};
+INLINE Wide widely_zero() { return {}; }
+INLINE void widely_add(Wide& sums, V x) {
+  for (int i = 0; i < W; i++) sums.lanes[i] += x[i];
+}
+INLINE void store(double* p, const Wide& x) { std::memcpy(p, x.lanes, sizeof x.lanes); }
+
 typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t Halves __attribute__((vector_size(16)));
 typedef uint64_t Longs __attribute__((vector_size(16)));
@@ -237,10 +291,13 @@ INLINE V load_part(const int8_t* p, int n) {
   return load(some);
 }
 
-// e^x to within 2 units in the last place, 0 from -106 on, NaN of NaN. Cody and Waite's reduction; the
-// polynomial is the Taylor series of e^r to its seventh power, |r| <= ln 2 / 2, where what is left out is below 2^-27.
+// e^x to within 2 units in the last place, 0 below -87, NaN of NaN: what lies between there and 0 has fewer bits, and to
+// make such numbers costs x86 a hundred cycles, which rows that are mostly -inf would pay throughout. Cody and Waite's
+// reduction; the polynomial is the Taylor series of e^r to its seventh power, |r| <= ln 2 / 2, where what is left out is
+// below 2^-27.
 INLINE V exp(V x) {
-  x = greater(all(-106.0f), lesser(all(89.0f), x));
+  const V asked = x;
+  x = greater(all(-87.0f), lesser(all(89.0f), x));
   const V n = whole(mul(x, all(1.44269504f)));
   const V r = mul_add(n, all(2.12194440e-4f), mul_add(n, all(-0.693359375f), x));
   V p = all(1.0f / 5040);
@@ -250,7 +307,7 @@ INLINE V exp(V x) {
   p = mul_add(p, r, all(1.0f / 6));
   p = mul_add(p, r, all(0.5f));
   p = mul_add(mul(p, r), r, add(r, all(1.0f)));
-  return doubled(p, n);
+  return zero_where_less(asked, all(-87.0f), doubled(p, n));
 }
 
 }  // namespace ISA

@@ -1,8 +1,7 @@
 #include "vocabulary.h"
 
-#include <algorithm>
 #include <cstring>
-#include <limits>
+#include <vector>
 
 #include "pool.h"
 #include "rows.h"
@@ -30,16 +29,11 @@ void draw(Isa isa, const Logits& l, const double* u, int64_t* tokens) {
   pool.each(l.rows, [&](int64_t row) { tokens[row] = one(l.x + row * l.stride, l.vocab, u[row]); });
 }
 
-void apply_bitmask(const Logits& l, const uint32_t* masks, int64_t stride) {
-  constexpr float NEVER = -std::numeric_limits<float>::infinity();
+void constrain(Isa isa, const Logits& l, const uint32_t* masks, int64_t stride, const int64_t* which, float* kept) {
+  (void)isa;
+  const auto one = PICK(isa, constrain_row);
   pool.each(l.rows, [&](int64_t row) {
-    float* x = l.x + row * l.stride;
-    for (int64_t at = 0; at < l.vocab; at += 32) {
-      const uint32_t word = masks[row * stride + at / 32];
-      const int64_t n = std::min<int64_t>(32, l.vocab - at);
-      if (word == 0xffffffff) continue;  // most words of a mask are all or nothing
-      for (int64_t i = 0; i < n; i++) x[at + i] = word >> i & 1 ? x[at + i] : NEVER;
-    }
+    kept[row] = which[row] < 0 ? 1 : one(l.x + row * l.stride, l.vocab, masks + which[row] * stride);
   });
 }
 

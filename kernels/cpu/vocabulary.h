@@ -24,7 +24,8 @@ void log_sum_exp(Isa, const Logits&, float* values);
 // weight 0 never does. A row must have a logit that is not -inf.
 void draw(Isa, const Logits&, const double* u, int64_t* tokens);
 
-// -inf where the bit of a row's mask is not set; bit i of word w is token 32 w + i.
-void apply_bitmask(const Logits&, const uint32_t* masks, int64_t stride);
+// Of each row, -inf where the bit of its mask, masks + which[row] * stride, is not set: bit i of word w is token 32 w + i.
+// kept: what share of its probability is left. Rows with which[row] < 0 have no mask and stay as they are, with 1.
+void constrain(Isa, const Logits&, const uint32_t* masks, int64_t stride, const int64_t* which, float* kept);
 
 }  // namespace quire

@@ -132,7 +132,9 @@ static void a_vocabulary(Isa isa) {
   const auto u = std::make_unique<double[]>(static_cast<size_t>(rows));
   for (int64_t i = 0; i < rows; i++) u[i] = 0.999, masks[i * words] |= 1;
   const Logits l{x.get(), vocab, rows, vocab};
-  apply_bitmask(l, masks.get(), words);
+  const auto which = std::make_unique<int64_t[]>(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; i++) which[i] = between(-1, static_cast<int>(rows) - 1);
+  constrain(isa, l, masks.get(), words, which.get(), values.get());
   greatest(isa, l, values.get(), tokens.get());
   log_sum_exp(isa, l, values.get());
   draw(isa, l, u.get(), tokens.get());

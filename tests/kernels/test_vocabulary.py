@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quire.kernels import native
-from quire.kernels.vocabulary import apply_bitmask, draw, greatest, log_sum_exp
+from quire.kernels.vocabulary import constrain, draw, greatest, log_sum_exp
 
 NEVER = float("-inf")
 VOCABULARIES = [1, 5, 31, 32, 33, 512, 1000, 1024, 1025, 5000]
@@ -45,9 +45,14 @@ def test_what_is_not_set_is_out_and_what_is_stays_as_it_was(vocab):
     weights = 1 << torch.arange(32, dtype=torch.int64)
     words = (bits.view(5, -1, 32).long() * weights).sum(-1)
     masks = torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
-    after = logits.clone()
-    apply_bitmask(after, masks)
-    assert torch.equal(after, logits.masked_fill(~bits[:, :vocab], NEVER))
+    after, which = logits.clone(), [3, -1, 0, 4, 1]
+    kept = constrain(after, masks, which)
+    wanted = torch.stack(
+        [row if m < 0 else row.masked_fill(~bits[m, :vocab], NEVER) for row, m in zip(logits, which, strict=True)]
+    )
+    assert torch.equal(after, wanted)
+    shares = [torch.softmax(row.double(), -1)[it > NEVER].sum() for row, it in zip(logits, wanted, strict=True)]
+    torch.testing.assert_close(kept.double(), torch.stack(shares), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("vocab", VOCABULARIES)
@@ -66,6 +71,9 @@ def test_a_row_that_is_no_number_says_so():
             logits[1, where] = bad
             values, _ = greatest(logits)
             torch.testing.assert_close(values, logits.amax(-1), rtol=0, atol=0, equal_nan=True)
+    logits = torch.full((1, 77), NEVER)  # most of a row may be ruled out
+    logits[0, 60] = math.nan
+    assert math.isnan(greatest(logits)[0])
     values, _ = greatest(torch.full((1, 50), NEVER))
     assert values.tolist() == [NEVER]
     assert log_sum_exp(torch.full((1, 50), NEVER)).tolist() == [NEVER]
