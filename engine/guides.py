@@ -31,6 +31,7 @@ log = logging.getLogger("quire.engine")
 KEPT = 256  # compiled grammars
 PATIENCE, SHARE = 0.005, 0.15  # seconds, or share of a step, that it waits for masks, where others are in it
 ALONE = 0.1  # and where nobody else is
+LEAST = 1 / 16  # of that patience with an answer that was late again and again
 COMPILING = 100  # ms between two looks whether it is done
 
 
@@ -62,6 +63,7 @@ class Guide:
         self.said_at = -1  # its place
         self.followed = False  # whether that is known
         self.late = False  # what is wanted was waited for in vain
+        self.patience = 1.0  # share of a step's that it has: who was late has less
         self.failed: QuireError | None = None  # nothing more can come
 
     def settled(self, place: int) -> bool:
@@ -159,6 +161,7 @@ class Guides:
         guide.number = next(self._numbers)
         self._open[guide.number] = self._by_sequence[seq.id] = guide
         params = seq.params
+        single = params.num_speculative_tokens == 0
         out.append(
             wire.Open(
                 answer=guide.number,
@@ -166,8 +169,9 @@ class Guides:
                 most=params.max_tokens,
                 after=guide.after,
                 thought=guide.thought,
-                every=params.logprobs is not None or params.mirostat != 0,  # both ask for the model's word
-                ahead=not params.mirostat,
+                # The first two ask for the model's word.
+                every=params.logprobs is not None or params.mirostat != 0 or single,
+                ahead=not (params.mirostat or single),
             )
         )
         return True
@@ -175,15 +179,20 @@ class Guides:
     def wait(self, seqs: Seq[Sequence], alone: bool, spent: float = 0.0) -> None:
         """Until nothing is wanted that these need, but no longer than a step can wait. alone: nobody else is in it;
         spent: seconds that it took so far."""
-        until = time.perf_counter() + (ALONE if alone else max(PATIENCE, SHARE * spent))
+        began, most = time.perf_counter(), ALONE if alone else max(PATIENCE, SHARE * spent)
         self.hear()
-        while wanting := [guide for seq in seqs if (guide := _wanting(seq, alone)) is not None]:
-            left = until - time.perf_counter()
-            if left <= 0:
-                for guide in wanting:
-                    guide.late = True
-                return
-            self.hear(math.ceil(1e3 * left))
+        asked = wanting = [guide for seq in seqs if (guide := _wanting(seq, alone)) is not None]
+        while wanting:
+            rest = most * (1.0 if alone else max(guide.patience for guide in wanting))
+            rest -= time.perf_counter() - began
+            if rest <= 0:
+                break
+            self.hear(math.ceil(1e3 * rest))
+            wanting = [guide for seq in seqs if (guide := _wanting(seq, alone)) is not None]
+        for guide in wanting:
+            guide.late = True
+        for guide in asked:
+            guide.patience = max(LEAST, guide.patience / 4) if guide.late else min(1.0, 2 * guide.patience)
 
     def take(self, taken: Seq[tuple[Sequence, Outcome]], alone: bool, spent: float = 0.0) -> list[Outcome]:
         """Sequences and what was sampled for each. -> the same with what must follow; an empty outcome where that is

@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=float, default=20.0, help="of each phase with or without hostile requests [20]")
     p.add_argument("--phases", type=int, default=2, help="of each of the two [2]")
     p.add_argument("--streams", type=int, default=4, help="free streams beside them [4]")
+    p.add_argument("--bound", type=int, default=0, help="streams of an ordinary schema beside them [0]")
     p.add_argument("--senders", type=int, default=4, help="hostile requests at once [4]")
     p.add_argument("--timeout", type=float, default=600.0, help="seconds a request or the start may take [600]")
     p.add_argument("--json", type=Path, help="write every measurement there")
@@ -148,7 +149,7 @@ async def _phases(args: argparse.Namespace, chat: Chat) -> dict[str, hostile.Pha
     for number in range(args.phases):
         for name, phase in found.items():
             senders = args.senders if name != "nothing" else 0
-            phase.add(await neighbours.phase(args.seconds, args.streams, senders, start=1_000 * number))
+            phase.add(await neighbours.phase(args.seconds, args.streams, senders, 1_000 * number, args.bound))
             _say(f"{name}, phase {number + 1}: {len(phase.gaps)} gaps, {sum(phase.statuses.values())} hostile requests")
     return found
 
@@ -159,7 +160,7 @@ def report(results: Sequence[Result], phases: dict[str, hostile.Phase]) -> str:
     if results:
         tables.append(table(bound.HEAD, (result.row() for result in results)))
     if phases:
-        tables.append(table(hostile.HEAD, (phase.row(name) for name, phase in phases.items())))
+        tables.append(table(hostile.HEAD, (row for name, phase in phases.items() for row in phase.rows(name))))
         slowest = sorted(phases["hostile grammars"].slowest.items(), key=lambda one: -one[1])
         tables.append("Slowest answer by kind, s: " + ", ".join(f"{kind} {seconds:.2f}" for kind, seconds in slowest))
     return "\n\n".join(tables)

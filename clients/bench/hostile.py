@@ -161,25 +161,32 @@ def hostile(start: int) -> Iterator[tuple[str, Body]]:
 
 @dataclass(slots=True)
 class Phase:
-    """Gaps in ms between tokens of the free streams; what became of hostile requests: by status, and the slowest answer
-    of each kind, in seconds."""
+    """Gaps in ms between tokens of the free streams, and of those that an ordinary schema binds; what became of hostile
+    requests: by status, and the slowest answer of each kind, in seconds."""
 
     gaps: list[float] = field(default_factory=list)
+    bound: list[float] = field(default_factory=list)
     statuses: dict[str, int] = field(default_factory=dict)
     slowest: dict[str, float] = field(default_factory=dict)
 
     def add(self, other: Phase) -> None:
         self.gaps += other.gaps
+        self.bound += other.bound
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
         for kind, seconds in other.slowest.items():
             self.slowest[kind] = max(self.slowest.get(kind, 0.0), seconds)
 
-    def row(self, name: str) -> Iterator[str]:
+    def rows(self, name: str) -> Iterator[Iterator[str]]:
         """Cells of the table, as HEAD names them."""
+        yield self._row(name, self.gaps)
+        if self.bound:
+            yield self._row(f"{name}; streams of a schema", self.bound)
+
+    def _row(self, name: str, gaps: list[float]) -> Iterator[str]:
         yield name
-        yield str(len(self.gaps))
-        yield from (f"{percentile(self.gaps, p):.1f}" for p in (50, 99, 100))
+        yield str(len(gaps))
+        yield from (f"{percentile(gaps, p):.1f}" for p in (50, 99, 100))
         served, refused = self.statuses.get("200", 0), self.statuses.get("400", 0)
         others = {status: n for status, n in self.statuses.items() if status not in ("200", "400")}
         yield f"{sum(self.statuses.values())}: {served}, {refused}, {sum(others.values())}" + (
@@ -187,6 +194,15 @@ class Phase:
         )
 
 
+ORDINARY: Body = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string"}, "text": {"type": "string"}, "tags": {"type": "array", "items": {"type": "string"}},
+        "count": {"type": "integer"},
+    },
+    "required": ["title", "text", "tags", "count"],
+    "additionalProperties": False,
+}  # fmt: skip
 HEAD = ("beside the streams", "gaps", "p50, ms", "p99, ms", "longest, ms", "hostile requests: served, refused, else")
 
 
@@ -198,35 +214,35 @@ class Neighbours:
         self.chat, self.words = chat, words
         self._numbers = itertools.count()
 
-    async def phase(self, seconds: float, streams: int, senders: int, start: int) -> Phase:
-        """So many free streams for so long, and so many senders of hostile requests, each of which waits for its
-        answer. start: number of the first hostile request of each kind."""
+    async def phase(self, seconds: float, streams: int, senders: int, start: int, bound: int = 0) -> Phase:
+        """So many free streams for so long, so many that an ordinary schema binds, and so many senders of hostile
+        requests, each of which waits for its answer. start: number of the first hostile request of each kind."""
         found = Phase()
         until = time.perf_counter() + seconds
         requests = hostile(start)
-        free = [self._free(until, found) for _ in range(streams)]
-        await asyncio.gather(*free, *(self._send(until, requests, found) for _ in range(senders)))
+        free = {"allowed_token_ids": self.words, "ignore_eos": True}
+        neighbours = [self._stream(until, found.gaps, free) for _ in range(streams)]
+        neighbours += [self._stream(until, found.bound, _schema(ORDINARY)) for _ in range(bound)]
+        await asyncio.gather(*neighbours, *(self._send(until, requests, found) for _ in range(senders)))
         return found
 
-    async def _free(self, until: float, found: Phase) -> None:
+    async def _stream(self, until: float, gaps: list[float], fields: Body) -> None:
         while time.perf_counter() < until:
             number = next(self._numbers)
             prompt = f"{number} {' '.join(WORDS[:16])}"
             body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": STREAM_TOKENS, "seed": number}
             last: float | None = None
             tokens = 0
-            async with self.chat.events({**body, "allowed_token_ids": self.words, "ignore_eos": True}) as response:
+            async with self.chat.events({**body, **fields}) as response:
                 if response.status_code != 200:
-                    raise BenchError(
-                        f"a free stream got HTTP {response.status_code}: {(await response.aread())[:300]!r}"
-                    )
+                    raise BenchError(f"a stream got HTTP {response.status_code}: {(await response.aread())[:300]!r}")
                 async for chunk in chunks(response):
                     count = (chunk.get("usage") or {}).get("completion_tokens") or 0
                     if count <= tokens:
                         continue
                     now = time.perf_counter()
                     if last is not None:
-                        found.gaps.append(1e3 * (now - last))
+                        gaps.append(1e3 * (now - last))
                     last, tokens = now, count
                     if now >= until:
                         break

@@ -23,12 +23,19 @@ class Aside:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._due: deque[Job] = deque()
+        self._long: deque[Job] = deque()
         self._young: dict[threading.Thread, float] = {}  # when it began
         self._running = 0
 
     def do(self, job: Job) -> None:
         with self._lock:
             self._due.append(job)
+        self.turn()
+
+    def do_long(self, job: Job) -> None:
+        """A job that is known to take long: it gives way from the beginning on, and never takes the last places."""
+        with self._lock:
+            self._long.append(job)
         self.turn()
 
     def turn(self) -> float | None:
@@ -41,14 +48,21 @@ class Aside:
                     del self._young[thread]
                     _calm(thread)
             while self._due and len(self._young) < YOUNG and self._running < ALL:
-                thread = threading.Thread(target=self._run, args=(self._due.popleft(),), daemon=True)
-                self._young[thread] = now
-                self._running += 1
-                thread.start()
+                self._young[self._begin(self._due.popleft(), False)] = now
+            while self._long and self._running < ALL - YOUNG:
+                self._begin(self._long.popleft(), True)
             return max(0.0, min(self._young.values()) + QUICK - now) if self._young else None
 
-    def _run(self, job: Job) -> None:
+    def _begin(self, job: Job, long: bool) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(job, long), daemon=True)
+        self._running += 1
+        thread.start()
+        return thread
+
+    def _run(self, job: Job, long: bool) -> None:
         try:
+            if long:
+                _calm(threading.current_thread())
             job()
         finally:
             with self._lock:
@@ -61,4 +75,5 @@ def _calm(thread: threading.Thread) -> None:
     """It takes what the others leave, from now on."""
     if thread.native_id is not None:
         with contextlib.suppress(AttributeError, OSError):  # it has ended, or a system that has no such thing
-            os.setpriority(os.PRIO_PROCESS, thread.native_id, NICE)
+            os.setpriority(os.PRIO_PROCESS, thread.native_id, NICE)  # where there is no such class
+            os.sched_setscheduler(thread.native_id, os.SCHED_IDLE, os.sched_param(0))

@@ -28,6 +28,8 @@ SLOW = 0.01  # seconds of the processor that nothing about an answer takes, wher
 HOPELESS = 5  # times of that, that something took once, and the grammar is never quick again
 QUICK_AGAIN = 16  # things on end that did not take long: what is built when it is first needed is there
 
+SHARE, BURST = 0.25, 0.1  # of a processor that a slow grammar may have like others, and seconds of it at once
+
 Out = list[wire.FromDesk]
 
 
@@ -37,9 +39,12 @@ class _Kept:
     def __init__(self, compiled: Compiled | None, slow: bool):
         self.compiled, self.slow, self.lock = compiled, slow, threading.Lock()
         self._hopeless, self._quick = slow, 0
+        self._spent, self._at = 0.0, time.monotonic()  # seconds that it took lately
 
     def took(self, seconds: float) -> None:
         """Of the processor: a machine that is busy makes no grammar slow."""
+        self._spent = self.spent + seconds
+        self._at = time.monotonic()
         if seconds > SLOW:
             self.slow, self._quick = True, 0
             self._hopeless = self._hopeless or seconds > HOPELESS * SLOW
@@ -47,6 +52,10 @@ class _Kept:
         self._quick += 1
         if self._quick >= QUICK_AGAIN and not self._hopeless:
             self.slow = False
+
+    @property
+    def spent(self) -> float:
+        return max(0.0, self._spent - SHARE * (time.monotonic() - self._at))
 
 
 class _Open:
@@ -70,13 +79,14 @@ class Desk:
         engines: Mapping[str, str] = {},
         wake: Callable[[], object] = lambda: None,
         aside: Callable[[Job], object] = lambda job: job(),
+        long: Callable[[Job], object] | None = None,
     ):
         """load: raises GrammarRefused; called once, in a thread. wake: called in a thread when `work` has something to
-        say. aside: does what may take long, in a thread or at once."""
+        say. aside: does what may take long, in a thread or at once; long: what is known to, None: the same."""
         self._load, self._vocab_size, self._engines, self._wake = load, vocab_size, engines, wake
         self._vocabulary: Vocabulary | QuireError | None = None
         self._loading = threading.Lock()
-        self._aside = aside
+        self._aside, self._long = aside, long or aside
         self._grammars: dict[int, _Kept] = {}
         self._answers: dict[int, _Open] = {}
         self._tokens: deque[_Open] = deque()  # who has something in `todo`, and it is a token
@@ -115,7 +125,8 @@ class Desk:
         for message in messages:
             match message:
                 case wire.Compile():
-                    self._aside(partial(self._compile, message))
+                    large = message.spec is not None and len(message.spec.text) > LARGE
+                    (self._long if large else self._aside)(partial(self._compile, message))
                 case wire.Forget(grammar=number):
                     self._grammars.pop(number, None)
                 case wire.Open():
@@ -147,7 +158,7 @@ class Desk:
 
     def _send_aside(self, one: _Open) -> None:
         one.away = True
-        self._aside(partial(self._do_slowly, one))
+        (self._long if one.kept.spent > BURST else self._aside)(partial(self._do_slowly, one))
 
     # ------------------------------------------------------------ what is done
 
@@ -162,26 +173,27 @@ class Desk:
                 one.away = False
                 if one.todo and not one.closed:
                     self._queue(one)
+        since = time.thread_time()
         if self._tokens:
             while self._tokens:
-                out += self._do(self._tokens.popleft())
+                out += self._do(self._tokens.popleft(), since)
             return out
         until = time.perf_counter() + MASKS
         while self._masks:
-            out += self._do(self._masks.popleft())
+            out += self._do(self._masks.popleft(), since)
             if time.perf_counter() > until:
                 break
         return out
 
-    def _do(self, one: _Open) -> Out:
-        """The first thing that is due about an answer."""
+    def _do(self, one: _Open, since: float) -> Out:
+        """The first thing that is due about an answer. since: as `_timed` has it."""
         if one.closed:
             return []
         if one.kept.slow or not one.kept.lock.acquire(blocking=False):  # as was found out; or a thread is still at it
             self._send_aside(one)
             return []
         try:
-            out = self._timed(one)
+            out = self._timed(one, since)
         finally:
             one.kept.lock.release()
         if one.todo and not one.away:
@@ -191,14 +203,17 @@ class Desk:
     def _do_slowly(self, one: _Open) -> None:
         """In a thread."""
         with one.kept.lock:
-            out = [] if one.closed else self._timed(one)
+            out = [] if one.closed else self._timed(one, time.thread_time())
         self._done.put((one, out))
         self._wake()
 
-    def _timed(self, one: _Open) -> Out:
-        began = time.thread_time()
+    def _timed(self, one: _Open, since: float) -> Out:
+        """since: a reading of the thread's own time, before now. It costs ten times what the clock does, so it is asked
+        again only where the clock says that it may have been long."""
+        began = time.perf_counter()
         out = self._done_about(one, one.todo.popleft())
-        one.kept.took(time.thread_time() - began)
+        took = time.perf_counter() - began
+        one.kept.took(took if took <= SLOW else min(took, time.thread_time() - since))
         return out
 
     def _done_about(self, one: _Open, what: wire.Look | wire.Took) -> Out:

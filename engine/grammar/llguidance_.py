@@ -197,7 +197,7 @@ class Matcher:
         self._check()
         if self._compiled.producible is not None:
             row &= self._compiled.producible
-        if left is not None and not self._token.is_stopped() and self._is_near(left):
+        if left is not None and self._watch.is_near(left) and not self._token.is_stopped() and self._is_near(left):
             ends = self._vocabulary.eos_ids if self._token.is_accepting() else ()
             self._watch.narrow(row, left, ends)
 

@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import lru_cache
 from typing import Any
 
 from . import nfa, probe, regexes
@@ -39,6 +40,7 @@ _ROUNDINGS = (ROUND_CEILING, ROUND_FLOOR)
 _DIGITS = 64  # more than any number within bounds of 2^53 needs on from anywhere
 
 
+@lru_cache(4096)
 def cheapest(ranges: tuple[tuple[int, int], ...]) -> tuple[float, int]:
     """(bytes inside a JSON string, character) of the cheapest of these; letters and digits before signs."""
     best, found = NEVER, 0
@@ -78,6 +80,7 @@ class Lowered:
         is valid, or what is asked cannot be written plainly."""
         self.source, self._comma, self._colon = source, comma, colon
         self._least: dict[str, float] = dict.fromkeys(source.definitions, NEVER)
+        self._texts: dict[int, tuple[Text, float]] = {}  # the least of each, by its id
         self._settle()
         if self.least(source.root) == NEVER:
             raise GrammarRefused("no document is valid for this schema", path="#")
@@ -124,7 +127,9 @@ class Lowered:
             case Number():
                 return NEVER if is_empty(option) else _DIGITS if option.low or option.high or option.multiple else 1
             case Text():
-                return self._least_text(option)
+                if (found := self._texts.get(id(option))) is None:
+                    found = self._texts[id(option)] = option, self._least_text(option)
+                return found[1]
             case Array(prefix, rest, low, high):
                 if high is not None and high < low:
                     return NEVER

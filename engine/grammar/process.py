@@ -37,6 +37,7 @@ def main() -> int:
         start.engines,
         lambda: os.write(wake, b"."),
         aside.do,
+        aside.do_long,
     )
     desk.warm(gc.freeze)  # what is loaded stays, and is large: no collection looks at it again
     while True:

@@ -40,9 +40,13 @@ def test_a_row_is_of_ratios_inside_rounds():
 
 def test_phases_add_up_to_a_row_that_can_be_written_down():
     phase = hostile.Phase()
-    phase.add(hostile.Phase([1.0, 3.0], {"200": 2, "503": 1}, {"huge": 1.5}))
-    phase.add(hostile.Phase([2.0], {"200": 1, "400": 4}, {"huge": 0.5}))
-    assert list(phase.row("x")) == ["x", "3", "2.0", "3.0", "3.0", "8: 3, 4, 1 {'503': 1}"]
+    phase.add(hostile.Phase([1.0, 3.0], [5.0], {"200": 2, "503": 1}, {"huge": 1.5}))
+    phase.add(hostile.Phase([2.0], [], {"200": 1, "400": 4}, {"huge": 0.5}))
+    statuses = "8: 3, 4, 1 {'503': 1}"
+    assert [list(row) for row in phase.rows("x")] == [
+        ["x", "3", "2.0", "3.0", "3.0", statuses],
+        ["x; streams of a schema", "1", "5.0", "5.0", "5.0", statuses],
+    ]
     assert json.loads(json.dumps(asdict(phase)))["slowest"] == {"huge": 1.5}
 
 

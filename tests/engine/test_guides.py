@@ -88,6 +88,25 @@ def test_who_was_late_once_is_not_waited_for_again_while_others_are_in_the_step(
     assert seq.guide.late
 
 
+def test_who_is_late_again_and_again_is_waited_for_less_and_less(monkeypatch):
+    desk = Desk()
+    guides = Guides(desk)
+    seq, answer = bound(guides)
+    shares = []
+    for place in range(5):
+        guides.wait([seq], alone=False)
+        shares.append(seq.guide.patience)
+        desk.said = [[mask(answer, place, 5)]]
+        guides.hear()
+        seq.tokens += [5]
+        guides.look([piece(seq)])
+    assert shares == [1 / 4, 1 / 16, 1 / 16, 1 / 16, 1 / 16]
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    desk.said = [[], [mask(answer, 5, 5)]]  # not there, and then in time
+    guides.wait([seq], alone=False)
+    assert (seq.guide.late, seq.guide.patience) == (False, 1 / 8)
+
+
 def test_what_must_follow_a_token_comes_with_it_or_in_a_later_step():
     desk = Desk()
     guides = Guides(desk)

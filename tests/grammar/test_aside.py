@@ -17,11 +17,13 @@ class Job:
 
     def __init__(self):
         self.began, self.go = threading.Event(), threading.Event()
-        self.nice = None
+        self.nice = self.policy = None
 
     def __call__(self):
         self.began.set()
         assert self.go.wait(20)
+        if hasattr(os, "SCHED_IDLE"):
+            self.policy = os.sched_getscheduler(threading.get_native_id())
         self.nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
@@ -66,6 +68,24 @@ def test_who_takes_long_gives_way_and_the_quick_do_not():
     slow.go.set()
     until(lambda: slow.nice is not None)
     assert slow.nice == min(19, max(own, NICE))
+    if hasattr(os, "SCHED_IDLE"):
+        assert slow.policy == os.SCHED_IDLE != quick.policy
+
+
+def test_what_is_known_to_take_long_gives_way_at_once_and_leaves_room():
+    place, jobs, quick = Aside(), [Job() for _ in range(ALL)], Job()
+    for job in jobs:
+        place.do_long(job)
+    until(lambda: sum(job.began.is_set() for job in jobs) == ALL - YOUNG)
+    place.do(quick)
+    assert quick.began.wait(20)
+    for job in (quick, *jobs):
+        job.go.set()
+    until(lambda: all(job.nice is not None for job in (quick, *jobs)))
+    if hasattr(os, "setpriority"):
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert quick.nice == own
+        assert {job.nice for job in jobs} == {min(19, max(own, NICE))}
 
 
 def test_what_a_job_raises_ends_that_job_alone(monkeypatch):

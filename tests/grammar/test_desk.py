@@ -219,6 +219,21 @@ def test_a_grammar_that_took_very_long_never_is(followed, monkeypatch):
         looked_at_aside(place, jobs)
 
 
+def test_a_slow_grammar_is_followed_like_others_until_it_has_had_its_share(slow, monkeypatch):
+    slow.go.set()
+    jobs, long = [], []
+    place = desk(aside=jobs.append, long=long.append)
+    place.hear([wire.Compile(1, GrammarSpec(kind="choice", text="x" * module.LARGE + "x"))])
+    long.pop()()
+    said(place, wire.Open(answer=3, grammar=1, most=9))
+    looked_at_aside(place, jobs)
+    kept = place._grammars[1]
+    kept.took(2 * module.BURST)
+    looked_at_aside(place, long)
+    monkeypatch.setattr(module, "SHARE", 1e9)  # in time it may again
+    looked_at_aside(place, jobs)
+
+
 def test_while_a_thread_follows_a_grammar_the_loop_does_not(followed):
     place, jobs = followed
     said(place, wire.Open(answer=3, grammar=1, most=9), wire.Look(3, 0, []))

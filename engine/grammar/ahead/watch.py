@@ -14,6 +14,7 @@ from .course import FAR, NOWHERE, Course
 from .letters import TooFar
 
 Found = TypeVar("Found")
+CATCHING_UP = 4  # tokens that are followed with one mask, where that may soon be needed
 
 
 class Watch:
@@ -44,7 +45,18 @@ class Watch:
         """Whether the next token may lead to where `left` are not enough."""
         if self._flat is not None:
             return left - 1 < self._flat
-        return self._asked(lambda: left - 1 < self._course.length(self._place()) + self._rise)
+        return self._asked(lambda: self._is_near(left - 1))
+
+    def _is_near(self, left: int) -> bool:
+        """While what is left is enough even if each token since the last place put off the end by the most, nothing is
+        followed; where it begins to be little, some tokens at a time, so that no mask has to follow them all."""
+        while left < (most := self._course.length(self._places[-1]) + self._rise * (self._behind + 1)):
+            if not self._behind:
+                return True
+            self._follow(self._behind)
+        if left < 2 * most:
+            self._follow(CATCHING_UP)
+        return False
 
     def narrow(self, row: Row, left: int, ends: Sequence[int]) -> None:
         """Leave of a mask what at most left - 1 tokens can bring to an end; where nothing can any more (a thought may
@@ -78,10 +90,19 @@ class Watch:
                 return list(tokens[: count - 1])
         return list(tokens)
 
+    @property
+    def _behind(self) -> int:
+        """Tokens that were taken and not followed."""
+        return len(self._taken) + 1 - len(self._places)
+
     def _place(self) -> int:
-        for token in self._taken[len(self._places) - 1 :]:
-            self._places.append(self._course.go_on(self._places[-1], token))
+        self._follow(self._behind)
         return self._places[-1]
+
+    def _follow(self, count: int) -> None:
+        since = len(self._places) - 1
+        for token in self._taken[since : since + count]:
+            self._places.append(self._course.go_on(self._places[-1], token))
 
     def _asked(self, question: Callable[[], Found]) -> Found:
         """Once more on a new course where the work on this one, which many answers share, is done."""
