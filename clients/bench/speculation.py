@@ -1,13 +1,14 @@
 """What speculation gives, and that it costs nothing: `python -m quire.clients.bench.speculation MODEL_FOLDER`.
 
-Two servers of one model run side by side, one of them with speculation switched off, and take turns; every ratio is
-taken inside a round, and both must give the same answers. Asked for are
+One server is asked for the same answers with speculation and without (`num_speculative_tokens` of the request), by
+turns; every ratio is taken inside a round, and both must give the same answers. Asked for are
 
 - greedy answers, as they come: random weights soon repeat themselves, trained ones do not;
 - edits: the answer that was given without speculation is sent as a prediction, with every twelfth word another;
 - answers at temperature 1, of which random weights repeat nothing: what is guessed there is wrong;
 - prose, with --config of a draft model: answers at a temperature at which random weights are as sure of themselves as
-  trained ones, and repeat little.
+  trained ones, and repeat little;
+- json: documents of a schema whose keys are known; without speculation these are taken token by token.
 """
 
 from __future__ import annotations
@@ -32,20 +33,26 @@ from .load import WORDS, BenchError
 from .sides import Side, first_model, running
 
 Body = dict[str, Any]
-KINDS = {"greedy": 0.0, "edits": 0.0, "sampled": 1.0, "prose": 0.05}  # and their temperatures
-OFF = '{"method": "none"}'
+KINDS = {"greedy": 0.0, "edits": 0.0, "sampled": 1.0, "prose": 0.05, "json": 1.0}  # and their temperatures
 PROMPT_WORDS, EDITED = 32, 12
+KEYS = ("first_name", "last_name", "street_address", "postal_code", "country_of_residence", "preferred_language")
+SCHEMA = {
+    "type": "object",
+    "properties": {key: {"type": "integer", "minimum": 0, "maximum": 99} for key in KEYS},
+    "required": list(KEYS),
+    "additionalProperties": False,
+}
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m quire.clients.bench.speculation", description=__doc__.splitlines()[0])
     p.add_argument("model", type=Path, help="a model folder with a chat template")
     p.add_argument("--kinds", nargs="+", choices=KINDS, default=["greedy", "edits", "sampled"])
-    p.add_argument("--config", help="--speculative-config of the first server")
+    p.add_argument("--config", help="--speculative-config of the server")
     p.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16], help="answers at once [1 4 16]")
     p.add_argument("--tokens", type=int, default=128, help="of an answer [128]")
     p.add_argument("--rounds", type=int, default=3, help="behind one that is not counted [3]")
-    p.add_argument("--port", type=int, default=8481, help="of the first server; the second has the next one")
+    p.add_argument("--port", type=int, default=8481)
     p.add_argument("--timeout", type=float, default=600.0, help="seconds a request or the start may take [600]")
     return p
 
@@ -63,14 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, scratch: Path) -> str:
     """Do it all; the table, in Markdown."""
-    sides = []
-    for number, (name, config) in enumerate((("on", args.config), ("off", OFF))):
-        port = args.port + number
-        more = f"--speculative-config {shlex.quote(config)}" if config else ""
-        command = f"{sys.executable} -m quire.server.cli serve {args.model} --port {port} {more}"
-        sides.append(Side(name, f"http://127.0.0.1:{port}/v1", command))
-    with running(sides[0], scratch / "on.log", args.timeout), running(sides[1], scratch / "off.log", args.timeout):
-        rows = asyncio.run(_measure(args, sides[0].base, sides[1].base))
+    more = f"--speculative-config {shlex.quote(args.config)}" if args.config else ""
+    command = f"{sys.executable} -m quire.server.cli serve {args.model} --port {args.port} {more}"
+    side = Side("quire", f"http://127.0.0.1:{args.port}/v1", command)
+    with running(side, scratch / "quire.log", args.timeout):
+        rows = asyncio.run(_measure(args, side.base))
     head = "| answers | at once | on, tokens/s | off | on / off, by round | guesses, of which right |"
     return "\n".join([head, "| --- | ---: | ---: | ---: | --- | --- |", *rows])
 
@@ -91,30 +95,29 @@ class Rates:
         )
 
 
-async def _measure(args: argparse.Namespace, on: str, off: str) -> list[str]:
+async def _measure(args: argparse.Namespace, base: str) -> list[str]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=args.timeout, limits=limits) as client:
-        model = first_model(on)
+        model = first_model(base)
         rows = []
         for kind in args.kinds:
             for concurrency in args.concurrency:
-                before, rates = await guesses(client, on), Rates()
+                before, rates = await guesses(client, base), Rates()
                 for number in range(args.rounds + 1):
                     bodies = asked(kind, max(2, concurrency), number, model, args.tokens)
                     if kind == "edits":
-                        _, plain = await rate(
-                            client, off, [{**body, "cache_salt": "plain"} for body in bodies], concurrency
-                        )
+                        _, plain = await rate(client, base, [single(body, "plain") for body in bodies], concurrency)
                         bodies = [edited(body, text, number) for body, text in zip(bodies, plain, strict=True)]
+                    ways = {"on": bodies, "off": [single(body, "off") for body in bodies]}
                     found = {}
-                    for base in (on, off) if number % 2 else (off, on):
-                        found[base] = await rate(client, base, bodies, concurrency)
-                    if found[on][1] != found[off][1]:
+                    for way in ("on", "off") if number % 2 else ("off", "on"):
+                        found[way] = await rate(client, base, ways[way], concurrency)
+                    if found["on"][1] != found["off"][1]:
                         raise BenchError(f"{kind}, {concurrency} at once: the answers differ")
                     if number:
-                        rates.on.append(found[on][0])
-                        rates.off.append(found[off][0])
-                made, right = (b - a for a, b in zip(before, await guesses(client, on), strict=True))
+                        rates.on.append(found["on"][0])
+                        rates.off.append(found["off"][0])
+                made, right = (b - a for a, b in zip(before, await guesses(client, base), strict=True))
                 rows.append(rates.row(kind, concurrency, made, right))
                 print(rows[-1], file=sys.stderr, flush=True)
         return rows
@@ -122,6 +125,7 @@ async def _measure(args: argparse.Namespace, on: str, off: str) -> list[str]:
 
 def asked(kind: str, count: int, number: int, model: str, tokens: int) -> list[Body]:
     rng = random.Random(f"{kind} {count} {number}")
+    schema = {"name": "person", "schema": SCHEMA, "strict": True}
     return [
         {
             "model": model,
@@ -129,10 +133,16 @@ def asked(kind: str, count: int, number: int, model: str, tokens: int) -> list[B
             "max_tokens": tokens,
             "temperature": KINDS[kind],
             "seed": seed,
-            "ignore_eos": True,
+            "ignore_eos": kind != "json",
+            **({"response_format": {"type": "json_schema", "json_schema": schema}} if kind == "json" else {}),
         }
         for seed in range(count)
     ]
+
+
+def single(body: Body, salt: str) -> Body:
+    """With a token a step, and no page of the same request that was asked the other way."""
+    return {**body, "num_speculative_tokens": 0, "cache_salt": salt}
 
 
 def edited(body: Body, text: str, number: int) -> Body:

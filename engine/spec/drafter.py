@@ -11,10 +11,13 @@ from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from ..batch import Batch
 from ..cache import KVCache
 from ..config import BLOCK_SIZE
 from ..errors import ConfigError, ModelError
+from ..messages import SamplingParams
 from ..models import CausalLM
 from ..models.load import load_model
 from ..plan import Outcome, Plan, Slice
@@ -25,6 +28,7 @@ from .pace import Costs
 from .pair import compare
 from .shadows import Shadows
 
+TRIED = 8  # sequences whose price is measured at the start
 CATCH_UP = 512  # tokens of prompts in a step, at most: nobody waits for long
 
 
@@ -39,7 +43,7 @@ class Drafter:
         self.model = model
         self.layers = model.layers
         self._vocab = min(vocab_size, model.vocab_size)
-        self._sampler = Sampler(self._vocab)
+        self._sampler = Sampler(self._vocab, model.device)
         self._costs = Costs()
         self._prompts = 0.0  # seconds that a token of a prompt took last
 
@@ -47,6 +51,21 @@ class Drafter:
         self.shadows = Shadows(pages)
         self._backend = backend
         self._cache: KVCache = backend.cache(self.layers, pages, self.model.dtype, self.model.device)
+        for _ in range(2):  # what is done for the first time takes longer
+            self._costs = Costs()
+            self._try(min(pages, TRIED))
+
+    @torch.inference_mode()
+    def _try(self, count: int) -> None:
+        """Learn what it costs before anyone asks: prompts, and a draft of one sequence and of some."""
+        params = SamplingParams(max_tokens=2, seed=0, temperature=0.0)
+        own = [Sequence(f"warm-up {n}", 0, [0] * (BLOCK_SIZE - 1), params) for n in range(count)]
+        for page, seq in enumerate(own):
+            seq.blocks = [page]
+        self._run([Slice(seq, 0, seq.tokens[:-1], sample=False) for seq in own])
+        for some in (own[:1], own):
+            self._run([Slice(seq, seq.computed, seq.tokens[seq.computed :]) for seq in some])
+        self._sampler.forget([seq.id for seq in own])
 
     def read(self, slices: Seq[Slice], outcomes: Seq[Outcome], states: States) -> None:
         """A text is read when it is drafted for, not before."""

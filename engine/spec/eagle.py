@@ -132,6 +132,8 @@ class Eagle:
         rows: list[int] = []
         busy = {piece.seq.id for piece in slices}
         for piece, outcome, first in zip(slices, outcomes, states.starts[:-1], strict=True):
+            if piece.seq.params.num_speculative_tokens == 0:
+                continue
             shadow = self.shadows.of(piece.seq)
             shadow.seq.tokens[shadow.sure :] = piece.seq.tokens[shadow.sure :]
             shadow.sure = len(piece.seq.tokens)

@@ -23,6 +23,7 @@ log = logging.getLogger("quire.engine")
 T = TypeVar("T")
 
 PATIENCE = 32  # steps between two attempts of a proposer whose drafts were wrong more than once, at most
+QUIET = 8  # steps on end that nobody is asked in, at most, where steps may fly and nobody had anything to say
 READ = 256  # tokens of earlier answers that a step takes in
 PREDICTION, NGRAM, SUFFIX, GRAMMAR = "prediction", "ngram", "suffix", "grammar"
 PRIORS = {PREDICTION: (4.0, 5.0)}  # drafts that are taken to be right, of so many: who sends a prediction knows
@@ -97,6 +98,8 @@ class Speculator:
         self._trust = Trust()
         self._most = speculation.num_speculative_tokens if speculation.method != "none" else 0
         self._answers = Answers(speculation.suffix_tokens) if SUFFIX in speculation.stack else None
+        self._still = 0  # steps on end in which all were asked and none had a draft
+        self._quiet = 0  # steps that nobody is asked in
         self.maker: Maker | None = None  # asked where none of them has something to say
         self.proposers: list[tuple[str, Ask]] = [(PREDICTION, self._predicted)]  # in the order they are asked
         if NGRAM in speculation.stack:
@@ -144,6 +147,21 @@ class Speculator:
             drafted[len(path) - 1] += 1
         for place in range(right):
             accepted[place] += 1
+
+    @property
+    def rests(self) -> bool:
+        """Whether nobody needs to be asked in the next step, so that it may fly (engine/ahead.py)."""
+        return not self._most or self._quiet > 0
+
+    def passed(self) -> None:
+        """A step flew, and nobody was asked."""
+        self._quiet = max(0, self._quiet - 1)
+
+    def look_back(self, outcomes: Seq[Outcome]) -> None:
+        """All were asked: where none had a draft, or none was worth its row, the next few steps may go by without. Text
+        that was not seen is looked at later; a maker must see each step."""
+        self._still = 0 if self.maker is not None or any(one.drafts for one in outcomes) else self._still + 1
+        self._quiet = min(QUIET, 1 << self._still) if self._still else 0
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -214,7 +232,9 @@ class Speculator:
     def _offer(self, seq: Sequence, outcome: Outcome) -> _Offered | None:
         """Of the first proposer that has something to say."""
         new = outcome.tokens + outcome.forced
-        room = min(self._most, seq.end - len(seq.tokens) - len(new) - 1)  # the last token is always sampled
+        wanted = seq.params.num_speculative_tokens
+        most = self._most if wanted is None else min(wanted, self._most)
+        room = min(most, seq.end - len(seq.tokens) - len(new) - 1)  # the last token is always sampled
         if room < 1:
             return None
         known = self._known.get(seq.id)

@@ -97,6 +97,7 @@ class ParamsMaker:
             grammar=binding.spec,
             grammar_after=binding.after,
             thought=binding.thought,
+            num_speculative_tokens=body.num_speculative_tokens,
         )
 
     def _default(self, body: Sampling, name: str) -> float:

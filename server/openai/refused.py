@@ -102,6 +102,7 @@ NAMES: dict[str, str] = {
     "rep_pen": "repetition_penalty",
     "repeat_penalty": "repetition_penalty",
     "sampler_seed": "seed",
+    "speculative.n_max": "num_speculative_tokens",
 }
 
 

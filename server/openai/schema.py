@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...engine.config import MOST_DRAFTS
 from ..config import LEAST_WEIGHT, MOST_WEIGHT
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Sampling(Body):
     bad_words: Annotated[Items[str], Field(max_length=MAX_STRINGS)] = []
     allowed_token_ids: Items[TokenId] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    num_speculative_tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS)] | None = None
     return_token_ids: bool = False
     priority: Annotated[int, Field(ge=-(2**31), le=2**31)] = 0
     cache_salt: str = ""

@@ -43,9 +43,24 @@ def test_a_draft_model_of_a_model_has_its_first_layers(tiny_model, tmp_path):
 @pytest.mark.slow
 def test_one_command_measures_it_all(tmp_path):
     make_model("tiny", tmp_path)
-    flags = ["--rounds", "1", "--tokens", "24", "--concurrency", "1", "3", "--port", "18481"]
+    flags = [
+        "--rounds",
+        "1",
+        "--tokens",
+        "48",
+        "--kinds",
+        "greedy",
+        "edits",
+        "sampled",
+        "json",
+        "--concurrency",
+        "1",
+        "3",
+        "--port",
+        "18481",
+    ]
     command = [sys.executable, "-m", "quire.clients.bench.speculation", str(tmp_path), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if re.match(r"\| (greedy|edits|sampled) ", line)]
-    assert len(rows) == 6
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\| (greedy|edits|sampled|json) ", line)]
+    assert len(rows) == 8

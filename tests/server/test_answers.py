@@ -43,6 +43,7 @@ PLAIN = {
     "xtc_probability": 0.5, "xtc_threshold": 0.25, "dry_multiplier": 0.5, "dry_base": 2.5, "dry_allowed_length": 3,
     "dry_penalty_last_n": 64, "mirostat": 2, "mirostat_tau": 4.5, "mirostat_eta": 0.25, "repetition_penalty": 1.5,
     "presence_penalty": -0.5, "frequency_penalty": 0.5, "prompt_logprobs": 2, "seed": 11, "max_tokens": 17,
+    "num_speculative_tokens": 3,
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ KINDS: dict[str, str] = {
         "dry_run".split(), "flag"),
     **dict.fromkeys(
         "n max_tokens max_completion_tokens min_tokens top_k dry_allowed_length dry_penalty_last_n "
-        "prompt_logprobs top_logprobs".split(), "whole"),
+        "prompt_logprobs top_logprobs num_speculative_tokens".split(), "whole"),
     **dict.fromkeys(
         "temperature top_p min_p typical_p xtc_probability xtc_threshold dry_multiplier dry_base mirostat_tau "
         "mirostat_eta repetition_penalty presence_penalty frequency_penalty".split(), "number"),
@@ -138,7 +138,7 @@ def server():
 
 
 def named(error: dict[str, Any], field: str) -> None:
-    assert (error["param"] or "").replace("[", ".").split(".")[0] == field, error
+    assert field in (error["param"], (error["param"] or "").replace("[", ".").split(".")[0]), error
     assert field in error["message"]
 
 

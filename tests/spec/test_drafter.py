@@ -12,7 +12,9 @@ from speculation_cases import asked, told
 
 from quire.engine.config import EngineConfig, Speculation
 from quire.engine.errors import ConfigError
+from quire.engine.messages import SamplingParams
 from quire.engine.runner import Runner
+from quire.engine.sequence import Sequence
 from quire.engine.spec import drafter as drafter_module
 from quire.engine.spec.drafter import Drafter
 
@@ -230,9 +232,11 @@ def test_its_cache_is_paid_from_the_same_memory(tiny_model, alike):
     assert beside.cache.num_blocks == pytest.approx(alone.cache.num_blocks / 2, rel=0.1)
 
 
-def test_what_it_costs_is_asked_before_it_runs(on):
-    drafter: Drafter = on.speculator.maker
-    assert drafter.price(1) > 0
+def test_what_it_costs_is_known_before_it_runs(tiny_model, alike):
+    drafter: Drafter = drafted_by(tiny_model, alike).speculator.maker
+    assert 0 < drafter.price(1) <= drafter.price(8)
+    text = Sequence("a", 0, [5] * 100, SamplingParams(max_tokens=1, seed=0))
+    assert drafter.entry(text) > drafter.price(1)
     assert EngineConfig(model="x", speculative_config=Speculation(model="y")).speculative_config.stack == (
         "ngram", "draft_model",
     )  # fmt: skip

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 from engine_place import Place, local_runner, vocabulary_of
-from speculation_cases import LENGTH, SCHEMA, asked, told
+from speculation_cases import ASKED, LENGTH, SCHEMA, asked, told
 
 from quire.engine.config import Speculation
 from quire.engine.messages import ThoughtBudget
@@ -111,6 +111,26 @@ def test_what_a_text_says_again_is_guessed_and_told(on, off):
         place.add("a", None, 120, prompt=repeated, temperature=0.0)
         answers.append(place.run().answers["a", 0])
     assert answers[0] == answers[1]
+
+
+def test_a_request_may_do_without(on, plain):
+    """One token a step, of a grammar too; and at most so many where it names another number."""
+    names = ("greedy", "sampled", "grammar", "regex", "n")
+    for most in (0, 2):
+        place = Place(on)
+        for name in names:
+            options = dict(ASKED[name])
+            spec = options.pop("spec", None)
+            place.add(f"{name} 0", spec, LENGTH, seed=0, num_speculative_tokens=most, **options)
+        place.add(
+            "predicted", None, LENGTH, seed=0, num_speculative_tokens=most, prediction=(*plain.answers["sampled 0", 0],)
+        )
+        place.run()
+        assert place.answers.pop(("predicted", 0)) == plain.answers["sampled 0", 0]
+        assert place.answers == {key: plain.answers[key] for key in place.answers}
+        if not most:
+            assert {len(delta.tokens) for deltas in place.deltas.values() for delta in deltas} <= {0, 1}
+        assert max(len(delta.tokens) for delta in place.deltas["predicted", 0]) == most + 1
 
 
 def test_nothing_is_remembered_of_who_left(on, plain):
