@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..kernels.transfer import sent
 from .config import BLOCK_SIZE
 from .plan import Plan
 
@@ -24,11 +25,16 @@ class Batch:
     seq_lens: list[int]  # [R] tokens of each sequence once this step is written (context including its own rows)
     blocks: list[list[int]]  # [R] pages of each sequence, in order (not to be changed)
     sample_rows: torch.Tensor  # [S] int64, rows whose logits are wanted, in the order of the slices
+    sampled: list[int]  # the same for the host
     trees: dict[int, list[list[int]]]  # of sequences with trees of drafts: `Slice.behind` of their last rows
 
     @classmethod
-    def of(cls, plan: Plan, device: torch.device) -> Batch:
-        """Fill from a plan. A slice that samples wants its last `drafts + 1` rows."""
+    def of(cls, plan: Plan, device: torch.device, flying: torch.Tensor | None = None) -> Batch:
+        """Fill from a plan. A slice that samples wants its last `drafts + 1` rows.
+
+        flying: int64 [S], the tokens of the step that flies, where this one is behind it: they stand for the numbers
+        below 0 of the plan (ahead.py). Where that step failed for a sequence, it is any token.
+        """
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -47,15 +53,21 @@ class Batch:
             starts.append(len(tokens))
             if s.sample:
                 rows += range(len(tokens) - s.drafts - 1, len(tokens))
-        make = lambda xs: torch.tensor(xs, dtype=torch.int64, device=device)  # noqa: E731
+        made = [torch.tensor(xs, dtype=torch.int64) for xs in (tokens, positions, slots, rows)]
+        if device.type != "cpu":
+            made = [sent(each, device) for each in made]
+        if flying is not None and len(flying):
+            found = flying[(-1 - made[0]).clamp_(min=0)].clamp_(min=0)
+            made[0] = torch.where(made[0] < 0, found, made[0])
         return cls(
-            tokens=make(tokens),
-            positions=make(positions),
-            slots=make(slots),
+            tokens=made[0],
+            positions=made[1],
+            slots=made[2],
             query_start=starts,
             seq_lens=[s.end for s in plan.slices],
             blocks=[s.seq.blocks for s in plan.slices],
-            sample_rows=make(rows),
+            sample_rows=made[3],
+            sampled=rows,
             trees=trees,
         )
 

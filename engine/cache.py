@@ -1,10 +1,8 @@
-"""The paged cache of keys and values, and how many pages fit the memory that is free."""
+"""The paged cache of keys and values, and how many pages fit the memory that is free (machine.py)."""
 
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +21,8 @@ class KVCache:
     """Per-layer pages: k[i] [num_blocks + 1, kv_heads, BLOCK_SIZE, head_dim], v[i] the same with v_head_dim.
 
     keys_across: the last two dimensions of k change places. Attention backends make it as they read it (`cache`). With
-    int8 as dtype each token's key and value of a head are so many bytes, and count in units of k_units[i], v_units[i]
-    [num_blocks + 1, kv_heads, BLOCK_SIZE], float32; else there are none.
+    int8 or float8_e4m3fn as dtype each token's key and value of a head are so many bytes, and count in units of
+    k_units[i], v_units[i] [num_blocks + 1, kv_heads, BLOCK_SIZE], float32; else there are none.
 
     The last page belongs to nobody and stays zero: what is read beyond a sequence's end is read there. `scratch` is
     the attention backend's working memory, kept from step to step; `tables` what it keeps of the layers.
@@ -58,7 +56,7 @@ class KVCache:
         self.k = [pages(spec, *across(spec.head_dim)) for spec in layers]
         self.v = [pages(spec, BLOCK_SIZE, spec.v_head_dim or spec.head_dim) for spec in layers]
         self.k_units, self.v_units = (
-            [pages(spec, BLOCK_SIZE, dtype=torch.float32) for spec in layers] if dtype == torch.int8 else []
+            [pages(spec, BLOCK_SIZE, dtype=torch.float32) for spec in layers] if dtype.itemsize == 1 else []
             for _ in range(2)
         )
 
@@ -88,14 +86,14 @@ def _page_and_place(slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def bytes_per_token(layers: list[LayerSpec], dtype: torch.dtype) -> int:
-    """Keys and values of one token in all layers; with int8 also the units they count in, two float32 for each head."""
-    units = 8 if dtype == torch.int8 else 0
+    """Keys and values of one token in all layers; as bytes also the units they count in, two float32 for each head."""
+    units = 8 if dtype.itemsize == 1 else 0
     return sum(s.kv_heads * ((s.head_dim + (s.v_head_dim or s.head_dim)) * dtype.itemsize + units) for s in layers)
 
 
 def kept_in(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
     """What pages are of, where the model computes in `dtype`."""
-    return torch.int8 if config.kv_cache_dtype == "int8" else dtype
+    return {"int8": torch.int8, "fp8": torch.float8_e4m3fn}.get(config.kv_cache_dtype, dtype)
 
 
 def pool_blocks(
@@ -118,63 +116,3 @@ def pool_blocks(
             f"at least two blocks of {BLOCK_SIZE} tokens, {2 * block} bytes",
         )
     return blocks
-
-
-def free_memory(device: torch.device, root: Path = Path("/")) -> int:
-    """Bytes that can be allocated now: on CUDA of the device, on the CPU of the machine or of this process's cgroup.
-
-    `root` is where /proc and /sys are looked for.
-    """
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    free = [_meminfo_available(root), *_cgroup_rooms(root)]
-    known = [n for n in free if n is not None]
-    if known:
-        return max(0, min(known))
-    # No Linux: physical memory is all that can be asked for in a portable way; assume half of it is in use.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _meminfo_available(root: Path) -> int | None:
-    for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _cgroup_rooms(root: Path) -> list[int | None]:
-    """Limit minus use of this process's memory cgroup and each above it, version 2 and 1."""
-    rooms: list[int | None] = []
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            base, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        # In a container the path may name a folder that only the host sees; its own group is then the mount itself.
-        folder = base / path.lstrip("/")
-        for group in {base, *(f for f in (folder, *folder.parents) if f.is_relative_to(base))}:
-            rooms.append(_cgroup_room(group, *names))
-    return rooms
-
-
-def _cgroup_room(group: Path, limit_name: str, used_name: str) -> int | None:
-    limit, used = _read(group / limit_name).strip(), _read(group / used_name).strip()
-    if not limit.isdigit() or not used.isdigit() or int(limit) >= 1 << 60:  # "max", absent, or version 1's "no limit"
-        return None
-    reclaimable = 0
-    for line in _read(group / "memory.stat").splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            reclaimable = max(reclaimable, int(value))
-    return int(limit) - int(used) + reclaimable
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

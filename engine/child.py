@@ -17,6 +17,8 @@ import msgspec
 
 Start = TypeVar("Start", bound=msgspec.Struct)
 
+DEVICE_LOST = 3  # exit code of an engine whose device failed
+
 
 def spawn(module: str, start: msgspec.Struct) -> subprocess.Popen[bytes]:
     """`python -m module`, told `start`."""
@@ -57,6 +59,8 @@ def how_it_ended(process: subprocess.Popen[bytes]) -> str:
     code = process.poll()
     if code is None:
         return "is still running"
+    if code == DEVICE_LOST:
+        return "ended because its device failed"
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 

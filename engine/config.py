@@ -61,7 +61,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str  # a folder
     dtype: Dtype = "auto"
-    quantization: Literal["int8", "int4"] | None = None  # of the weights, at load
+    quantization: Literal["int8", "int4", "fp8"] | None = None  # of the weights, at load
+    deterministic: bool = False  # the same answer under any load, also on a GPU
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     max_model_len: int | None = None  # tokens; None: the model's own, cut to what the pool holds
     max_num_seqs: int = 256  # sequences in one step
@@ -71,7 +72,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_utilization: float | None = None  # share of the free memory that the pool may take; None: by the device
     prefix_caching: bool = True
     attention: str = "auto"  # a key of attention.BACKENDS
-    kv_cache_dtype: Literal["auto", "int8"] = "auto"  # auto: what the model computes in
+    kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto: what the model computes in
+    enforce_eager: bool = False  # no CUDA graphs
     model_impl: Literal["auto", "quire", "transformers"] = "auto"
     threads: int | None = None  # CPU threads; None: the physical cores
     grammar_engines: dict[str, str] = {}  # kind of grammar -> engine that serves it, before grammar.KINDS

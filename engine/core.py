@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 
+from . import again, ahead, faults, scheduler
 from . import messages as m
-from . import scheduler
 from .channel import Channel
 from .errors import QuireError
+from .flying import Flying
 from .intake import Intake
-from .plan import Outcome, Plan, StepResult
+from .plan import Plan, StepResult
 from .runner import Runner
 from .state import State
 
@@ -32,6 +33,8 @@ class Engine:
         self.intake = Intake(runner.guides, self.library.want)
         self.state = state
         self.channel = channel
+        self.flying: tuple[Plan, Flying] | None = None  # the step that was launched and has not landed
+        self.grounded = False  # the next step does not fly
         self.arrived: dict[str, float] = {}  # of requests that have not begun
         self.waited: list[float] = []  # seconds in the queue of those that began since the last stats
         self.steps = 0
@@ -41,7 +44,8 @@ class Engine:
     def run(self) -> None:
         while True:
             beside = self.intake.waits or self.library.waits
-            inbox = self.channel.receive(0 if self.state.has_work() else PAUSE if beside else FOREVER)
+            busy = self.state.has_work() or self.flying is not None or self.runner.idle()
+            inbox = self.channel.receive(0 if busy else PAUSE if beside else FOREVER)
             if any(isinstance(message, m.Shutdown) for message in inbox):
                 return
             out = self.receive(inbox) + self.step()
@@ -70,39 +74,80 @@ class Engine:
         return refused + self.library.news(self.runner.slots)
 
     def step(self) -> list[m.FromEngine]:
-        """One step of everything that runs. Also called with nothing to run, so that the runner hears who left."""
+        """One step of everything that runs. Also called with nothing to run, so that the runner hears who left.
+
+        A step that may fly is launched, and its news are those of the one before it, which lands meanwhile; else that
+        one lands first, and the step runs from end to end.
+        """
         began = time.perf_counter()
-        plan = scheduler.schedule(self.state)
+        last = self.flying
+        if last is None:
+            plan = scheduler.schedule(self.state)
+        else:  # where the next cannot fly, what has come is sent before it runs
+            plan = ahead.schedule(self.state) if self.runner.speculator.rests else Plan([])
         planned = time.perf_counter()
         for seq in plan.admitted:
             if (at := self.arrived.pop(seq.request, None)) is not None:
                 self.waited.append(planned - at)
-        if plan.slices or plan.freed:
+        if not (plan.slices or plan.freed or last):
+            return []
+        self.flying = self.launch(plan, last) if self.runner.overlap else None
+        out: list[m.FromEngine] = []
+        if last is not None:
+            out += self.land(*last)
+            if self.grounded:
+                plan = ahead.drop(self.state, plan)
+            elif self.flying is None:
+                plan = ahead.known(plan)
+        executed = time.perf_counter()
+        if self.flying is None and (plan.slices or plan.freed):
             result = self.execute(plan)
             executed = time.perf_counter()
-            out = scheduler.commit(self.state, plan, result)
-            self.steps += bool(plan.slices)
-            self.schedule_seconds += planned - began + time.perf_counter() - executed
-            self.step_seconds += time.perf_counter() - began
-            return list(out)
-        return []
+            out += scheduler.commit(self.state, plan, result)
+        elif self.flying is not None:
+            ahead.foresee(plan)
+        self.steps += bool(plan.slices)
+        self.schedule_seconds += planned - began + time.perf_counter() - executed
+        self.step_seconds += time.perf_counter() - began
+        return out
 
-    def execute(self, plan: Plan) -> StepResult:
-        """Run the step. If it fails as a whole, run each slice alone: who fails alone ends, the others go on.
+    def launch(self, plan: Plan, last: tuple[Plan, Flying] | None) -> tuple[Plan, Flying] | None:
+        """Let a step fly. None: it is to be run from end to end, with nothing else under way. Raises where the device
+        is lost."""
+        if self.grounded or not (self.runner.speculator.rests and ahead.flies(plan)):
+            self.grounded = False
+            return None
+        try:
+            return plan, self.runner.launch(plan, last[1] if last is not None else None)
+        except Exception as error:
+            if faults.lost(error) is not None:
+                raise
+            log.exception("a step of %d sequences could not be launched; it runs from end to end", len(plan.slices))
+            return None
 
-        Writing a slice's keys and values twice is harmless: the same values go to the same pages.
+    def land(self, plan: Plan, flying: Flying) -> list[m.TokenDelta | m.Failed]:
+        """Wait for the step that flies, and commit it. If it failed as a whole nothing of it stands, nor of the one
+        that was launched behind it: the next step computes the same, and does not fly. Raises where the device is lost.
         """
         try:
+            result = flying.result()
+        except Exception as error:
+            if faults.lost(error) is not None:
+                raise
+            log.exception("a step of %d sequences failed in flight; it runs again from end to end", len(plan.slices))
+            ahead.settle(plan)
+            self.flying, self.grounded = None, True
+            return []
+        ahead.settle(plan)
+        return scheduler.commit(self.state, plan, result)
+
+    def execute(self, plan: Plan) -> StepResult:
+        """Run the step from end to end. If it fails as a whole, what can be is run again (again.py). Raises where the
+        device is lost."""
+        try:
             return self.runner.execute(plan)
-        except Exception:
-            log.exception("a step of %d sequences failed; trying them one by one", len(plan.slices))
-        outcomes = []
-        for piece in plan.slices:
-            try:
-                outcomes += self.runner.execute(Plan([piece])).outcomes
-            except Exception as error:
-                outcomes.append(Outcome(error=f"the engine failed on this request: {type(error).__name__}: {error}"))
-        return StepResult(outcomes)
+        except Exception as error:
+            return again.run(self.runner.execute, self.state, plan, error)
 
     def stats(self) -> m.StepStats:
         waited, self.waited = self.waited, []
@@ -113,5 +158,6 @@ class Engine:
             waited=waited,
             drafted=self.runner.speculator.drafted,
             accepted=self.runner.speculator.accepted,
+            **(graphs.counts() if (graphs := self.runner.graphs) is not None else {}),
             **self.state.gauges(),
         )

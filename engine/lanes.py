@@ -82,6 +82,11 @@ class Lanes:
             s for s in running if s.adapter is not None and s.adapter.key in late and s.computed >= len(s.tokens) - 1
         ]
 
+    @property
+    def calm(self) -> bool:
+        """Whether the next turn will ask nobody to give up its pages."""
+        return all(steps + 1 < PATIENCE for steps in self.yielding.values())
+
     def next(self, waiting: Seq[Sequence]) -> Sequence | None:
         """Of a queue that is not empty, who may begin now; None: nobody, for want of a slot."""
         if not self.waiting:

@@ -68,6 +68,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     grammar: GrammarSpec | None = None  # what the answer must be; it then ends where the grammar does
     grammar_after: tuple[int, ...] = ()  # tokens behind which, in the answer, the grammar begins; (): at once
     thought: ThoughtBudget | None = None  # None: a thought may be as long as the answer
+    # guesses in a step, at most; 0: nor what a grammar forces, each step gives one token. None: the server's number
+    num_speculative_tokens: int | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -260,6 +262,9 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     waited: list[float] = []  # seconds in the queue of each request that began in this step
     drafted: dict[str, list[int]] = {}  # who guessed -> guesses checked, by their place behind the last token
     accepted: dict[str, list[int]] = {}  # of them, those that were right
+    captures: int = 0  # CUDA graphs that were captured
+    replays: int = 0  # steps whose layers were replayed
+    eager: int = 0  # steps small enough for that, whose layers were launched one by one
 
 
 FromEngine = Loading | Ready | LoadFailed | TokenDelta | Failed | StepStats | AdapterLoaded | AdapterGone | Adapters

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import os
 import sys
 
 from . import messages as m
 from .channel import Channel, engine_channel
-from .child import begin
+from .child import DEVICE_LOST, begin
 from .config import EngineConfig, Start
-from .errors import QuireError
+from .errors import ModelError, QuireError
 
 log = logging.getLogger("quire.engine")
 
@@ -28,6 +29,9 @@ def main() -> int:
     except QuireError as error:
         channel.send([m.LoadFailed(error.code or "", error.message)])
         return 1
+    except Exception as error:
+        leave_if_lost(error, channel)
+        raise
     finally:
         channel.close()
     return 0
@@ -35,11 +39,18 @@ def main() -> int:
 
 def serve(config: EngineConfig, channel: Channel[m.ToEngine, m.FromEngine]) -> None:
     """Load the model, say so, and run the loop. Raises QuireError where the model or the settings cannot be served."""
+    from . import faults
     from .core import Engine  # torch is imported from here on: the wire is up first
     from .runner import Runner
     from .state import Limits, State
 
-    runner = Runner(config, lambda done, total: channel.send([m.Loading(done, total)]))
+    try:
+        runner = Runner(config, lambda done, total: channel.send([m.Loading(done, total)]))
+    except Exception as error:
+        if not faults.short_of_memory(error):
+            raise
+        said = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{config.model}: memory ran out while the model was loaded ({said})") from error
     ready = runner.ready()
     limits = Limits(
         max_model_len=ready.max_model_len,
@@ -54,6 +65,19 @@ def serve(config: EngineConfig, channel: Channel[m.ToEngine, m.FromEngine]) -> N
     runner.guides.warm()
     channel.send([ready])
     Engine(runner, state, channel).run()
+
+
+def leave_if_lost(error: Exception, channel: Channel[m.ToEngine, m.FromEngine]) -> None:
+    """Where an error means that the device is lost: end the process, with an exit code that says so. Every later step
+    would fail as this one did, while a new process may use the device."""
+    from . import faults
+
+    if (why := faults.lost(error)) is None:
+        return
+    log.critical("the device failed, and the engine ends: %s", why, exc_info=error)
+    channel.close()
+    sys.stderr.flush()
+    os._exit(DEVICE_LOST)  # to take down a broken device in good order may hang, or abort
 
 
 def settle() -> None:

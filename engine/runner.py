@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +15,22 @@ import torch
 from ..kernels import native
 from ..kernels.ops import Rows
 from ..kernels.vocabulary import greatest
-from .attention import Attend, choose_backend
+from . import deterministic, faults
+from .attention import BACKENDS, Attend, choose_backend
 from .batch import Batch, slot
-from .cache import bytes_per_token, free_memory, kept_in, pool_blocks
+from .cache import bytes_per_token, kept_in, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError, QuireError
+from .flying import NOT_FINITE, Flying, checked, sound_rows
 from .grammar.link import Link, ProcessLink
+from .graphs import Graphs, graphs_of, room_for
 from .guides import Guides
 from .lora.adapter import Raw
 from .lora.library import Library
 from .lora.read import read as read_adapter
 from .lora.read import ready as ready_adapter
 from .lora.slots import Slots
+from .machine import free_memory, physical_cores, pick_device
 from .messages import Ready, SamplingParams, TokenLogprob
 from .models.decoder import Decoder
 from .models.load import fingerprint, load_model
@@ -39,7 +43,6 @@ from .spec.speculator import Speculator
 
 log = logging.getLogger("quire.engine")
 
-NOT_FINITE = "the model gave non-finite logits"
 # Token budget of a step where none is set: more keeps a GPU busy; a CPU is at its rate with less, and nobody waits.
 STEP_TOKENS = {"cuda": 2048, "cpu": 512}
 PROMPT_ROWS = 64  # prompt rows projected to logits at once, at most
@@ -64,6 +67,7 @@ class Runner:
             folder,
             dtype=config.dtype,
             quantization=config.quantization,
+            deterministic=config.deterministic,
             device=self.device,
             impl=config.model_impl,
             context=config.max_model_len,
@@ -72,10 +76,15 @@ class Runner:
         if not self.model.in_torch and native.serves(self.model.dtype, self.device):
             # Two pools of threads would wait for each other's cores, spinning; and torch has little left to do.
             torch.set_num_threads(1)
-        self._backend = choose_backend(config.attention, self.model.dtype, self.device, config.kv_cache_dtype)
+        attention = deterministic.attention(config.attention, self.device, config.deterministic)
+        self._backend = choose_backend(attention, self.model.dtype, self.device, config.kv_cache_dtype)
+        # Torch's attention waits for the device itself, and so does what is not our own of a model.
+        waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
+        self.overlap = self.device.type == "cuda" and not waits  # whether steps may fly (ahead.py)
         self._architecture = _architecture(folder)
         self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
-        self.sampler = Sampler(self.model.vocab_size)
+        alone = config.deterministic and self.device.type == "cuda"
+        self.sampler = Sampler(self.model.vocab_size, self.device, alone=alone)
         self.speculator = Speculator(config.speculative_config)
         maker = load_maker(config.speculative_config, folder, self.model)
         self.slots = Slots(config.max_loras)
@@ -84,6 +93,7 @@ class Runner:
         limit = longest_wanted(config, self.model.max_position)
         layers = self.model.layers + (maker.layers if maker else [])
         kept = kept_in(config, self.model.dtype)
+        self.graphs: Graphs | None = None
         activations = self._warm_up(limit)
         blocks = pool_blocks(layers, kept, config, free_memory(self.device) - activations, self.device)
         # More than every sequence at full length can never be in use; a tiny model would make millions of pages.
@@ -100,6 +110,7 @@ class Runner:
         if maker is not None:
             maker.open(blocks, self._backend)
             self.speculator.maker = maker
+        self.graphs = self._graphs(self.max_model_len)
         self._load_seconds = time.perf_counter() - began
 
     def _adapter(self, folder: Path) -> Callable[[Path], Raw]:
@@ -126,18 +137,15 @@ class Runner:
     @torch.inference_mode()
     def execute(self, plan: Plan) -> StepResult:
         """One step. What fails for one sequence is that outcome's `error`; what fails as a whole is raised."""
-        self.sampler.forget(plan.freed)
-        self.guides.forget(plan.freed)
-        self.speculator.forget(plan.freed)
+        self._forget(plan.freed)
         if not plan.slices:
             return StepResult([])
         began = time.perf_counter()
         bound = [piece for piece in plan.slices if piece.sample and piece.seq.guide is not None]
         self.guides.look(bound)  # masks are filled while the model runs
         batch = Batch.of(plan, self.device)
-        attend = self._backend.plan(batch, self.model.layers, self.cache)
         rows = self.slots.rows(plan.slices, self.device)
-        hidden, tapped = self._forward(batch, attend, rows)
+        hidden, tapped = self._layers(batch, rows)
         outcomes = [Outcome() for _ in plan.slices]
         for piece, outcome, row in zip(plan.slices, outcomes, batch.query_start[:-1], strict=True):
             if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None:
@@ -146,24 +154,71 @@ class Runner:
         last = None
         if sampled:
             last = hidden.index_select(0, batch.sample_rows)
-            adapted = rows.select(batch.sample_rows) if rows is not None else None
+            adapted = rows.select(batch.sampled) if rows is not None else None
             logits = self.model.logits(last, adapted)
             self._guided_sample(logits, plan.slices, outcomes, sampled, began)
             self._straighten(plan.slices, outcomes)
-        if not bound:  # no step that may have waited tells what steps cost
+        if not bound and not (self.graphs is not None and self.graphs.stalled):
+            # No step that may have waited tells what steps cost.
             self.speculator.learn_cost(plan.slices, time.perf_counter() - began)
         self.speculator.propose(plan.slices, outcomes, States(last, batch.query_start, tapped))
+        if self.overlap:
+            self.speculator.look_back(outcomes)
         return StepResult(outcomes)
 
-    def _forward(self, batch: Batch, attend: Attend, rows: Rows | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    @torch.inference_mode()
+    def launch(self, plan: Plan, flying: Flying | None = None) -> Flying:
+        """Begin a step that may fly (ahead.py), behind the one that does; the device is not waited for. Its tokens are
+        those of `execute`. Raises what goes wrong at once."""
+        self._forget(plan.freed)
+        batch = Batch.of(plan, self.device, flying.tokens if flying is not None else None)
+        rows = self.slots.rows(plan.slices, self.device)
+        hidden, _ = self._layers(batch, rows)
+        tokens = batch.sample_rows
+        if pieces := [piece for piece in plan.slices if piece.sample]:
+            adapted = rows.select(batch.sampled) if rows is not None else None
+            logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
+            sound = sound_rows(logits)
+            tokens = checked(self.sampler.tokens(logits, pieces), sound)
+        self.speculator.passed()
+        return Flying(tokens, [piece.sample for piece in plan.slices])
+
+    def _forget(self, gone: list[str]) -> None:
+        self.sampler.forget(gone)
+        self.guides.forget(gone)
+        self.speculator.forget(gone)
+
+    def _layers(self, batch: Batch, rows: Rows | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states [T, width], and side by side [T, taps * width] what entered the layers that are tapped."""
-        wanted = self.speculator.taps
+        if self.graphs is not None and (found := self.graphs.run(batch, rows)) is not None:
+            return found
+        attend = self._backend.plan(batch, self.model.layers, self.cache)
+        return self._forward(self.speculator.taps, batch.tokens, batch.positions, attend, rows)
+
+    def _forward(
+        self,
+        wanted: tuple[int, ...],
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        rows: Rows | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if not wanted:
-            return self.model.forward(batch.tokens, batch.positions, attend, rows), None
+            return self.model.forward(tokens, positions, attend, rows), None
         assert isinstance(self.model, Decoder)
-        taps = dict.fromkeys(wanted, batch.tokens)
-        hidden = self.model.forward(batch.tokens, batch.positions, attend, rows, taps)
+        taps = dict.fromkeys(wanted, tokens)
+        hidden = self.model.forward(tokens, positions, attend, rows, taps)
         return hidden, torch.cat([taps[layer] for layer in wanted], -1)
+
+    def _graphs(self, context: int) -> Graphs | None:
+        """Over the cache as it is now. context: tokens that a sequence may reach."""
+        taps = self.speculator.taps
+        forward = functools.partial(self._forward, taps)
+        return graphs_of(self.config, self._backend, self.model, self.cache, context, forward, len(taps))
+
+    def idle(self) -> bool:
+        """There is nothing to run: do something that helps later steps, if there is something. Whether there was."""
+        return self.graphs is not None and self.graphs.idle()
 
     def _guided_sample(
         self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int], began: float
@@ -228,7 +283,9 @@ class Runner:
         """logits [R, vocab_size], `drafts + 1` rows for each slice."""
         try:
             return self.sampler.sample(logits, pieces)
-        except Exception:
+        except Exception as error:
+            if faults.of_the_step(error):
+                raise
             log.exception("sampling %d rows failed; trying them one by one", len(logits))
         parts = logits.split([piece.drafts + 1 for piece in pieces])
         return [self._sample_alone(part, piece) for part, piece in zip(parts, pieces, strict=True)]
@@ -239,6 +296,8 @@ class Runner:
         except QuireError as error:
             return failure(error)
         except Exception as error:
+            if faults.of_the_step(error):
+                raise
             return Outcome(error=f"sampling failed: {type(error).__name__}: {error}")
 
     def _prompt_logprobs(
@@ -281,7 +340,8 @@ class Runner:
         self.execute(Plan([], freed=[seq.id]))
         if not cuda:
             return 0
-        return torch.cuda.max_memory_allocated(self.device) - before
+        bytes_ = torch.cuda.max_memory_allocated(self.device) - before
+        return bytes_ + room_for(lambda: self._graphs(limit), lambda: free_memory(self.device))
 
 
 def _put(outcomes: list[Outcome], at: int, one: Outcome) -> None:
@@ -292,7 +352,7 @@ def _put(outcomes: list[Outcome], at: int, one: Outcome) -> None:
 
 def finite_rows(logits: torch.Tensor) -> list[bool]:
     """Which rows can be sampled from: no NaN, no +inf, not all -inf (single tokens may be ruled out by -inf)."""
-    return torch.isfinite(greatest(logits)[0]).tolist()
+    return [math.isfinite(top) for top in greatest(logits)[0].tolist()]
 
 
 def longest_wanted(config: EngineConfig, max_position: int) -> int:
@@ -301,39 +361,6 @@ def longest_wanted(config: EngineConfig, max_position: int) -> int:
     if wanted is not None and wanted > max_position:
         raise ConfigError("max_model_len", f"is {wanted}", f"at most {max_position}, the positions this model has")
     return wanted or max_position
-
-
-def pick_device(name: str) -> torch.device:
-    """auto | cpu | cuda | cuda:N. Raises ConfigError where there is no such device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if name != "cpu" and (kind != "cuda" or not (index == "" or index.isdigit()) or name == "cuda:"):
-        raise ConfigError("device", f"is {name!r}", "auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(index or 0) >= there:
-            raise ConfigError("device", f"is {name!r}", f"one of the {there} CUDA devices that torch finds here")
-    return torch.device(name)
-
-
-def physical_cores() -> int:
-    """Cores this process may run on, hyper-threads counted once."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:
-        return max(1, (os.cpu_count() or 1) // 2)
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return len(allowed)
-    cores = set()
-    for block in text.split("\n\n"):
-        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
-        if fields.get("processor", "").isdigit() and int(fields["processor"]) in allowed:
-            processor = fields["processor"]
-            cores.add((fields.get("physical id", "0"), fields.get("core id", f"processor {processor}")))
-    return len(cores) or len(allowed)
 
 
 def _architecture(folder: Path) -> str:

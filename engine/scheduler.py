@@ -18,7 +18,7 @@ from .blocks import chain_hash, root_hash
 from .errors import ContextLengthExceeded, Overloaded, RequestError
 from .plan import Outcome, Plan, Slice, StepResult
 from .sequence import Sequence, Status
-from .state import State
+from .state import State, seniority
 
 if TYPE_CHECKING:
     from .guides import Guide
@@ -81,7 +81,9 @@ def abort(state: State, request: str) -> None:
 
 def schedule(state: State) -> Plan:
     """The next step. Empty slices: there is nothing to do."""
-    budget = state.limits.max_num_batched_tokens
+    budget = state.budget
+    if budget < state.limits.max_num_batched_tokens:
+        budget = state.regain()
     room, running = state.limits.block_size, Status.RUNNING
     slices: list[Slice] = []
     behind: list[Sequence] = []
@@ -232,6 +234,21 @@ def _preempt(state: State, seq: Sequence) -> None:
     state.enqueue(seq)
 
 
+def shrink(state: State, slices: list[Slice]) -> list[Slice]:
+    """Memory was short for these slices of a step: what is left of them, with half the tokens at most. The youngest
+    sequences go; steps have no more tokens than that until `State.regain` gives them back. One token stays."""
+    tokens = sum(len(piece.tokens) for piece in slices)
+    state.limit(max(1, tokens // 2))
+    kept = slices[:]
+    for piece in sorted(slices, key=lambda piece: seniority(piece.seq), reverse=True):
+        if tokens <= state.budget:
+            break
+        kept.remove(piece)
+        tokens -= len(piece.tokens)
+        _preempt(state, piece.seq)
+    return kept
+
+
 def _drop_pages(state: State, seq: Sequence) -> None:
     state.pool.release(seq.blocks)
     seq.blocks = []
@@ -345,6 +362,8 @@ def _leave(state: State, seq: Sequence) -> None:
     else:
         state.dequeue(seq)
     seq.status = Status.FINISHED
+    if seq.tokens[-1] < 0:
+        seq.tokens.pop()  # a token that is not known yet is none (ahead.py)
     state.left.append(seq.id)
     _wake_siblings(state, seq)
     group = state.requests[seq.request]

@@ -30,7 +30,7 @@ class Sequence:
     __slots__ = (
         "id", "request", "index", "tokens", "prompt_len", "end", "computed", "drafts", "parents", "blocks", "hashes",
         "status", "params", "seed", "priority", "arrival", "salt", "leader", "cached_tokens", "preemptions",
-        "announced", "published", "prompt_logprobs_sent", "guide", "adapter", "weight", "prediction",
+        "announced", "published", "prompt_logprobs_sent", "guide", "adapter", "weight", "prediction", "plain",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,7 @@ class Sequence:
         self.adapter = adapter  # None: the base alone
         self.weight = weight  # of its turns among adapters
         self.prediction = prediction  # what its answer may be for the most part
+        self.plain: bool | None = None  # whether its steps may fly (ahead.py); None: nobody has asked yet
         self.prompt_logprobs_sent = 0  # prompt positions, from 1 on, whose logprobs have gone out
 
     @property

@@ -10,6 +10,8 @@ from .config import BLOCK_SIZE
 from .lanes import Lanes
 from .sequence import Sequence, Status
 
+REGAIN = 256  # steps that must go well before one may have twice as many tokens again
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -39,6 +41,8 @@ class State:
         self.requests: dict[str, list[Sequence]] = {}  # sequences of a request that have not finished
         self.siblings: dict[str, list[Sequence]] = {}  # leader's id -> those that wait for its prompt
         self.left: list[str] = []  # ids that finished or were aborted since the last plan
+        self.budget = limits.max_num_batched_tokens  # tokens of a step: fewer for a while after memory was short
+        self._sound = 0  # steps since it changed
         self.arrivals = 0
         self.prompt_tokens = 0
         self.generated_tokens = 0
@@ -70,6 +74,17 @@ class State:
         _remove(self.running, seq)
         self.lanes.stopped(seq)
 
+    def limit(self, budget: int) -> None:
+        """A step may have so many tokens, or as few as before."""
+        self.budget, self._sound = min(self.budget, budget), 0
+
+    def regain(self) -> int:
+        """The budget of a step while it is limited: twice as much after so many that went well."""
+        self._sound += 1
+        if self._sound > REGAIN:
+            self.budget, self._sound = min(2 * self.budget, self.limits.max_num_batched_tokens), 0
+        return self.budget
+
     def gauges(self) -> dict[str, int]:
         """The fields of StepStats that are the scheduler's."""
         return {
@@ -90,6 +105,7 @@ class State:
         self.pool.check([s.blocks for s in self.running])
         self.lanes.check(self.running, self.waiting)
         assert len(self.running) <= limits.max_num_seqs
+        assert 1 <= self.budget <= limits.max_num_batched_tokens
         assert self.running == sorted(self.running, key=seniority)
         assert self.waiting == sorted(self.waiting, key=seniority)
         for seq in self.running:

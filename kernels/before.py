@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from . import elementwise, native
+from .triton import chosen
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": elementwise.silu,
@@ -26,7 +27,10 @@ AS_IT_IS: Numbers = (0, 0, 0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
-    """x [rows, width] -> x / sqrt(mean(x^2) + eps) * weight, the mean in float32. weight [width]."""
+    """x [rows, width] -> x / sqrt(mean(x^2) + eps) * weight, the mean in float32. weight [width].
+
+    On a GPU all of it is float32 and rounded once; in torch what is multiplied by the weight is rounded before.
+    """
 
     weight: torch.Tensor
     eps: float
@@ -39,6 +43,9 @@ class Norm:
         """x [..., width]"""
         if native.serves(x.dtype, x.device):
             return _native(x, x.shape[-1], self.numbers)
+        if (rows := chosen.kernel("norm", x.dtype, x.device)) is not None:
+            normed: torch.Tensor = rows.rms_norm(x, self.weight, self.eps)
+            return normed
         wide = x.float()
         scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * scaled.to(x.dtype)
@@ -58,6 +65,9 @@ class Gate:
         width = x.shape[-1] // 2
         if native.serves(x.dtype, x.device):
             return _native(x, width, self.numbers)
+        if (rows := chosen.kernel("gate", x.dtype, x.device)) is not None:
+            gated: torch.Tensor = rows.gate(x, self.activation)
+            return gated
         return ACTIVATIONS[self.activation](x[..., :width]).mul_(x[..., width:])
 
 

@@ -13,6 +13,7 @@ from .matrix import Matrix
 
 if TYPE_CHECKING:
     from .lora import Rows
+    from .triton.matrix import Packed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,10 +46,11 @@ class EmbeddingDelta:
 class EmbeddingDeltas:
     """Of one table: what each slot changes in it."""
 
-    __slots__ = ("_by_slot", "_width", "_vocab", "_kind")
+    __slots__ = ("_by_slot", "_fixed", "_width", "_vocab", "_kind")
 
-    def __init__(self, vocab: int, width: int, dtype: torch.dtype, device: torch.device):
-        self._vocab, self._width = vocab, width
+    def __init__(self, vocab: int, width: int, dtype: torch.dtype, device: torch.device, *, fixed: bool = False):
+        """fixed: as `Linear` has it."""
+        self._vocab, self._width, self._fixed = vocab, width, fixed
         self._kind = dtype, device
         self._by_slot: dict[int, tuple[EmbeddingDelta, Linear | None]] = {}
 
@@ -79,7 +81,7 @@ class EmbeddingDeltas:
             if (tensor.dtype, tensor.device) != self._kind:
                 found, (dtype, device) = f"{tensor.dtype} on {tensor.device}", self._kind
                 raise ValueError(f"{name} is {found}, expected {dtype} on {device}")
-        self._by_slot[slot] = delta, None if delta.b is None else Linear(delta.b)
+        self._by_slot[slot] = delta, None if delta.b is None else Linear(delta.b, fixed=self._fixed)
 
     def drop(self, slot: int) -> None:
         """Let the slot change nothing here; one that does not is left as it is."""
@@ -107,34 +109,47 @@ class EmbeddingDeltas:
 class Embedding:
     """A table; owns its weights, unless a product that is the head as well holds them.
 
-    weight [vocab, width], of any floating kind, or the packed matrix of a head. dtype: of the rows it gives.
+    weight [vocab, width], of any floating kind, or the packed matrix of a head. dtype: of the rows it gives. fixed: as
+    `Linear` has it, of the head and of what adapters change.
     """
 
-    __slots__ = ("_matrix", "_weight", "deltas", "device", "dtype", "vocab", "width")
+    __slots__ = ("_few", "_fixed", "_matrix", "_weight", "deltas", "device", "dtype", "vocab", "width")
 
-    def __init__(self, weight: Tensor | Matrix, dtype: torch.dtype | None = None):
-        self._matrix: Matrix | None = weight if isinstance(weight, Matrix) else None
-        self._weight: Tensor | None = None if isinstance(weight, Matrix) else weight
+    def __init__(self, weight: Tensor | Matrix | Packed, dtype: torch.dtype | None = None, *, fixed: bool = False):
+        self._matrix: Matrix | None = None
+        self._few: Packed | None = None  # on a GPU
+        self._weight: Tensor | None = None
+        self._fixed = fixed
         if isinstance(weight, Matrix):
+            self._matrix = weight
             self.vocab, self.width = weight.outputs, weight.inputs
             self.dtype, self.device = torch.float32, torch.device("cpu")
-        else:
+        elif isinstance(weight, Tensor):
+            self._weight = weight
             self.vocab, self.width = weight.shape
             self.dtype, self.device = dtype or weight.dtype, weight.device
+        else:
+            self._few = weight
+            self.vocab, self.width = weight.outputs, weight.inputs
+            self.dtype, self.device = dtype or torch.float32, weight.panels.device
         self.deltas: EmbeddingDeltas | None = None
 
     def product(self) -> Linear:
         """The same weights as a product: the head of a model whose embeddings are tied to it."""
         if self._matrix is not None:
             return Linear(self._matrix)
+        if self._few is not None:
+            return Linear(self._few, fixed=self._fixed)
         assert self._weight is not None
-        return Linear(self._weight, pack=False)
+        return Linear(self._weight, pack=False, fixed=self._fixed)
 
     @property
     def shared(self) -> int | None:
         """What tells whether a product or a table holds the same weights."""
         if self._matrix is not None:
             return self._matrix.address
+        if self._few is not None:
+            return self._few.panels.data_ptr()
         assert self._weight is not None
         return self._weight.data_ptr()
 
@@ -142,6 +157,8 @@ class Embedding:
         """The table, [vocab, width]; not to be changed, for it may be the table itself."""
         if self._matrix is not None:
             return self._matrix.dense()
+        if self._few is not None:
+            return self._few.dense().to(self.dtype)
         assert self._weight is not None
         return self._weight.to(self.dtype)
 
@@ -149,6 +166,8 @@ class Embedding:
         """tokens [rows], int64 -> [rows, width], a new tensor, without what adapters change."""
         if self._matrix is not None:
             return self._matrix.rows(tokens)
+        if self._few is not None:
+            return self._few.rows(tokens).to(self.dtype)
         assert self._weight is not None
         return self._weight[tokens].to(self.dtype)
 
@@ -159,7 +178,7 @@ class Embedding:
 
     def put(self, slot: int, delta: EmbeddingDelta) -> None:
         """Let an adapter's slot change this table. Raises ValueError where a shape or kind does not fit."""
-        deltas = self.deltas or EmbeddingDeltas(self.vocab, self.width, self.dtype, self.device)
+        deltas = self.deltas or EmbeddingDeltas(self.vocab, self.width, self.dtype, self.device, fixed=self._fixed)
         deltas.put(slot, delta)
         self.deltas = deltas
 

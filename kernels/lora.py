@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import native
 from .linear import Linear
+from .transfer import sent
 
 if TYPE_CHECKING:
     from .triton.lora import Table, Tiles
@@ -157,8 +158,8 @@ class Rows:
                 for slot, begin, end in self._parts()
                 for first in range(begin, end, module.TILE_ROWS)
             ]
-            table = torch.tensor(cut, dtype=torch.int64).t().contiguous().to(self.device)
-            of_row, order = (torch.from_numpy(part).to(self.device) for part in (self.of_row, self._order()))
+            table = sent(torch.tensor(cut, dtype=torch.int64).t().contiguous(), self.device)
+            of_row, order = (sent(torch.from_numpy(part), self.device) for part in (self.of_row, self._order()))
             self._tiles = module.Tiles(of_row, order, *table)
         return self._tiles
 
@@ -175,7 +176,7 @@ class Rows:
     def groups(self) -> dict[int, Tensor]:
         """slot -> its rows [n], int64, ascending, on the device."""
         if self._groups is None:
-            order = torch.from_numpy(self._order()).to(self.device)
+            order = sent(torch.from_numpy(self._order()), self.device)
             self._groups = {slot: order[begin:end] for slot, begin, end in self._parts()}
         return self._groups
 
@@ -191,6 +192,7 @@ class Deltas:
     __slots__ = (
         "_by_slot",
         "_entries",
+        "_fixed",
         "_inputs",
         "_kept",
         "_kind",
@@ -201,8 +203,9 @@ class Deltas:
         "_way",
     )
 
-    def __init__(self, inputs: int, outputs: int):
-        self._inputs, self._outputs = inputs, outputs
+    def __init__(self, inputs: int, outputs: int, *, fixed: bool = False):
+        """fixed: as `Linear` has it."""
+        self._inputs, self._outputs, self._fixed = inputs, outputs, fixed
         self._by_slot: dict[int, Delta] = {}
         self._kind: tuple[torch.dtype, torch.device] | None = None
         self._way = "torch"
@@ -228,10 +231,19 @@ class Deltas:
                 self._entries = torch.zeros(8, dtype=torch.int64, device=kind[1])
             if self._way != "torch":
                 self._enter(slot, delta)
+        if self._fixed and delta.whole is not None:
+            delta.whole.fix()
         self._by_slot[slot] = delta
         self._table = None
         if delta.whole is not None or delta.gain_in is not None:
             self._special.add(slot)
+
+    def fix(self) -> None:
+        """From now on as `Linear.fix` has it."""
+        self._fixed = True
+        for delta in self._by_slot.values():
+            if delta.whole is not None:
+                delta.whole.fix()
 
     def drop(self, slot: int) -> None:
         """Let the slot change nothing here; one that does not is left as it is."""
@@ -264,7 +276,7 @@ class Deltas:
             return self._added(x, y, rows, slots)
         x = x if x.stride(1) == 1 else x.contiguous()
         if self._way == "triton":
-            return gathered().apply(x, y, self._known(), rows.tiles)
+            return gathered().apply(x, y, self._known(), rows.tiles, fixed=self._fixed)
         assert native.cpu is not None
         native.cpu.lora(
             self._entries.data_ptr(), len(self._entries), rows.address, x.data_ptr(), x.stride(0), self._inputs,

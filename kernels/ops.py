@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
+from . import native
 from .before import ACTIVATIONS, Gate, Norm
 from .embedding import Embedding
 from .linear import Linear
 from .lora import Rows
+from .triton import chosen
 
-__all__ = ["ACTIVATIONS", "Embedding", "Gate", "Linear", "Norm", "Rows", "layer_norm", "rotary"]
+__all__ = ["ACTIVATIONS", "Embedding", "Gate", "Linear", "Norm", "Rows", "layer_norm", "layer_norm_on", "rotary"]
 
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
     """x [rows, width] with mean 0 and variance 1, times weight, plus bias."""
     return functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+LayerNorm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+def layer_norm_on(dtype: torch.dtype, device: torch.device) -> LayerNorm:
+    """What does `layer_norm` with such tensors; chosen once, when a model is made."""
+    rows = None if native.serves(dtype, device) else chosen.kernel("layer_norm", dtype, device)
+    return layer_norm if rows is None else rows.layer_norm
 
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

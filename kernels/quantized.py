@@ -53,6 +53,13 @@ class Quantized:
     def device(self) -> torch.device:
         return self.codes.device
 
+    def to(self, device: torch.device) -> Quantized:
+        """The same there; itself where it is there already."""
+        if self.codes.device == device:
+            return self
+        low, order = (None if held is None else held.to(device) for held in (self.low, self.order))
+        return Quantized(self.codes.to(device), self.scale.to(device), self.bits, self.group, low, order)
+
     def dense(self) -> Tensor:
         """float32 [out, in]."""
         inputs = self.shape[1]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from . import native
+from .transfer import sent
+from .triton import chosen
 
 BLOCK = 1024  # weights summed as one
 
@@ -68,12 +72,34 @@ def _exceeding(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return index, (target - before).clamp_(min=0)
 
 
+def constrain(logits: Tensor, masks: Tensor, which: Sequence[int]) -> Tensor:
+    """-inf where a row's mask does not allow a token, in place. -> what share of its probability is left to each [n].
+
+    logits [n, vocab]; masks int32 [m, ceil(vocab / 32)], contiguous: bit i of word w is token 32 w + i; which: of each
+    row its mask, -1: it has none and stays as it is.
+    """
+    if _there(logits):
+        kept, asked = torch.empty(len(logits)), torch.tensor(which)
+        native.kernels().constrain(
+            *_numbers(logits), masks.data_ptr(), masks.stride(0), asked.data_ptr(), kept.data_ptr()
+        )
+        return kept
+    if (mask := chosen.kernel("mask", logits.dtype, logits.device)) is not None:
+        before = log_sum_exp(logits)
+        mask.apply_bitmask(logits, masks, sent(torch.tensor(which, dtype=torch.int64), logits.device))
+        return (log_sum_exp(logits) - before).exp().clamp_(max=1)
+    kept = torch.ones(len(logits), device=logits.device)
+    rows = [row for row, mask in enumerate(which) if mask >= 0]
+    part = logits[rows]
+    before = log_sum_exp(part)
+    apply_bitmask(part, masks[[which[row] for row in rows]])
+    kept[rows] = (log_sum_exp(part) - before).exp().clamp_(max=1)
+    logits[rows] = part
+    return kept
+
+
 def apply_bitmask(logits: Tensor, masks: Tensor) -> None:
-    """logits [n, vocab], changed in place: -inf where the bit of masks int32 [n, ceil(vocab / 32)] is not set. Bit i of
-    word w is token 32 w + i."""
-    if _there(logits) and masks.stride(1) == 1:
-        native.kernels().apply_bitmask(*_numbers(logits), masks.data_ptr(), masks.stride(0))
-        return
+    """logits [n, vocab], changed in place: -inf where the bit of masks int32 [n, ceil(vocab / 32)] is not set."""
     shifts = torch.arange(32, dtype=torch.int32, device=masks.device)
     bits = (masks[:, :, None] >> shifts).bitwise_and_(1).view(masks.shape[0], -1)[:, : logits.shape[1]]
     logits.masked_fill_(bits == 0, float("-inf"))

@@ -21,9 +21,14 @@ async def hello() -> PlainTextResponse:
 
 
 @router.api_route("/health", methods=READ)
-async def health() -> dict[str, str]:
-    """The server process lives. Whether it can answer is /ready's to say."""
-    return {"status": "ok"}
+async def health(http: Request) -> JSONResponse:
+    """The server process lives, and its engine does or is started again. Whether it can answer is /ready's to say; 503
+    only where it never will again."""
+    engine = context(http).engine
+    if engine.state != "failed":
+        return JSONResponse({"status": "ok"})
+    error = engine.error.message if engine.error else "the engine has failed"
+    return JSONResponse({"status": "failed", "error": error}, status_code=503)
 
 
 @router.api_route("/ready", methods=READ)

@@ -159,13 +159,15 @@ SERVER = [
 ENGINE = [
     Flag("--dtype", str, "auto", "auto | float32 | bfloat16 | float16; on a CPU what weights are "
          "kept in, and products are computed in float32", choices=("auto", "float32", "bfloat16", "float16")),
-    Flag("--quantization", str, None, "int8 | int4: weights in so many bits, at load, on a CPU (the head in 8)",
-         choices=("int8", "int4")),
+    Flag("--quantization", str, None, "int8 | int4 | fp8 (on CUDA alone): weights in so many bits, at load (the head "
+         "in int8)", choices=("int8", "int4", "fp8")),
+    Flag("--deterministic", switch, False, "the same answer under any load on CUDA too, where that is slower; on a CPU "
+         "it is always so"),
     Flag("--device", str, "auto", "auto | cpu | cuda | cuda:N"),
     Flag("--attention", str, "auto", "native (C++, the CPU) | torch | triton (CUDA)",
          choices=("auto", "native", "torch", "triton")),
-    Flag("--kv-cache-dtype", str, "auto", "auto (what the model computes in) | int8: keys and values in 8 bits, with "
-         "the attention that is native", choices=("auto", "int8")),
+    Flag("--kv-cache-dtype", str, "auto", "auto (what the model computes in) | int8 | fp8: keys and values in 8 bits, "
+         "with the attention that is native (int8) or triton", choices=("auto", "int8", "fp8")),
     Flag("--max-model-len", int, None, "tokens a sequence may reach, prompt included; default: the model's own"),
     Flag("--max-num-seqs", int, 256, "sequences in one step"),
     Flag("--max-num-batched-tokens", int, None, "tokens computed in one step [2048 on CUDA, 512 on a CPU]"),
@@ -176,6 +178,7 @@ ENGINE = [
          "share of the free memory the page pool may take [0.9 on CUDA, 0.5 on a CPU]",
          field="memory_utilization"),
     Flag("--no-prefix-caching", switch, True, "switch the prefix cache off (for measuring it)", field="prefix_caching"),
+    Flag("--enforce-eager", switch, False, "no CUDA graphs: all kernels are launched one by one, in each step"),
     Flag("--model-impl", str, "auto", "quire's own model code, or transformers'",
          choices=("auto", "quire", "transformers")),
     Flag("--max-loras", int, 64, "adapters in one step"),

@@ -53,6 +53,9 @@ class _EngineCollector(Collector):
             ("engine_steps", "Steps of the engine", stats.steps),
             ("engine_schedule_seconds", "Time spent scheduling and committing", stats.schedule_seconds),
             ("engine_step_seconds", "Time spent in steps", stats.step_seconds),
+            ("cuda_graph_captures", "CUDA graphs captured", stats.captures),
+            ("cuda_graph_replays", "Steps whose layers were replayed from a CUDA graph", stats.replays),
+            ("cuda_graph_eager_steps", "Steps small enough for a CUDA graph that ran without", stats.eager),
         ):
             yield CounterMetricFamily(f"quire:{name}", text, count)
         for name, text, counts in (("draft", DRAFTED, stats.drafted), ("accepted", ACCEPTED, stats.accepted)):

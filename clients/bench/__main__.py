@@ -4,6 +4,8 @@
     quire bench --side ours http://127.0.0.1:8101/v1 "quire serve DIR --port 8101" DIR \\
                 --side peer http://127.0.0.1:9104/v1 "other serve DIR --port 9104" DIR --rounds 3
 
+    quire bench gpu --out DIR     everything that a GPU is needed for: see gpu.py
+
 With several sides they take turns (A B A B ...), each started for its turn and stopped after it, and every ratio is
 taken inside a round: two servers measured minutes apart on one machine are seldom comparable.
 """
@@ -54,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["gpu"]:
+        from .gpu import main as gpu
+
+        return gpu(argv[1:])
     p = parser()
     args = p.parse_args(argv)
     if bool(args.url) == bool(args.side) or any(not 2 <= len(s) <= 4 for s in args.side):

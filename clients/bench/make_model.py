@@ -6,6 +6,9 @@ or that of a tokenizer.json, whose rows then replace those of the shape, tied wi
 
 --draft writes a draft model too: the first layers of the model. What the later layers add is made small, so that the
 two often agree, as a model and a draft that was trained for it do.
+
+With --random NAME is a published shape (`published.py`), and nothing but the shape is written: the engine draws the
+weights where it computes, each time it starts. So a model of 16 GB is there at once.
 """
 
 from __future__ import annotations
@@ -124,20 +127,30 @@ def make_draft(folder: Path, draft: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=list(SHAPES))
+    from .published import PUBLISHED, write_model
+
+    parser.add_argument("name", choices=[*SHAPES, *PUBLISHED])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json to take in place of one made")
     parser.add_argument("--control-token", action="append", default=[], metavar="TEXT", help="add it to that one")
     parser.add_argument("--draft", type=Path, metavar="FOLDER", help="write a draft model there too")
+    parser.add_argument("--random", action="store_true", help="write a published shape without weights")
     args = parser.parse_args()
+    if args.random != (args.name in PUBLISHED):
+        parser.error(f"--random goes with {', '.join(PUBLISHED)}, and those go with it")
+    if args.random and (args.tokenizer is not None or args.draft is not None):
+        parser.error("--random writes neither a given tokenizer nor a draft model")
     if args.control_token and args.tokenizer is None:
         parser.error("--control-token goes with --tokenizer")
     if args.folder.exists() and any(args.folder.iterdir()):
         print(f"{args.folder} exists and is not empty; left as it is", file=sys.stderr)
         return 1
     try:
-        make_model(args.name, args.folder, args.seed, args.tokenizer, args.control_token)
+        if args.random:
+            write_model(args.name, args.folder, seed=args.seed)
+        else:
+            make_model(args.name, args.folder, args.seed, args.tokenizer, args.control_token)
         if args.draft is not None:
             make_draft(args.folder, args.draft)
     except ValueError as error:

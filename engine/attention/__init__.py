@@ -22,7 +22,10 @@ BACKENDS = {
     "torch": "quire.engine.attention.torch_",  # any device, torch's own kernels
     "triton": "quire.engine.attention.triton_",  # CUDA, Triton
 }
-INT8 = {"native": "quire.engine.attention.native_int8"}  # the same, with pages of 8 bits
+KEPT = {  # the same with pages of 8 bits: kv_cache_dtype -> backend -> module
+    "int8": {"native": "quire.engine.attention.native_int8", "triton": "quire.engine.attention.triton_int8"},
+    "fp8": {"triton": "quire.engine.attention.triton_fp8"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +83,28 @@ class Attend(Protocol):
 
 def choose_backend(name: str, dtype: torch.dtype, device: torch.device, kept: str = "auto") -> ModuleType:
     """The module of a key of BACKENDS, or of "auto". kept: what its pages are of, auto (what the model computes in) or
-    int8. Raises ConfigError where it cannot serve such a model."""
-    able = native.serves(dtype, device)
+    a key of KEPT. Raises ConfigError where it cannot serve such a model."""
+    by_cpu = native.serves(dtype, device)
     if name == "auto":
-        name = "native" if able else "torch"
+        name = "native" if by_cpu else "torch"
+        if kept in KEPT and name not in KEPT[kept] and there.lack(dtype, device) is None:
+            name = "triton"
     if name not in BACKENDS:
         raise ConfigError("attention", f"is {name!r}", f"auto or one of {', '.join(BACKENDS)}")
-    if name == "native" and not able:
+    if name == "native" and not by_cpu:
         found = f"is 'native', and the model runs in {dtype} on {device} ({native.described()})"
         raise ConfigError(
             "attention", found, "torch: the C++ kernels compute in float32 on the CPU, where they were built"
         )
     if name == "triton" and (lack := there.lack(dtype, device)) is not None:
         raise ConfigError("attention", f"is 'triton', and {lack}", "auto or torch")
-    if kept not in ("auto", "int8"):
-        raise ConfigError("kv_cache_dtype", f"is {kept!r}", "auto or int8")
-    if kept == "int8":
-        if name not in INT8:
-            found = f"is 'int8', and attention is the backend {name}, for {dtype} on {device}"
-            expected = f"auto, or the backend {' or '.join(INT8)} (C++, the CPU in float32)"
-            raise ConfigError("kv_cache_dtype", found, expected)
-        return importlib.import_module(INT8[name])
-    return importlib.import_module(BACKENDS[name])
+    if kept == "auto":
+        return importlib.import_module(BACKENDS[name])
+    if kept not in KEPT:
+        raise ConfigError("kv_cache_dtype", f"is {kept!r}", f"auto or one of {', '.join(KEPT)}")
+    if name not in KEPT[kept]:
+        found = f"is {kept!r}, and attention is the backend {name}, for {dtype} on {device}"
+        where = {"native": "native (C++, the CPU in float32)", "triton": "triton (CUDA)"}
+        able = " or ".join(where[each] for each in KEPT[kept])
+        raise ConfigError("kv_cache_dtype", found, f"auto, or the backend {able}")
+    return importlib.import_module(KEPT[kept][name])

@@ -96,7 +96,7 @@ class _Step:
         self._held = lists, batch.slots, first, unseen
         self._table = np.array([len(lengths), rows, *addresses, *[0] * (2 - len(unseen))], dtype=np.int64)
         self.address = self._table.ctypes.data
-        self.places = sum(last) + rows - int(first.sum())
+        self.places = sum(last) + rows - (int(first.sum()) if window is not None else 0)
 
 
 def _unseen(batch: Batch, window: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,16 +18,21 @@ from ...kernels.triton import attention as kernel
 from ...kernels.triton import cache as pages
 from ..batch import Batch
 from ..cache import KVCache
+from ..config import BLOCK_SIZE, MOST_DRAFTS
 from ..errors import ConfigError
 from . import AS_THEY_ARE, LayerSpec, Turn
 
 WIDEST = 256  # dimensions of a head
+BEYOND = 4  # pages that a sequence may have beyond its tokens: for drafts
 FILL = 256  # programs of a launch that keep a GPU busy, about: two on each of an H100's 132 multiprocessors
 PARTS = 1 << 25  # floats that the parts of split tiles may take, about
 
 
 class Pages(KVCache):
-    """The cache, with `move` in two launches for all layers instead of four each."""
+    """The cache, with `move` in two launches for all layers instead of four each. computed: what the model computes in,
+    where pages hold bytes."""
+
+    computed: torch.dtype
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         pages.move(self._places, sources, targets)
@@ -34,20 +40,30 @@ class Pages(KVCache):
     @property
     def _places(self) -> pages.Places:
         if self._found is None:
-            self._found = pages.Places.of([*self.k, *self.v])
+            units = [x.unsqueeze(-1).view(torch.int8) for x in (*self.k_units, *self.v_units)]
+            self._found = pages.Places.of([*self.k, *self.v, *units])
         return self._found
 
     _found: pages.Places | None = None
 
 
-def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
-    """The pages as this backend reads them. Raises ConfigError where heads are wider than it has tiles for."""
+def cache(
+    layers: list[LayerSpec],
+    num_blocks: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    kept: torch.dtype | None = None,
+) -> KVCache:
+    """The pages as this backend reads them. kept: a kind of bytes (kernel.BYTES); None: dtype, what the model computes
+    in. Raises ConfigError where heads are wider than it has tiles for."""
     widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in layers)
     if widest > WIDEST:
         raise ConfigError(
             "attention", f"is 'triton', and the model has heads of {widest} dimensions", f"torch, above {WIDEST}"
         )
-    return Pages(layers, num_blocks, dtype, device)
+    found = Pages(layers, num_blocks, kept or dtype, device)
+    found.computed = dtype
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,41 +78,117 @@ class Room:
     parts: int
 
 
+class NoRoom(ValueError):
+    """A step does not fit the room that its tables should have."""
+
+
+class Rows(Protocol):
+    """Of a batch, what the kernels read on the device."""
+
+    slots: torch.Tensor  # [T] int64; below 0: the row is none
+    positions: torch.Tensor  # [T] int64
+
+
 def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache, room: Room | None = None) -> Planned:
     """Plan one step: all that depends on the batch alone is done here, once, not in each layer. room: None for what the
     step needs. Raises ValueError where it does not fit."""
-    return Planned(batch, layers, cache, room)
+    kinds = _kinds(layers, cache)
+    table, room = _lay(batch, list(dict.fromkeys(kinds)), room, batch.slots.device)
+    return Planned(layers, cache, kinds, room, table.to(batch.slots.device, non_blocking=True), batch)
 
 
 class Planned:
-    """The `Attend` of one step."""
+    """The `Attend` of one step, or of a graph that many are replayed by. kinds: of each layer. table: on the device, as
+    `_lay` laid it with that room. batch: has the slots and positions. parts: memory for them; None: the scratch's."""
 
-    __slots__ = ("_cache", "_layers", "_lists", "_parts", "_positions", "_shapes", "_slots", "_tables")
+    __slots__ = ("_cache", "_held", "_layers", "_lists", "_parts", "_positions", "_shapes", "_slots", "_tables")
 
-    def __init__(self, batch: Batch, layers: list[LayerSpec], cache: KVCache, room: Room | None = None):
+    def __init__(
+        self,
+        layers: list[LayerSpec],
+        cache: KVCache,
+        kinds: list[_Kind],
+        room: Room,
+        table: torch.Tensor,
+        batch: Rows,
+        parts: torch.Tensor | None = None,
+    ):
         self._layers, self._cache = layers, cache
         self._slots, self._positions = batch.slots, batch.positions
-        shapes = {spec: _shape(spec, cache.k[0].dtype) for spec in dict.fromkeys(layers)}
-        kinds = {spec: _Kind(spec.window, spec.kv_heads, shape) for spec, shape in shapes.items()}
-        data, lists = _lay(batch, list(dict.fromkeys(kinds.values())), room, batch.slots.device)
-        self._tables = kernel.Tables(data)
-        self._shapes = [shapes[spec] for spec in layers]
-        self._lists = [lists[kinds[spec]] for spec in layers]
-        self._parts = max(
-            lists[kinds[spec]].parts * spec.kv_heads * (shape.v_dim + 2) for spec, shape in shapes.items()
-        )
+        self._tables = kernel.Tables(table)
+        self._shapes = [kind.shape for kind in kinds]
+        lists = _lists(list(dict.fromkeys(kinds)), room)
+        self._lists = [lists[kind] for kind in kinds]
+        self._parts = max(kind.floats(room.parts) for kind in kinds)
+        self._held = parts
 
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = AS_THEY_ARE
     ) -> torch.Tensor:
         spec, keys, values = self._layers[layer], self._cache.k[layer], self._cache.v[layer]
         q, k, v = (x if _side_by_side(x) else x.contiguous() for x in (q, k, v))
-        q = pages.store(q, k, v, keys, values, self._slots, turn)
-        parts = self._cache.scratch.get("parts", (self._parts,), torch.float32, q.device)
+        units = (self._cache.k_units[layer], self._cache.v_units[layer]) if self._cache.k_units else None
+        q = pages.store(q, k, v, keys, values, self._slots, turn, units)
+        parts = self._held
+        if parts is None:
+            parts = self._cache.scratch.get("parts", (self._parts,), torch.float32, q.device)
         return kernel.attend(
             q, keys, values, self._tables, self._lists[layer], self._shapes[layer], self._positions, parts,
-            scale=spec.scale, window=spec.window, softcap=spec.softcap,
+            scale=spec.scale, window=spec.window, softcap=spec.softcap, units=units,
         )  # fmt: skip
+
+
+class Ground:
+    """What captured steps of up to `rows` rows read, at addresses that stay: one table, whose lists and pages lie where
+    the room of a bucket says, and the memory for parts. context: tokens that a sequence may reach."""
+
+    def __init__(self, rows: int, layers: list[LayerSpec], cache: KVCache, context: int):
+        self._layers, self._cache, self._context = layers, cache, context
+        self._kinds = _kinds(layers, cache)
+        self._distinct = list(dict.fromkeys(self._kinds))
+        self._device = cache.k[0].device
+        self._rooms: dict[int, Room] = {}
+        room = self.room(rows)
+        size = _pages_at(self._distinct, room) + room.pages
+        self._table = torch.zeros(size, dtype=torch.int32, device=self._device)
+        parts = max(kind.floats(room.parts) for kind in self._distinct)
+        self._parts = cache.scratch.get("parts", (parts,), torch.float32, self._device)
+
+    def room(self, rows: int) -> Room:
+        """For any step of so many rows, however they are spread over sequences, and with trees of drafts."""
+        if rows not in self._rooms:
+            works, splits, parts = (
+                max(most) for most in zip(*(self._most(rows, k) for k in self._distinct), strict=True)
+            )
+            pages = rows * (-(-self._context // BLOCK_SIZE) + BEYOND)
+            self._rooms[rows] = Room(works, splits, pages, rows * -(-MOST_DRAFTS // 32), parts)
+        return self._rooms[rows]
+
+    def _most(self, rows: int, kind: _Kind) -> tuple[int, int, int]:
+        """Works, splits and parts of a kind, by the rules of `_split` and `_programs`."""
+        segments = kind.segments(self._context)
+        tiles = rows * -(-kind.shape.group // kind.shape.rows)
+        split = min(tiles, max(0, -(-FILL // kind.kv_heads) - 1)) if segments > 1 else 0
+        more = min(tiles * (segments - 1), -(-4 * FILL // kind.kv_heads))
+        items = min(rows * kind.shape.group, split * kind.shape.rows)
+        return tiles + more, split, min(items * segments, PARTS // kind.floats(1))
+
+    def attend(self, rows: int, batch: Rows) -> Planned:
+        """Of a step of `rows` rows whose slots and positions stay in these tensors."""
+        return Planned(self._layers, self._cache, self._kinds, self.room(rows), self._table, batch, self._parts)
+
+    def lay(self, rows: int, batch: Batch) -> bool:
+        """What the next replay of the graph of so many rows computes. False where there is no room for it."""
+        try:
+            table, _ = _lay(batch, self._distinct, self.room(rows), self._device)
+        except NoRoom:
+            return False
+        self._table[: len(table)].copy_(table, non_blocking=True)
+        return True
+
+    def clear(self) -> None:
+        """Nothing is to be computed, by whatever graph."""
+        self._table.zero_()
 
 
 def _side_by_side(x: torch.Tensor) -> bool:
@@ -116,12 +208,45 @@ class _Kind:
     kv_heads: int
     shape: kernel.Shape
 
+    def floats(self, parts: int) -> int:
+        """That so many parts take."""
+        return parts * self.kv_heads * (self.shape.v_dim + 2)
 
-def _lay(
-    batch: Batch, kinds: list[_Kind], room: Room | None, device: torch.device
-) -> tuple[torch.Tensor, dict[_Kind, kernel.Lists]]:
-    """The tables on the device: pages, and of each kind its works, its splits and its masks, where each of the first
-    two is headed by its length."""
+    def segments(self, context: int) -> int:
+        """Of a tile, at most, where sequences have up to so many tokens."""
+        all_ = -(-context // kernel.SEGMENT)
+        if self.window is None:
+            return all_
+        return min(all_, (self.window + self.shape.rows + MOST_DRAFTS) // kernel.SEGMENT + 2)
+
+
+def _kinds(layers: list[LayerSpec], cache: KVCache) -> list[_Kind]:
+    assert isinstance(cache, Pages)
+    found = {spec: _Kind(spec.window, spec.kv_heads, _shape(spec, cache.computed)) for spec in dict.fromkeys(layers)}
+    return [found[spec] for spec in layers]
+
+
+def _sizes(room: Room) -> tuple[int, int, int]:
+    """Of a kind's works, its splits, each headed by its length, and its masks."""
+    return 1 + room.works * len(kernel.WORK), 1 + room.splits * len(kernel.SPLIT), room.masks
+
+
+def _pages_at(kinds: list[_Kind], room: Room) -> int:
+    return len(kinds) * sum(_sizes(room))
+
+
+def _lists(kinds: list[_Kind], room: Room) -> dict[_Kind, kernel.Lists]:
+    works, splits, masks = _sizes(room)
+    each = works + splits + masks
+    return {
+        kind: kernel.Lists(n * each, room.works, n * each + works, room.splits, room.parts)
+        for n, kind in enumerate(kinds)
+    }
+
+
+def _lay(batch: Batch, kinds: list[_Kind], room: Room | None, device: torch.device) -> tuple[torch.Tensor, Room]:
+    """The table on the host: of each kind its works, its splits and its masks, and then pages, as many as there are.
+    Raises NoRoom."""
     held = list(map(len, batch.blocks))
     found = [_cut(batch, kind) for kind in kinds]
     need = Room(
@@ -131,26 +256,23 @@ def _lay(
     room = need if room is None else room
     for field in ("works", "splits", "pages", "masks", "parts"):
         if (wanted := getattr(need, field)) > (there := getattr(room, field)):
-            raise ValueError(f"the step needs {wanted} {field}, and there is room for {there}")
-    sizes = 1 + room.works * len(kernel.WORK), 1 + room.splits * len(kernel.SPLIT), room.masks
+            raise NoRoom(f"the step needs {wanted} {field}, and there is room for {there}")
+    sizes, pages = _sizes(room), _pages_at(kinds, room)
     # Pinned, so that nobody waits for the copy; torch gives such memory out again only once the copy is done.
-    buffer = torch.zeros(room.pages + len(kinds) * sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
+    buffer = torch.empty(pages + need.pages, dtype=torch.int32, pin_memory=device.type == "cuda")
     table = buffer.numpy()
-    table[: need.pages] = np.fromiter(chain.from_iterable(batch.blocks), dtype=np.int32, count=need.pages)
-    begins = np.fromiter(accumulate(held, initial=0), dtype=np.int64, count=len(held) + 1)
-    lists: dict[_Kind, kernel.Lists] = {}
-    at = room.pages
-    for kind, each in zip(kinds, found, strict=True):
-        works, splits, masks, end = accumulate(sizes, initial=at)
+    table[pages:] = np.fromiter(chain.from_iterable(batch.blocks), dtype=np.int32, count=need.pages)
+    begins = np.fromiter(accumulate(held, initial=pages), dtype=np.int64, count=len(held) + 1)
+    at = 0
+    for each in found:
+        works, splits, masks, at = accumulate(sizes, initial=at)
         each.works[:, _PAGES] = begins[each.works[:, _PAGES]]
         each.works[:, _MASKS] += masks
         for start, entries in ((works, each.works), (splits, each.splits)):
             table[start] = len(entries)
             table[start + 1 : start + 1 + entries.size] = entries.ravel()
         table[masks : masks + len(each.masks)] = each.masks
-        lists[kind] = kernel.Lists(works, room.works, splits, room.splits, room.parts)
-        at = end
-    return buffer.to(device, non_blocking=True), lists
+    return buffer, room
 
 
 _PAGES, _MASKS = kernel.WORK.index("pages"), kernel.WORK.index("masks")
@@ -210,22 +332,21 @@ def _cut(batch: Batch, kind: _Kind) -> _Cut:
     segments = last - first
     mine = np.minimum(items - item, rows)  # items of each tile
     split = _split(segments, mine, kind)
-
     parts = np.where(split, segments * mine, 0)
     part = np.cumsum(parts) - parts
-    pieces = np.where(split, segments, 1)
+    each = np.where(split, _programs(segments, kind), segments)  # segments of a program
+    pieces = -(-segments // each)
     tile = np.repeat(np.arange(len(owner)), pieces)
-    nth = np.arange(len(tile)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    apart = split[tile]
+    done = (np.arange(len(tile)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * each[tile]
     begin, who = starts[owner], owner[tile]
+    end = np.minimum(done + each[tile], segments[tile])
     works = np.stack([
         begin[tile], place[who], item[tile], items[tile], who, low[tile], high[tile],
         trees.first[who], trees.begin[who], trees.words[who],
-        first[tile] + nth, np.where(apart, first[tile] + nth + 1, last[tile]),
-        np.where(apart, part[tile] + nth * mine[tile], -1),
+        first[tile] + done, first[tile] + end, np.where(split[tile], part[tile] + done * mine[tile], -1),
     ], axis=1)  # fmt: skip
     # Those with most to do first, so that none is left over at the end.
-    works = works[np.argsort(nth - np.where(apart, 0, segments[tile]), kind="stable")]
+    works = works[np.argsort(done - end, kind="stable")]
     splits = np.stack([begin, item, items, part, segments], axis=1)[split]
     return _Cut(works, splits, trees.masks, int(parts.sum()))
 
@@ -256,3 +377,9 @@ def _split(segments: np.ndarray, items: np.ndarray, kind: _Kind) -> np.ndarray:
     found = np.zeros(len(segments), dtype=bool)
     found[order] = several[order] & (floats <= PARTS)
     return found
+
+
+def _programs(segments: np.ndarray, kind: _Kind) -> int:
+    """How many segments a program of a split tile takes: half of what each program had to do if all had the same. So
+    there are fewer than 4 * FILL / kv_heads programs more than tiles, however long the sequences are."""
+    return max(1, int(segments.sum()) * kind.kv_heads // max(1, 2 * FILL))

@@ -174,8 +174,9 @@ class Decoder:
                     *(0 if matrix is None or matrix.order is not None else matrix.address for matrix in matrices),
                     self.gate.numbers[2],
                 ])  # fmt: skip
-            self._program = np.array(lines, dtype=np.int64)
-        return self._program if self._program[:, 8:12].all() else None
+            program = np.array(lines, dtype=np.int64)
+            self._program = program if program[:, 8:12].all() else program[:0]
+        return self._program if len(self._program) else None
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""

@@ -27,7 +27,7 @@ from ...kernels import elementwise
 from ...kernels.ops import Linear, Rows
 from ..attention import Attend, LayerSpec, choose_backend
 from ..batch import Batch
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..lora.adapter import Place, Places
 from ..messages import SamplingParams
 from ..plan import Plan, Slice
@@ -134,8 +134,8 @@ class Fallback:
         self.layers = probe.layers
         self._layer_of = {id(module): i for i, module in enumerate(probe.modules)}
 
-    def check_rows_stand_alone(self) -> None:
-        """Two sequences together, the first cut in three steps, must give what each gives alone."""
+    def check_rows_stand_alone(self, exact: bool = False) -> None:
+        """Two sequences together, the first cut in three steps, must give what each gives alone. exact: to the bit."""
         one = sample_tokens(self.vocab_size, 7, self.device)
         two = sample_tokens(self.vocab_size, 12, self.device)[7:]
 
@@ -150,6 +150,9 @@ class Fallback:
                 f"{error:.2g} of their size between two ways to batch); expected a model whose only memory is its "
                 "attention cache"
             )
+        if exact and not (self._exact and torch.equal(together, alone)):
+            found = f"is true, and {self._name} in {self.dtype} on {self.device} gives other bits in other company"
+            raise ConfigError("deterministic", found, "false for this model, or float32 on the CPU")
         if self._exact and not torch.equal(together, alone):
             log.warning("%s: on this machine results may change in the last bits with the batch", self._name)
 
@@ -224,13 +227,14 @@ SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, nn.functional.sigmoid}
 class Packed(nn.Module):
     """A linear layer through `kernels.ops.Linear`: packed weights, rows that do not depend on each other, adapters."""
 
-    def __init__(self, linear: nn.Linear, pack: bool, hook: Hook, bits: int | None):
+    def __init__(self, linear: nn.Linear, pack: bool, hook: Hook, form: str | None, device: torch.device):
         super().__init__()
         self._hook = hook
         self.calls: list[int] = []  # rows of each call while the model is looked at
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        bias = None if linear.bias is None else linear.bias.data
-        self.product = Linear(linear.weight.data, bias, pack=pack, bits=bits)
+        bias = None if linear.bias is None else linear.bias.data.to(device)
+        weight = linear.weight.data
+        self.product = Linear(weight.to(device) if pack else weight, bias, pack=pack, form=form)
         self.bias = linear.bias
         # For code that asks for its dtype or device; whoever multiplies by it himself meets a wrong shape at once.
         self.register_buffer("weight", linear.weight.data.new_empty((0, linear.in_features)), persistent=False)
@@ -248,11 +252,13 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     progress: Callable[[int, int], None],
-    bits: int | None = None,
+    form: str | None = None,
+    exact: bool = False,
 ) -> Fallback:
-    """Load a folder with transformers. bits: 8 or 4, to quantize its linear layers (the head gets 8).
+    """Load a folder with transformers. form: as `Linear` has it, to quantize its linear layers (the head gets int8); to
+    a GPU they go one by one then, each to be packed there. exact: no bit of a row may depend on the others.
 
-    Raises ModelError where the model cannot be run exactly.
+    Raises ModelError where the model cannot be run exactly, ConfigError where `exact` is too much.
     """
     import transformers
 
@@ -283,26 +289,39 @@ def load(
             names = sorted(map(str, found))
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise ModelError(f"{folder}: {kind.replace('_', ' ')} in the weights: {', '.join(names[:5])}{more}")
-    model = model.eval().to(device)
+    model = model.eval()
+    if form is None:
+        model = model.to(device)
     if device.type == "cpu":
         model.set_experts_implementation("eager")  # one expert after the other: each token's sum has one order
-    return adopt(model, hook, config["architectures"][0], lambda: progress(size, size), bits)
+    return adopt(model, hook, config["architectures"][0], lambda: progress(size, size), form, device, exact)
 
 
-def adopt(model: nn.Module, hook: Hook, name: str, loaded: Callable[[], None], bits: int | None = None) -> Fallback:
+def adopt(
+    model: nn.Module,
+    hook: Hook,
+    name: str,
+    loaded: Callable[[], None],
+    form: str | None = None,
+    device: torch.device | None = None,
+    exact: bool = False,
+) -> Fallback:
     """Make a CausalLM of a transformers model whose attention calls `hook`."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv1d):
             raise ModelError(f"{name}: {path} is a convolution over tokens; expected attention as the only memory")
     with torch.inference_mode():
-        packed = pack_linears(model, hook, bits)
+        device = next(model.parameters()).device if device is None else device
+        model.get_input_embeddings().to(device)  # type: ignore[operator]  # which a head may be tied to
+        packed = pack_linears(model, hook, form, device)
+        model = model.to(device)
         size = sum(p.nbytes for p in model.parameters()) + sum(p.product.bytes for p in packed)
         kinds = " and ".join(sorted({p.product.kind for p in packed}))
         loaded()
         try:
             found = Fallback(model, hook, name, size, kinds)
-            found.check_rows_stand_alone()
-        except ModelError:
+            found.check_rows_stand_alone(exact)
+        except (ConfigError, ModelError):
             raise
         except Exception as error:
             raise ModelError(f"{name} fails on the paged cache: {type(error).__name__}: {error}") from error
@@ -320,15 +339,15 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     )
 
 
-def pack_linears(model: Any, hook: Hook, bits: int | None) -> list[Packed]:
+def pack_linears(model: Any, hook: Hook, form: str | None, device: torch.device) -> list[Packed]:
     """Replace plain linear layers, one at a time so that no second copy of the model exists."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     packed = []
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Linear:
-                few = None if bits is None or child.weight is table else 8 if child is head else bits
-                packed.append(Packed(child, child.weight is not table, hook, few))
+                few = None if form is None or child.weight is table else "int8" if child is head else form
+                packed.append(Packed(child, child.weight is not table, hook, few, device))
                 setattr(module, name, packed[-1])
     return packed
 

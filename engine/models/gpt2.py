@@ -74,6 +74,7 @@ class Model:
     def __init__(self, shape: Shape, weights: Weights, context: int | None):
         s = self.shape = shape
         self.dtype, self.device = weights.dtype, weights.device
+        self._layer_norm = ops.layer_norm_on(weights.dtype, weights.device)
         self.vocab_size, self.max_position, self.width = s.vocab, s.max_position, s.width
         head_dim = s.width // s.heads
         scale = head_dim**-0.5 if s.scaled else 1.0
@@ -113,11 +114,11 @@ class Model:
         activate = ops.ACTIVATIONS[s.activation]
         x = self.embedding(tokens, rows) + self.positions[positions]
         for i, layer in enumerate(self.blocks):
-            qkv = layer.qkv(ops.layer_norm(x, *layer.norm, s.eps), rows).view(-1, 3, s.heads, s.width // s.heads)
+            qkv = layer.qkv(self._layer_norm(x, *layer.norm, s.eps), rows).view(-1, 3, s.heads, s.width // s.heads)
             mixed = attend(i, qkv[:, 0], qkv[:, 1], qkv[:, 2])
             x = layer.out(mixed.reshape(-1, s.width), rows, add=x)
-            x = layer.down(activate(layer.up(ops.layer_norm(x, *layer.mlp_norm, s.eps), rows)), rows, add=x)
-        return ops.layer_norm(x, *self.norm, s.eps)
+            x = layer.down(activate(layer.up(self._layer_norm(x, *layer.mlp_norm, s.eps), rows)), rows, add=x)
+        return self._layer_norm(x, *self.norm, s.eps)
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from ...kernels import native
+from ...kernels.linear import BITS
+from ...kernels.triton import there
+from .. import deterministic as steady
 from .. import gguf
 from ..errors import ConfigError, ModelError
 from ..weights import Weights, open_weights
 from ..weights.quantized import split_config, unpacked
-from . import FAMILIES, CausalLM
+from . import FAMILIES, CausalLM, fits
 from .config import read_config
 
-BITS = {"int8": 8, "int4": 4}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,13 +32,16 @@ def load_model(
     impl: str = "auto",
     context: int | None = None,
     quantization: str | None = None,
+    deterministic: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CausalLM:
     """Load the model of `folder`.
 
     dtype: a key of DTYPES, or "auto": the checkpoint's own. On the CPU our families compute in float32 whatever it is,
     where torch's products in 16 bits were measured 8 times slower (two AVX2 cores), and products keep their weights in
-    it: the same results as in float32 at half the reading. quantization: a key of BITS, on the CPU.
+    it: the same results as in float32 at half the reading. quantization: int8, int4 or fp8; the C++ kernels have those
+    of BITS, Triton's all, on the device and matrix by matrix. deterministic: a token's bits do not depend on the others
+    of its step, also where that is not so by itself.
     impl: "quire" (our families only), "transformers" (the fallback only) or "auto". context: tokens that are served,
     if fewer or more than the config's maximum; only rope kinds that depend on length use it. progress(done, total) in
     bytes. Raises ModelError naming file and field, ConfigError where the setting does not fit the model.
@@ -49,28 +54,33 @@ def load_model(
     chosen = choose_dtype(config, dtype, device, family is not None)
     if impl == "quire" and family is None:
         raise ModelError(f"{folder / 'config.json'}: {names[0]} is none of quire's own families: {', '.join(FAMILIES)}")
-    bits = None if quantization is None else BITS[quantization]
-    if bits is not None and not native.serves(torch.float32, device):
-        expected = "none here: weights are quantized for the C++ kernels on the CPU"
-        raise ConfigError("quantization", f"is {quantization!r} on {device} ({native.described()})", expected)
+    if quantization is not None:
+        _check_form(quantization, chosen, device)
+    fixed = deterministic and steady.products(chosen, device, family is not None)
     if family is None:
         from . import fallback
 
-        return fallback.load(folder, config, chosen, device, progress, bits)
+        fits.check(folder, device, chosen, form=quantization)
+        return fallback.load(folder, config, chosen, device, progress, quantization, exact=deterministic)
     module = importlib.import_module(f".{family}", __package__)
     config, settings = split_config(config)
     shape = module.shape(config)
-    reader = open_weights(folder)
+    reader = open_weights(folder, device)
     if settings is not None:
         if quantization is not None:
             expected = "none: the weights of this model are quantized already"
             raise ConfigError("quantization", f"is {quantization!r}", expected)
         reader = unpacked(reader, settings, str(folder / "config.json"))
+    as_they_are = native.serves(chosen, device) or settings is not None
+    kept = None if dtype == "auto" else DTYPES[dtype]
+    left = (*module.HARMLESS, *(("lm_head.weight",) if shape.tied else ()))
+    fits.check(folder, device, kept if as_they_are else chosen, form=quantization, left=left)
     weights = Weights(
         reader,
         dtype=chosen,
-        kept=None if dtype == "auto" else DTYPES[dtype],
-        bits=bits,
+        kept=kept,
+        form=quantization,
+        fixed=fixed,
         device=device,
         progress=progress,
         prefix=module.PREFIX,
@@ -80,6 +90,18 @@ def load_model(
     weights.finish()
     model.weight_bytes, model.kinds = weights.bytes, " and ".join(sorted(weights.kinds))
     return model
+
+
+def _check_form(form: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises ConfigError where no product keeps its weights so. dtype: what is computed in."""
+    if native.serves(dtype, device):
+        if form not in BITS:
+            expected = f"{' or '.join(BITS)}: the C++ kernels for the CPU have no other products"
+            raise ConfigError("quantization", f"is {form!r} on {device}", expected)
+        return
+    if (lack := there.lack(dtype, device)) is not None:
+        expected = f"none here: they are quantized for the C++ kernels on the CPU in float32 or for Triton's: {lack}"
+        raise ConfigError("quantization", f"is {form!r} on {device} ({native.described()})", expected)
 
 
 def fingerprint(folder: Path) -> str:
@@ -92,6 +114,8 @@ def fingerprint(folder: Path) -> str:
             found.update(f"{path.name} {path.stat().st_size}".encode() + file.read(min(size, 1 << 26)))
     for path in sorted(folder.glob("*.gguf")):
         found.update(f"{path.name} {gguf.File(path).digest}".encode())
+    for path in sorted(folder.glob("random.json")):
+        found.update(path.read_bytes())
     return found.hexdigest()
 
 

@@ -43,7 +43,9 @@ class Rope:
     def angles(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """positions [T] -> cos, sin [T, 1, angles], for `ops.rotary`."""
         turns = positions.float()[:, None] * self.inv_freq
-        cos, sin = turns.cos() * self.scaling, turns.sin() * self.scaling
+        cos, sin = turns.cos(), turns.sin()
+        if self.scaling != 1:
+            cos, sin = cos * self.scaling, sin * self.scaling
         return cos.to(dtype)[:, None], sin.to(dtype)[:, None]
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ...kernels.transfer import sent
 from ...kernels.vocabulary import greatest
 from ..messages import SamplingParams, TokenLogprob
 from ..plan import Outcome, Slice
-from . import bans, mirostat, penalties, truncation
-from .draw import draw
+from . import bans, fused, mirostat, penalties, truncation
+from .draw import draw, drawn
 from .logprobs import token_logprobs
 from .memory import Memory
 from .rows import Row, rows_of
@@ -82,11 +83,18 @@ def _right(piece: Slice, sampled: list[int]) -> tuple[list[int], list[int]]:
 
 
 class Sampler:
-    """Turns rows of logits into outcomes. Holds what options remember of a sequence, by its id, until `forget`."""
+    """Turns rows of logits into outcomes. Holds what options remember of a sequence, by its id, until `forget`.
 
-    def __init__(self, vocab_size: int):
+    device: where the logits are; None: torch does all of it, wherever they are. alone: what sums along a row gets one
+    at a time, as on a GPU torch sums in an order that depends on how many there are, and on where they lie.
+    """
+
+    def __init__(self, vocab_size: int, device: torch.device | None = None, *, alone: bool = False):
         self._memory = Memory(vocab_size)
-        self._links: dict[str, tuple[Link, ...]] = {}  # options of each sequence
+        self._links: dict[str, tuple[Link, ...]] = {}  # options of each sequence that act here
+        self._fused: set[str] = set()  # sequences of which the kernel does the rest
+        self._able = device is not None and fused.able(vocab_size, torch.float32, device)
+        self._alone = alone
 
     def sample(self, logits: torch.Tensor, slices: list[Slice]) -> list[Outcome]:
         """logits float32 [R, vocab], a row for each slice and each of its drafts (`rows_of`); may be changed.
@@ -101,11 +109,11 @@ class Sampler:
         asking = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
         own = logits[asking] if asking else None  # as the model gave them
         self._apply(logits, rows)
-        tokens = self._choose(logits, rows)
+        tokens = self._drawn(logits, rows)
         logprobs: dict[int, TokenLogprob] = {}
         if own is not None:
             tops = [rows[i].params.logprobs or 0 for i in asking]
-            found = token_logprobs(own, [max(tokens[i], 0) for i in asking], tops)
+            found = self._logprobs(own, [max(tokens[i], 0) for i in asking], tops)
             logprobs = dict(zip(asking, found, strict=True))
         outcomes, at = [], 0
         for piece in slices:
@@ -119,14 +127,42 @@ class Sampler:
             at += piece.drafts + 1
         return outcomes
 
+    def tokens(self, logits: torch.Tensor, slices: list[Slice]) -> torch.Tensor:
+        """The tokens of `sample`, of slices that may fly (engine/ahead.py), where the logits are: int64 [R], -1 where
+        not even one can be sampled. Nothing is read of them."""
+        rows = rows_of(slices)
+        self._apply(logits, rows)
+        mine = [i for i, row in enumerate(rows) if row.id in self._fused]
+        if mine and len(mine) == len(rows):
+            return fused.tokens(logits, rows, self._memory)
+        best, tokens = greatest(logits)
+        if warm := [row.params.temperature != 0 for row in rows]:
+            if self._alone:
+                found = torch.cat([drawn(part.clone()[None], [row]) for part, row in zip(logits, rows, strict=True)])
+            else:
+                found = drawn(logits, rows)
+            tokens = torch.where(sent(torch.tensor(warm), logits.device), found, tokens)
+        tokens = torch.where(best == float("-inf"), -1, tokens)
+        if mine:
+            at = sent(torch.tensor(mine), logits.device)
+            tokens[at] = fused.tokens(logits[at], [rows[i] for i in mine], self._memory)
+        return tokens
+
     def prompt_logprobs(self, logits: torch.Tensor, targets: list[int], top: int) -> list[TokenLogprob]:
         """logits [P, vocab]; targets: the token that follows each row; top: alternatives wanted."""
-        return token_logprobs(logits, targets, [top] * len(targets))
+        return self._logprobs(logits, targets, [top] * len(targets))
+
+    def _logprobs(self, logits: torch.Tensor, tokens: list[int], tops: list[int]) -> list[TokenLogprob]:
+        if not self._alone:
+            return token_logprobs(logits, tokens, tops)
+        each = zip(logits, tokens, tops, strict=True)
+        return [token_logprobs(row.clone()[None], [token], [top])[0] for row, token, top in each]
 
     def forget(self, ids: list[str]) -> None:
         """Drop what is remembered of sequences that are gone."""
         for id_ in ids:
             self._links.pop(id_, None)
+            self._fused.discard(id_)
         self._memory.forget(ids)
 
     def _apply(self, logits: torch.Tensor, seqs: list[Row]) -> None:
@@ -137,6 +173,9 @@ class Sampler:
             if links is None:
                 greedy = seq.params.temperature == 0
                 links = tuple(x for x in CHAIN if x.used(seq.params) and (x.greedy or not greedy))
+                if self._able and (few := fused.before(links)) is not None:
+                    links = few
+                    self._fused.add(seq.id)
                 self._links[seq.id] = links
             for link in links:
                 users.setdefault(link.name, []).append(i)
@@ -144,6 +183,12 @@ class Sampler:
             return
         for link in CHAIN:
             if rows := users.get(link.name):
+                if self._alone:
+                    for i in rows:
+                        part = logits[i : i + 1].clone()
+                        link.act(part, [seqs[i]], self._memory)
+                        logits[i : i + 1] = part
+                    continue
                 mine = [seqs[i] for i in rows]
                 if len(rows) == len(seqs):
                     link.act(logits, mine, self._memory)
@@ -152,12 +197,28 @@ class Sampler:
                     link.act(part, mine, self._memory)
                     logits[rows] = part
 
+    def _drawn(self, logits: torch.Tensor, seqs: list[Row]) -> list[int]:
+        """A token a row; -1 where no token is left."""
+        if not self._able and not self._alone:
+            return self._choose(logits, seqs)
+        tokens = [-1] * len(seqs)
+        mine = [i for i, seq in enumerate(seqs) if seq.id in self._fused]
+        if mine:
+            some = logits if len(mine) == len(seqs) else logits[mine]
+            found = fused.tokens(some, [seqs[i] for i in mine], self._memory).tolist()
+            for i, token in zip(mine, found, strict=True):
+                tokens[i] = token
+        rest = [i for i, seq in enumerate(seqs) if seq.id not in self._fused]
+        for group in [[i] for i in rest] if self._alone else [rest] if rest else []:
+            found = self._choose(logits[group], [seqs[i] for i in group])
+            for i, token in zip(group, found, strict=True):
+                tokens[i] = token
+        return tokens
+
     def _choose(self, logits: torch.Tensor, seqs: list[Row]) -> list[int]:
         """A token a row; -1 where no token is left."""
-        best, tokens_ = greatest(logits)
-        tokens: list[int] = tokens_.tolist()
-        for i in (best == float("-inf")).nonzero()[:, 0].tolist():
-            tokens[i] = -1
+        tops, best = (x.tolist() for x in greatest(logits))
+        tokens = [-1 if top == bans.NEVER else token for top, token in zip(tops, best, strict=True)]
         rows = [i for i, seq in enumerate(seqs) if seq.params.temperature != 0 and tokens[i] >= 0]
         if rows:
             part = logits if len(rows) == len(seqs) else logits[rows]

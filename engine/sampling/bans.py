@@ -5,9 +5,11 @@ Each function takes logits [n, vocab] of the n sequences that use the option, an
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
-from ...kernels.vocabulary import apply_bitmask, log_sum_exp
+from ...kernels.vocabulary import constrain
 from .memory import Memory
 from .rows import Row
 
@@ -16,17 +18,15 @@ NEVER = float("-inf")
 
 def grammar(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """What a row's mask does not allow is out; the row keeps what share of the probability was left."""
-    rows = [i for i, seq in enumerate(seqs) if seq.mask is not None]
-    if not rows:
+    masks = [seq.mask for seq in seqs if seq.mask is not None]
+    if not masks:
         return
-    masks = torch.stack([seq.mask for seq in seqs if seq.mask is not None]).to(logits.device)
-    part = logits[rows]
-    before = log_sum_exp(part)
-    apply_bitmask(part, masks)
-    kept = (log_sum_exp(part) - before).exp().clamp_(max=1).tolist()
-    logits[rows] = part
-    for i, share in zip(rows, kept, strict=True):
-        seqs[i].kept = share
+    places = itertools.count()
+    which = [-1 if seq.mask is None else next(places) for seq in seqs]
+    kept = constrain(logits, torch.stack(masks).to(logits.device), which).tolist()
+    for seq, share in zip(seqs, kept, strict=True):
+        if seq.mask is not None:
+            seq.kept = share
 
 
 def allowed_token_ids(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:

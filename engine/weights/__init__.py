@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from ...kernels.linear import Part, keeps
+from ...kernels.linear import Part, keeps, packs_few
 from ...kernels.memory import Room
 from ...kernels.ops import Embedding, Linear, Norm
 from ...kernels.quantized import Quantized
@@ -23,8 +23,10 @@ from ..lora.adapter import Place, Places
 FORMATS = {  # pattern of a file in the folder -> module of this folder
     "*.safetensors": "safetensors_",
     "*.gguf": "gguf",
+    "random.json": "random_",
 }
 
+CPU = torch.device("cpu")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -37,11 +39,12 @@ class Reader(Protocol):
     def where(self, name: str) -> str: ...
 
 
-def open_weights(folder: Path) -> Reader:
-    """The reader for a folder. Raises ModelError where there is nothing it may read."""
+def open_weights(folder: Path, device: torch.device = CPU) -> Reader:
+    """The reader for a folder. device: where its tensors are wanted; it may give them on the CPU all the same. Raises
+    ModelError where there is nothing it may read."""
     for pattern, module in FORMATS.items():
         if any(folder.glob(pattern)):
-            reader: Reader = importlib.import_module(f".{module}", __name__).open_folder(folder)
+            reader: Reader = importlib.import_module(f".{module}", __name__).open_folder(folder, device)
             return reader
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
@@ -58,8 +61,9 @@ class Weights:
     prefix: what stands before every name in some checkpoints of the family and not in others ("model.",
     "transformer."); names are asked for without it. harmless: ends of names that may be left over, because they hold
     nothing that is not computed. dtype: what is computed in. kept: the kind that products hold their weights in where
-    the kernels multiply them as they are, None for that of the file. bits: 8 or 4, to quantize the products; the head
-    and a table that is the head get 8, for each of their rows decides about a token.
+    the kernels multiply them as they are, None for that of the file. form: int8, int4 or fp8, to quantize the products
+    (`Linear`); the head and a table that is the head get int8, for each of their rows decides about a token. fixed: a
+    product's rows do not depend on each other (`Linear`).
     """
 
     def __init__(
@@ -72,11 +76,14 @@ class Weights:
         prefix: str = "",
         harmless: tuple[str, ...] = (),
         kept: torch.dtype | None = None,
-        bits: int | None = None,
+        form: str | None = None,
+        fixed: bool = False,
     ):
         self.dtype = dtype
         self._kept = kept
-        self._bits = bits
+        self._form = form
+        self._fixed = fixed
+        self._products: list[Linear] = []
         self._room = Room()
         self.device = device
         self._reader = reader
@@ -106,17 +113,19 @@ class Weights:
 
     def embedding(self, name: str, shape: tuple[int, int], *, head: bool = False) -> Embedding:
         """The table `name`, without ".weight". head: it is the output head too; `tied_head` will ask for it."""
-        part = self._part(f"{name}.weight", shape)
-        if head and keeps([part], self.dtype):
-            product = Linear([part], computed=self.dtype, bits=self._bits and 8, room=self._room)
-            assert product.matrix is not None
-            table = Embedding(product.matrix)
+        part = self._placed(self._part(f"{name}.weight", shape))
+        form = self._form and "int8"
+        if head and (keeps([part], self.dtype) or packs_few([part], self.dtype, form)):
+            product = self._product(name, [part], None, form)
+            table = Embedding(product.table, self.dtype, fixed=self._fixed)
             self.bytes += product.bytes
             self.kinds.add(product.kind)
         else:
             weight = part.dense() if isinstance(part, Quantized) else part
             kind = weight.dtype if keeps([weight], self.dtype) else self.dtype
-            table = Embedding(weight.to(self.device, kind, copy=True), self.dtype)
+            # What a reader has given on a GPU is ours already.
+            copy = self.device.type == "cpu"
+            table = Embedding(weight.to(self.device, kind, copy=copy), self.dtype, fixed=self._fixed)
             self.bytes += weight.numel() * kind.itemsize
         self.places.add(name, Place(table))
         return table
@@ -125,6 +134,7 @@ class Weights:
         """A head that is the table of the embeddings."""
         self._left.pop("lm_head.weight", None)  # some files repeat it
         head = table.product()
+        self._products.append(head)
         self.places.add("lm_head", Place(head))
         return head
 
@@ -138,21 +148,32 @@ class Weights:
         names, sizes = list(names), list(outputs)
         parts = []
         for name, size in zip(names, sizes, strict=True):
-            part = self._part(f"{name}.weight", (size, inputs), transposed)
-            parts.append(part.to(self.device) if isinstance(part, torch.Tensor) else part)
+            parts.append(self._part(f"{name}.weight", (size, inputs), transposed))
         biases = (
             torch.cat([self.tensor(f"{name}.bias", (size,)) for name, size in zip(names, sizes, strict=True)])
             if (bias)
             else None
         )
-        bits = 8 if self._bits and names == ["lm_head"] else self._bits
-        product, row = Linear(parts, biases, computed=self.dtype, bits=bits, room=self._room), 0
+        form = "int8" if self._form and names == ["lm_head"] else self._form
+        product, row = self._product(" and ".join(names), parts, biases, form), 0
+        self._products.append(product)
         self.bytes += product.bytes
         self.kinds.add(product.kind)
         for name, size in zip(names, sizes, strict=True):
             self.places.add(name, Place(product, row, size, transposed))
             row += size
         return product
+
+    def _product(self, name: str, parts: list[Part], bias: torch.Tensor | None, form: str | None) -> Linear:
+        parts = [self._placed(part) for part in parts]
+        try:
+            return Linear(parts, bias, computed=self.dtype, form=form, room=self._room, fixed=self._fixed)
+        except ValueError as error:
+            raise ModelError(f"{self._reader.where('')}: {name} cannot be packed: {error}") from error
+
+    def _placed(self, part: Part) -> Part:
+        """On the device, where a product is packed from it. On a GPU it is quantized there."""
+        return part.to(self.device)
 
     def _means_nothing(self, full: str) -> bool:
         """Whether a tensor that nobody asked for may be left: quantizers write biases of zeros where there are none."""
@@ -179,6 +200,9 @@ class Weights:
             raise ModelError(
                 f"{self._reader.where(extra[0])}: {len(extra)} tensors have no place in the model: {shown}"
             )
+        if self.device.type == "cuda":
+            for product in self._products:
+                product.warm(self.dtype)
         self._progress(self._total, self._total)
 
     def _take(self, name: str, shape: tuple[int, ...], transposed: bool = False) -> Part:

@@ -38,7 +38,7 @@ AT_ONCE = 1 << 22  # values unpacked at a time
 _NAME = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
-def open_folder(folder: Path) -> GgufReader:
+def open_folder(folder: Path, device: torch.device) -> GgufReader:
     found = sorted(folder.glob("*.gguf"))
     if len(found) != 1:
         raise ModelError(f"{folder}: has {len(found)} .gguf files; expected one")

@@ -156,7 +156,7 @@ class Parts:
         """The part, [inputs], says which group each input is in -> the inputs in an order in which groups of `size` lie
         side by side (`Quantized.order`); None: they do already."""
         found = self.tensor(end, INDICES, (inputs,)).long()
-        wanted = torch.arange(inputs) // (inputs if size == WHOLE else size)
+        wanted = torch.arange(inputs, device=found.device) // (inputs if size == WHOLE else size)
         if torch.equal(found, wanted):
             return None
         order = found.argsort(stable=True)

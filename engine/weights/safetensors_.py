@@ -1,4 +1,6 @@
-"""Safetensors: one file, or shards named by an index. Tensors are views of the memory-mapped file until copied."""
+"""Safetensors: one file, or shards named by an index. On the CPU tensors are views of the memory-mapped file until
+copied; those for a GPU are read straight to it.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,13 @@ from ..errors import ModelError
 INDEX = "model.safetensors.index.json"
 
 
-def open_folder(folder: Path) -> SafetensorsReader:
+def open_folder(folder: Path, device: torch.device) -> SafetensorsReader:
     index = folder / INDEX
     if index.is_file():
-        return SafetensorsReader(folder, _shards(index))
+        return SafetensorsReader(folder, _shards(index), device)
     single = folder / "model.safetensors"
     if single.is_file():
-        return SafetensorsReader(folder, {single.name: None})
+        return SafetensorsReader(folder, {single.name: None}, device)
     raise ModelError(f"{folder}: neither model.safetensors nor {INDEX}")
 
 
@@ -42,7 +44,7 @@ def _shards(index: Path) -> dict[str, set[str] | None]:
 class SafetensorsReader:
     """All tensors of a folder's files by name."""
 
-    def __init__(self, folder: Path, shards: dict[str, set[str] | None]):
+    def __init__(self, folder: Path, shards: dict[str, set[str] | None], device: torch.device):
         self._folder = folder
         self._file_of: dict[str, Path] = {}
         self._open = {}
@@ -50,7 +52,7 @@ class SafetensorsReader:
         for shard, promised in shards.items():
             path = folder / shard
             try:
-                handle = safe_open(path, framework="pt")
+                handle = safe_open(path, framework="pt", device=str(device))
                 names = handle.keys()
                 sizes = {n: _bytes(handle.get_slice(n)) for n in names}
             except (OSError, SafetensorError) as error:
@@ -62,7 +64,7 @@ class SafetensorsReader:
             self.names.update(sizes)
 
     def read(self, name: str) -> torch.Tensor:
-        """A view of the mapped file."""
+        """A view of the mapped file, or a tensor of its own on a GPU."""
         path = self._file_of[name]
         try:
             found: torch.Tensor = self._open[path].get_tensor(name)

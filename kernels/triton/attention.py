@@ -5,7 +5,8 @@ The rows of a sequence times the group of heads that share a key/value head are 
 `Shape.rows` of them, so that each read of a page serves a whole group, and as many rows as there are. Keys are cut into
 segments of SEGMENT at fixed places. A program has a tile, a key/value head and some of the tile's segments, and goes
 over their keys with a running maximum (online softmax, Milakov and Gimelshein 2018; its tiling, Dao 2023). A tile is
-either whole, all its segments in one program, or split, a program for each, whose parts a second launch joins.
+either whole, all its segments in one program, or split over several, which leave a part of each segment for a second
+launch to join.
 
 Batch invariance. A row's bits depend on its query and its keys alone:
 
@@ -16,6 +17,10 @@ Batch invariance. A row's bits depend on its query and its keys alone:
 - each segment is begun anew, and segments are folded in order by `_fold`, which is the same code in both launches and
   leaves no choice to the compiler (a product and a sum in one are written as `fma`). So whole or split gives the same
   bits, and which of the two is chosen may depend on what else is in the step.
+
+Pages of bytes (`BYTES`): each token's key of a head, and its value, is so many whole numbers of 8 bits or floats of
+e4m3 (Micikevicius et al. 2022) times a unit of its own. A key's unit multiplies its score, a value's its weight, so a
+byte is read into the dtype of the products, which holds it exactly. e4m3 is read by its bits: no card needs to know it.
 
 What is compiled depends on the model alone: dtypes, head sizes, the group, whether there is a window or a soft cap, the
 page. No number that changes from step to step is a constant of a kernel or looked at for being 1 or divisible by 16.
@@ -54,7 +59,7 @@ WORK = (
     "words",
     "first",  # segment
     "last",  # one behind the last segment
-    "part",  # where among the parts the tile's first item is; -1: it has all segments, and gives the result
+    "part",  # where among the parts the first segment's first item is; -1: it has all segments, and gives the result
 )
 # Fields of an entry of `splits`: a tile whose segments were computed by several programs.
 SPLIT = ("begin", "item", "items", "part", "segments")
@@ -74,6 +79,13 @@ TILES = {
     (4, 32): (32, 32, 4),
     (4, 256): (32, 16, 8),
 }
+
+# Kinds of pages that hold bytes, and the largest number that one of their bytes is.
+BYTES = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+# What `_numbers` gives is the number that a byte is, divided by so much: below 2, so that in float16 the weights of
+# keys times the units of their values are about as large as the values are.
+GAINS = {"": 1.0, "int8": 128.0, "fp8": 256.0}
 
 # What a product is computed in. Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them as.
 DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -136,6 +148,17 @@ def _product(a, b, acc, BY_ITSELF: tl.constexpr):
 
 
 @triton.jit
+def _numbers(held, KIND: tl.constexpr, DOT: tl.constexpr):
+    """What pages hold, as numbers: of bytes, those divided by their GAINS."""
+    if KIND == "int8":
+        return (held.to(tl.int8, bitcast=True).to(tl.float16) * 0.0078125).to(DOT)
+    if KIND == "fp8":
+        wide = held.to(tl.uint16)  # exponent and fraction where a float16 has them, whose bias is greater by 8
+        return (((wide & 128) << 8) | ((wide & 127) << 7)).to(tl.float16, bitcast=True).to(DOT)
+    return held.to(DOT)
+
+
+@triton.jit
 def _fold(peak, weight, acc, more_peak, more_weight, more):
     """What was found so far, and the next segment: -> both. An empty one, (-inf, 0, 0), changes nothing."""
     top = tl.maximum(peak, more_peak)
@@ -156,16 +179,17 @@ def _tanh(x):
 
 @triton.jit(do_not_specialize=_STEP, do_not_specialize_on_alignment=_TABLES)
 def attend_segments(
-    q, keys, values, out, parts, peaks, tables, positions, works_at, q_stride, kv_heads, window, scale, cap,
+    q, keys, values, key_units, value_units, out, parts, peaks, tables, positions, works_at, q_stride, kv_heads, window,
+    scale, cap, gain,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, V_DIM: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, SEGMENT: tl.constexpr, PAGE: tl.constexpr, WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr, DOT: tl.constexpr, BY_ITSELF: tl.constexpr,
+    CAPPED: tl.constexpr, KIND: tl.constexpr, DOT: tl.constexpr, BY_ITSELF: tl.constexpr,
 ):  # fmt: skip
     """Program (work, key/value head).
 
     q [rows, heads, HEAD_DIM], a row's heads side by side; out [rows, heads, V_DIM]; parts [.., V_DIM] and peaks
     [.., 2], float32. Scores are products times `scale`, then cap * tanh of that where CAPPED, both such that exp2 of
-    them is wanted.
+    them is wanted. Where pages hold bytes, units [pages, kv_heads, PAGE] times `gain` are what `_numbers` counts in.
     """
     work, head = tl.program_id(0), tl.program_id(1)
     if work >= tl.load(tables + works_at):
@@ -205,8 +229,11 @@ def attend_segments(
             slot = (page * kv_heads + head) * PAGE + key % PAGE
             # What no row sees is not read: a weight of 0 does not hide a NaN that a page held before.
             inside = there[None, :] & (d < HEAD_DIM)[:, None]
-            k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside, other=0.0).to(DOT)
+            k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside, other=0)
+            k = _numbers(k, KIND, DOT)
             scores = _product(query, k, tl.full([ROWS, KEYS], 0.0, tl.float32), BY_ITSELF) * scale
+            if key_units is not None:
+                scores = scores * (tl.load(key_units + slot, mask=there, other=0.0) * gain)[None, :]
             if CAPPED:
                 scores = cap * _tanh(scores)
             seen = key[None, :] <= place[:, None]
@@ -225,20 +252,26 @@ def attend_segments(
             fade = tl.exp2(m - base)
             l = tl.fma(l, fade, tl.sum(weights, 1))  # noqa: E741
             inside = there[:, None] & (e < V_DIM)[None, :]
-            v = tl.load(values + slot[:, None] * V_DIM + e[None, :], mask=inside, other=0.0)
-            o = _product(weights.to(v.dtype).to(DOT), v.to(DOT), o * fade[:, None], BY_ITSELF)
+            v = tl.load(values + slot[:, None] * V_DIM + e[None, :], mask=inside, other=0)
+            if value_units is not None:
+                unit = tl.load(value_units + slot, mask=there, other=0.0) * gain
+                weights = tl.where(seen, weights * unit[None, :], 0.0)
+            weights = weights.to(q.dtype.element_ty).to(DOT)
+            o = _product(weights, _numbers(v, KIND, DOT), o * fade[:, None], BY_ITSELF)
             m = top
-        peak, weight, acc = _fold(peak, weight, acc, m, l, o)
+        if part < 0:
+            peak, weight, acc = _fold(peak, weight, acc, m, l, o)
+        else:
+            place_of = (part + tl.arange(0, ROWS)).to(tl.int64) * kv_heads + head
+            tl.store(parts + place_of[:, None] * V_DIM + e[None, :], o, mask=taken[:, None] & (e < V_DIM)[None, :])
+            tl.store(peaks + place_of * 2, m, mask=taken)
+            tl.store(peaks + place_of * 2 + 1, l, mask=taken)
+            part += tl.minimum(items - first_item, ROWS)
 
-    inside = taken[:, None] & (e < V_DIM)[None, :]
     if part < 0:
+        inside = taken[:, None] & (e < V_DIM)[None, :]
         at = out + (row[:, None].to(tl.int64) * kv_heads * GROUP + own[:, None]) * V_DIM + e[None, :]
         tl.store(at, (acc / weight[:, None]).to(out.dtype.element_ty), mask=inside)
-    else:
-        place_of = (part + tl.arange(0, ROWS)).to(tl.int64) * kv_heads + head
-        tl.store(parts + place_of[:, None] * V_DIM + e[None, :], acc, mask=inside)
-        tl.store(peaks + place_of * 2, peak, mask=taken)
-        tl.store(peaks + place_of * 2 + 1, weight, mask=taken)
 
 
 @triton.jit(do_not_specialize=_STEP, do_not_specialize_on_alignment=_TABLES)
@@ -293,11 +326,13 @@ def attend(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    units: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """q [rows, heads, head_dim], a row's heads side by side, of any row stride -> [rows, heads, v_dim], contiguous.
 
     keys, values: pages as above, contiguous, that hold the rows' own keys already. positions [rows] int64, where each
-    row stands in the text. parts: float32, at least `lists.parts` * kv_heads * (v_dim + 2) of them.
+    row stands in the text. parts: float32, at least `lists.parts` * kv_heads * (v_dim + 2) of them. units: of keys and
+    of values, float32 [pages, kv_heads, PAGE], where pages are of a kind of BYTES.
     """
     kv_heads, page = keys.shape[1], keys.shape[2]
     heads, dv = q.shape[1], padded(shape.v_dim)
@@ -305,13 +340,16 @@ def attend(
     peaks = parts[lists.parts * kv_heads * shape.v_dim :]
     for_exp2 = math.log2(math.e)
     inner, outer = (scale * for_exp2, 1.0) if softcap is None else (scale / softcap, softcap * for_exp2)
-    alone = interpreted()
+    alone, kind = interpreted(), BYTES.get(keys.dtype, "")
+    if kind:
+        keys, values = keys.view(torch.uint8), values.view(torch.uint8)
+    key_units, value_units = units or (None, None)
     attend_segments[lists.works, kv_heads](
-        q, keys, values, out, parts, peaks, tables.data, positions, lists.works_at, q.stride(0), kv_heads, window or 0,
-        inner, outer,
+        q, keys, values, key_units, value_units, out, parts, peaks, tables.data, positions, lists.works_at, q.stride(0),
+        kv_heads, window or 0, inner, outer, GAINS[kind],
         GROUP=shape.group, HEAD_DIM=shape.head_dim, V_DIM=shape.v_dim, D=padded(shape.head_dim), DV=dv,
         ROWS=shape.rows, KEYS=shape.keys, SEGMENT=SEGMENT, PAGE=page, WINDOWED=window is not None,
-        CAPPED=softcap is not None, DOT=tl.float32 if alone else DOTS[keys.dtype], BY_ITSELF=alone,
+        CAPPED=softcap is not None, KIND=kind, DOT=tl.float32 if alone else DOTS[q.dtype], BY_ITSELF=alone,
         num_warps=shape.warps, num_stages=2, enable_fp_fusion=False,
     )  # fmt: skip
     if lists.splits:

@@ -222,9 +222,10 @@ def sgmv_expand(
     tl.store(at, acc.to(y.dtype.element_ty), mask=written)
 
 
-def apply(x: Tensor, y: Tensor, table: Table, tiles: Tiles) -> Tensor:
-    """y [rows, out] with gain, offset and pieces of each row's slot, in place; x [rows, in], its rows contiguous."""
-    way = by_row if x.shape[0] <= SMALL else by_tile
+def apply(x: Tensor, y: Tensor, table: Table, tiles: Tiles, *, fixed: bool = False) -> Tensor:
+    """y [rows, out] with gain, offset and pieces of each row's slot, in place; x [rows, in], its rows contiguous.
+    fixed: one way for any number of rows, as a row's bits are not the same in both."""
+    way = by_row if x.shape[0] <= SMALL and not fixed else by_tile
     way(x, y, table, tiles)
     return y
 

@@ -27,26 +27,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantized import MIDDLE, Quantized, in_place, join
+from ..quantized import Quantized, join
+from . import tiles as shared
+from . import unpack
 from .checks import out_like, rows_of
+from .tiles import DOTS, LANES, ROWS, put_tile, rows_tile, tile_product
+from .unpack import FP8_GAIN
 
-LANES = 64  # outputs of a panel
-ROWS = 16  # of one product of tiles
 DEEPEST = 128  # inputs of a tile, at most
 SHALLOWEST = {"int8": 16, "fp8": 16, "int4": 32}  # at least: a product of tiles takes 16 inputs or more
-PROGRAMS = 512  # that a matrix is cut into where it has the inputs for it
-SHORTEST = 512  # inputs of a piece, at least
 PANELS = 64  # packed at once
-OUT = 256  # outputs that a program of the last sum takes
 FORMS = {"int8": 0, "int4": 1, "fp8": 2}
-FP8_GAIN = 256.0  # what the bits of e4m3, read as those of a float16, fall short by
-DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 _NUMBERS = [
     "x_stride", "add_stride", "y_stride", "piece_stride", "rows", "inputs", "outputs", "tiles", "length", "groups",
-    "group_tiles", "pieces", "width",
+    "group_tiles",
 ]  # fmt: skip
-_POINTERS = ["x", "y", "panels", "scale", "low", "order", "bias", "add", "sums", "partial"]
+_POINTERS = ["x", "y", "panels", "scale", "low", "order", "bias", "add", "sums"]
 
 
 @triton.jit
@@ -65,31 +62,18 @@ def _codes(panels, FORM: tl.constexpr, HIGH: tl.constexpr, DOT: tl.constexpr, DE
 
 
 @triton.jit
-def _rows(x, row, taken, x_stride, at, inputs, order, EVEN: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr):
-    """x [ROWS, DEPTH], inputs from `at` on in the order of the codes."""
-    if EVEN:
-        start = tl.multiple_of(x + at, 16)
-        where = row[:, None] * (x_stride // 8 * 8) + tl.arange(0, DEPTH)[None, :]
-        return tl.load(start + where, mask=taken[:, None], other=0.0).to(DOT)
-    i = at + tl.arange(0, DEPTH)
-    column = i.to(tl.int64)
-    if order is not None:
-        column = tl.load(order + i, mask=i < inputs, other=0)
-    inside = taken[:, None] & (i < inputs)[None, :]
-    return tl.load(x + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(DOT)
-
-
-@triton.jit
 def _added(
     acc, x, row, rows, x_stride, at, inputs, order, low, high, scale, lows, sums, tile, tiles,
-    FORM: tl.constexpr, EVEN: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr,
+    FORM: tl.constexpr, EVEN: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr, BY_ITSELF: tl.constexpr,
 ):  # fmt: skip
     """acc [ROWS, LANES] and what a tile of inputs adds to it."""
     taken = row < rows
-    some = tl.dot(_rows(x, row, taken, x_stride, at, inputs, order, EVEN, DOT, DEPTH), low, input_precision="ieee")
+    some = tl.zeros(acc.shape, tl.float32)
+    own = rows_tile(x, row, taken, x_stride, at, inputs, order, EVEN, DOT, DEPTH)
+    some = tile_product(own, low, some, BY_ITSELF)
     if FORM == 1:
-        more = _rows(x, row, taken, x_stride, at + DEPTH, inputs, order, EVEN, DOT, DEPTH)
-        some = tl.dot(more, high, some, input_precision="ieee")
+        more = rows_tile(x, row, taken, x_stride, at + DEPTH, inputs, order, EVEN, DOT, DEPTH)
+        some = tile_product(more, high, some, BY_ITSELF)
     acc = tl.fma(some, tl.broadcast_to(scale[None, :], some.shape), acc)
     if lows is not None:
         total = tl.load(sums + row * tiles + tile, mask=taken, other=0.0)
@@ -97,33 +81,20 @@ def _added(
     return acc
 
 
-@triton.jit
-def _put(
-    acc, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE: tl.constexpr
-):  # fmt: skip
-    inside = (row < rows)[:, None] & (lane < outputs)[None, :]
-    if ALONE:
-        if bias is not None:
-            acc += tl.load(bias + lane, mask=lane < outputs, other=0.0)[None, :]
-        if add is not None:
-            acc += tl.load(add + row[:, None] * add_stride + lane[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + row[:, None] * y_stride + lane[None, :], acc.to(y.dtype.element_ty), mask=inside)
-
-
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
 def products(
     x, y, panels, scale, low, order, bias, add, sums, x_stride, add_stride, y_stride, piece_stride,
     rows, inputs, outputs, tiles, length, groups, group_tiles,
     FORM: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    EVEN: tl.constexpr, DOT: tl.constexpr, ALONE: tl.constexpr,
+    EVEN: tl.constexpr, DOT: tl.constexpr, ALONE: tl.constexpr, BY_ITSELF: tl.constexpr,
 ):  # fmt: skip
-    """Program (panel, piece, chunk of TILES * ROWS rows): their sums over the piece's inputs into y [pieces, rows,
+    """Program (chunk of TILES * ROWS rows, panel, piece): their sums over the piece's inputs into y [pieces, rows,
     outputs]; where there is one piece, y is what is wanted. EVEN: the inputs fill their tiles, and rows of x begin at
     multiples of 16 bytes, so that they are read by as many."""
     DEPTH: tl.constexpr = TILE // 2 if FORM == 1 else TILE
-    panel, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    panel, piece = tl.program_id(1).to(tl.int64), tl.program_id(2)
     lanes = tl.arange(0, LANES)
-    r0 = tl.program_id(2).to(tl.int64) * TILES * ROWS + tl.arange(0, ROWS)
+    r0 = tl.program_id(0).to(tl.int64) * TILES * ROWS + tl.arange(0, ROWS)
     r1, r2, r3 = r0 + ROWS, r0 + 2 * ROWS, r0 + 3 * ROWS
     acc0 = tl.zeros([ROWS, LANES], tl.float32)
     acc1 = acc0
@@ -145,30 +116,30 @@ def products(
         # Each of these is the same product of the same shape, so that a row's bits do not depend on TILES.
         acc0 = _added(
             acc0, x, r0, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
-            FORM, EVEN, DOT, DEPTH,
+            FORM, EVEN, DOT, DEPTH, BY_ITSELF,
         )  # fmt: skip
         if TILES > 1:
             acc1 = _added(
                 acc1, x, r1, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
-                FORM, EVEN, DOT, DEPTH,
+                FORM, EVEN, DOT, DEPTH, BY_ITSELF,
             )  # fmt: skip
         if TILES > 2:
             acc2 = _added(
                 acc2, x, r2, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
-                FORM, EVEN, DOT, DEPTH,
+                FORM, EVEN, DOT, DEPTH, BY_ITSELF,
             )  # fmt: skip
             acc3 = _added(
                 acc3, x, r3, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
-                FORM, EVEN, DOT, DEPTH,
+                FORM, EVEN, DOT, DEPTH, BY_ITSELF,
             )  # fmt: skip
     lane = panel * LANES + lanes
     y += piece * piece_stride
-    _put(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+    put_tile(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
     if TILES > 1:
-        _put(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+        put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
     if TILES > 2:
-        _put(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
-        _put(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+        put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+        put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
 
 
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
@@ -181,24 +152,6 @@ def tile_sums(x, sums, order, x_stride, inputs, tiles, TILE: tl.constexpr):
         column = tl.load(order + i, mask=i < inputs, other=0)
     some = tl.load(x + row * x_stride + column, mask=i < inputs, other=0.0).to(tl.float32)
     tl.store(sums + row * tiles + tile, tl.sum(some, 0))
-
-
-@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
-def pieces_together(
-    partial, y, bias, add, y_stride, add_stride, piece_stride, outputs, pieces, OUT: tl.constexpr
-):  # fmt: skip
-    """Program (row, part of the outputs): the pieces' sums one after the other, bias, add."""
-    row, lane = tl.program_id(0).to(tl.int64), tl.program_id(1) * OUT + tl.arange(0, OUT)
-    acc = tl.zeros([OUT], tl.float32)
-    mine = partial + row * outputs
-    for _ in range(pieces):
-        acc += tl.load(mine + lane, mask=lane < outputs, other=0.0)
-        mine += piece_stride
-    if bias is not None:
-        acc += tl.load(bias + lane, mask=lane < outputs, other=0.0)
-    if add is not None:
-        acc += tl.load(add + row * add_stride + lane, mask=lane < outputs, other=0.0).to(tl.float32)
-    tl.store(y + row * y_stride + lane, acc.to(y.dtype.element_ty), mask=lane < outputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,10 +251,9 @@ class Packed:
 
     @property
     def length(self) -> int:
-        """Tiles of a piece of the inputs: of nothing but the matrix's shape, so that no sum's order ever changes."""
+        """Tiles of a piece of the inputs."""
         panels, tiles = self.panels.shape[:2]
-        pieces = max(1, min(-(-PROGRAMS // panels), self.inputs // SHORTEST))
-        return -(-tiles // pieces)
+        return shared.piece_length(panels, tiles, self.inputs)
 
     @property
     def pieces(self) -> int:
@@ -309,21 +261,11 @@ class Packed:
 
     def dense(self) -> Tensor:
         """The weights, float32 [outputs, inputs], a new tensor."""
-        panels, tiles, _, _ = self.panels.shape
-        if self.form == "int8":
-            codes = self.panels.view(torch.int8).float()
-        elif self.form == "fp8":
-            codes = self.panels.view(torch.float8_e4m3fn).float() / FP8_GAIN
-        else:
-            codes = torch.cat([self.panels & 15, self.panels >> 4], 2).float() - MIDDLE[4]
-        spread = [
-            None if one is None else one.float().repeat_interleave(self.group // self.tile, 1)[:, :tiles, None]
-            for one in (self.scale, self.low)
-        ]
-        assert spread[0] is not None
-        codes = codes * spread[0] if spread[1] is None else codes * spread[0] + spread[1]
-        weight = codes.permute(0, 3, 1, 2).reshape(panels * LANES, -1)[: self.outputs, : self.inputs]
-        return weight.contiguous() if self.order is None else in_place(weight, self.order)
+        return unpack.outputs(self, slice(0, self.outputs))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """index int64 [n] -> those outputs' weights, float32 [n, inputs]."""
+        return unpack.some(self, index)
 
     def product(self, x: Tensor, add: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
         """x [.., inputs] -> W x + bias + add [.., outputs], of x's kind, rounded once.
@@ -351,27 +293,26 @@ class Packed:
         rows = x.shape[0]
         panels, tiles = self.panels.shape[:2]
         pieces = self.pieces
-        several = 1 if rows <= ROWS else 2 if rows <= 2 * ROWS else 4
+        several = shared.several(rows)
         add_stride = 0 if add is None else add.stride(0)
         sums = None
         if self.low is not None:
             sums = x.new_empty((rows, tiles), dtype=torch.float32)
             tile_sums[rows, tiles](x, sums, self.order, x.stride(0), self.inputs, tiles, TILE=self.tile, num_warps=1)
         # Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them as.
-        dot = DOTS[x.dtype] if isinstance(products, triton.JITFunction) else tl.float32
+        alone = shared.interpreted()
+        dot = tl.float32 if alone else DOTS[x.dtype]
         to = y if pieces == 1 else x.new_empty((pieces, rows, self.outputs), dtype=torch.float32)
         piece_stride = 0 if pieces == 1 else to.stride(0)
-        products[panels, pieces, triton.cdiv(rows, several * ROWS)](
+        products[triton.cdiv(rows, several * ROWS), panels, pieces](
             x, to, self.panels, self.scale, self.low, self.order, self.bias, add, sums,
             x.stride(0), add_stride, to.stride(-2), piece_stride,
             rows, self.inputs, self.outputs, tiles, self.length, self.scale.shape[1], self.group // self.tile,
             FORM=FORMS[self.form], TILES=several, TILE=self.tile, ROWS=ROWS, LANES=LANES, EVEN=self._even(x), DOT=dot,
-            ALONE=pieces == 1,
+            ALONE=pieces == 1, BY_ITSELF=alone,
         )  # fmt: skip
         if pieces > 1:
-            pieces_together[rows, triton.cdiv(self.outputs, OUT)](
-                to, y, self.bias, add, y.stride(0), add_stride, piece_stride, self.outputs, pieces, OUT=OUT
-            )
+            shared.join_pieces(to, y, self.bias, add)
 
 
 def refused(whole: Quantized) -> str | None:

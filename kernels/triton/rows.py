@@ -1,4 +1,4 @@
-"""Norms and gates of rows: RMSNorm, the sum with a residual before it, and activation(gate) * up.
+"""Norms and gates of rows: RMSNorm, the sum with a residual before it, LayerNorm, and activation(gate) * up.
 
 Everything is computed in float32 and rounded once, when it is stored. A row's sum of squares is added up in tiles whose
 size depends on its width alone, so its bits do not depend on the rows beside it.
@@ -17,7 +17,7 @@ NARROW, WIDE = 128, 1024  # the tiles: heads are narrow
 ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_new": 3, "gelu_pytorch_tanh": 3, "relu": 4}
 
 _NUMBERS = ["x_stride", "y_stride", "residual_stride", "width"]
-_POINTERS = ["x", "y", "weight", "residual"]
+_POINTERS = ["x", "y", "weight", "residual", "bias"]
 
 
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
@@ -51,6 +51,31 @@ def rms_norm_rows(
             v = tl.load(x + i, mask=i < width, other=0.0).to(tl.float32)
         w = tl.load(weight + i, mask=i < width, other=0.0).to(tl.float32) + offset
         tl.store(y + i, (v * scale * w).to(y.dtype.element_ty), mask=i < width)
+
+
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
+def layer_norm_rows(x, y, weight, bias, x_stride, y_stride, width, eps, TILE: tl.constexpr):
+    """Program row: y = (x - mean) / sqrt(variance + eps) * weight + bias, the variance by a pass of its own."""
+    row = tl.program_id(0).to(tl.int64)
+    x += row * x_stride
+    y += row * y_stride
+    total = tl.zeros([TILE], tl.float32)
+    for at in range(0, width, TILE):
+        i = at + tl.arange(0, TILE)
+        total += tl.load(x + i, mask=i < width, other=0.0).to(tl.float32)
+    mean = tl.sum(total, 0) / width
+    squares = tl.zeros([TILE], tl.float32)
+    for at in range(0, width, TILE):
+        i = at + tl.arange(0, TILE)
+        v = tl.where(i < width, tl.load(x + i, mask=i < width, other=0.0).to(tl.float32) - mean, 0.0)
+        squares += v * v
+    scale = tl.rsqrt(tl.sum(squares, 0) / width + eps)
+    for at in range(0, width, TILE):
+        i = at + tl.arange(0, TILE)
+        v = tl.load(x + i, mask=i < width, other=0.0).to(tl.float32) - mean
+        w = tl.load(weight + i, mask=i < width, other=0.0).to(tl.float32)
+        b = tl.load(bias + i, mask=i < width, other=0.0).to(tl.float32)
+        tl.store(y + i, (v * scale * w + b).to(y.dtype.element_ty), mask=i < width)
 
 
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
@@ -98,6 +123,23 @@ def add_rms_norm(
     _fits("weight", weight, x.shape[-1:])
     out, y = out_like(out, x.shape, x)
     _launch_norm(flat, y, weight, residual, eps, offset)
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, out: Tensor | None = None) -> Tensor:
+    """x [.., width] -> (x - mean) / sqrt(variance + eps) * weight + bias, of x's shape and kind.
+
+    weight and bias [width], of any floating kind. Raises ValueError where shapes do not fit. (Ba et al. 2016.)
+    """
+    flat, width = rows_of("x", x), x.shape[-1]
+    _fits("weight", weight, x.shape[-1:])
+    _fits("bias", bias, x.shape[-1:])
+    out, y = out_like(out, x.shape, x)
+    if y.numel():
+        tile = NARROW if width <= NARROW else WIDE
+        layer_norm_rows[(flat.shape[0],)](
+            flat, y, weight, bias, flat.stride(0), y.stride(0), width, eps, TILE=tile
+        )  # fmt: skip
     return out
 
 

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..transfer import sent
 from .there import DTYPES
 
 TILE = 1024  # as many weights have one sum that is kept for the draw
@@ -349,7 +350,7 @@ class Table:
             row.check(vocab, at)
         integers = torch.tensor([row.numbers() for row in rows], dtype=torch.int64).view(-1, _INTEGERS)
         floats = torch.tensor([row.floats() for row in rows], dtype=torch.float32).view(-1, _FLOATS)
-        return cls(vocab, integers.to(at), floats.to(at), tuple(rows))
+        return cls(vocab, sent(integers, at), sent(floats, at), tuple(rows))
 
 
 def sample(logits: Tensor, table: Table) -> Tensor:

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from ...engine.errors import ConfigError, QuireError
+from ...engine.machine import physical_cores, pick_device
 from ...engine.process import settle
-from ...engine.runner import physical_cores, pick_device
 from .. import HERE, MANIFEST
 from . import adapters, card, draft, evaluate, export, steps
 from .presets import PRESETS, continued, longer

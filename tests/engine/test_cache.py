@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.engine.attention import LayerSpec
-from quire.engine.cache import KVCache, bytes_per_token, free_memory, pool_blocks
+from quire.engine.cache import KVCache, bytes_per_token, pool_blocks
 from quire.engine.config import BLOCK_SIZE, EngineConfig
 from quire.engine.errors import ConfigError
 
@@ -65,52 +65,3 @@ def test_a_pool_too_small_for_a_block_names_the_setting_and_the_numbers():
         pool_blocks(LAYERS, torch.float32, EngineConfig(model="m", kv_cache_memory=1000), 1 << 40, CPU)
     with pytest.raises(ConfigError, match="memory_utilization"):
         pool_blocks(LAYERS, torch.float32, EngineConfig(model="m"), -5, CPU)
-
-
-def machine(root: Path, available: int, cgroup: str = "", files: dict[str, str] | None = None) -> Path:
-    """A file tree like /proc and /sys of a machine with that much memory available, in bytes."""
-    texts = {
-        "proc/meminfo": f"MemTotal: 99999999 kB\nMemAvailable: {available // 1024} kB\n",
-        "proc/self/cgroup": cgroup,
-        **(files or {}),
-    }
-    for name, text in texts.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def test_free_memory_is_what_the_machine_says(tmp_path):
-    assert free_memory(CPU, machine(tmp_path, 64 * MIB)) == 64 * MIB
-
-
-def test_free_memory_is_at_most_the_room_in_a_cgroup_of_version_2(tmp_path):
-    files = {
-        "sys/fs/cgroup/a/b/memory.max": "max\n",
-        "sys/fs/cgroup/a/b/memory.current": "1\n",
-        "sys/fs/cgroup/a/memory.max": f"{40 * MIB}\n",
-        "sys/fs/cgroup/a/memory.current": f"{30 * MIB}\n",
-        "sys/fs/cgroup/a/memory.stat": f"anon 5\ninactive_file {2 * MIB}\n",
-    }
-    assert free_memory(CPU, machine(tmp_path, 64 * MIB, "0::/a/b\n", files)) == 12 * MIB
-
-
-def test_free_memory_is_at_most_the_room_in_a_cgroup_of_version_1(tmp_path):
-    base = "sys/fs/cgroup/memory"
-    files = {
-        f"{base}/memory.limit_in_bytes": f"{20 * MIB}\n",  # a container: its path is the host's
-        f"{base}/memory.usage_in_bytes": f"{15 * MIB}\n",
-    }
-    cgroup = "5:cpu,cpuacct:/x\n4:memory:/docker/abc\n"
-    assert free_memory(CPU, machine(tmp_path, 64 * MIB, cgroup, files)) == 5 * MIB
-
-
-def test_a_limit_of_version_1_that_means_no_limit_is_none(tmp_path):
-    base = "sys/fs/cgroup/memory"
-    files = {f"{base}/memory.limit_in_bytes": "9223372036854771712\n", f"{base}/memory.usage_in_bytes": "1\n"}
-    assert free_memory(CPU, machine(tmp_path, 64 * MIB, "4:memory:/\n", files)) == 64 * MIB
-
-
-def test_without_linux_there_is_still_an_answer(tmp_path):
-    assert free_memory(CPU, tmp_path) > 0

@@ -24,9 +24,14 @@ class Runner:
         self.times = times
         self.plans: list[Plan] = []
 
+    overlap = False
+    graphs = None
     speculator = Speculator(Speculation())
     # nobody asks for a grammar or an adapter here
     guides, library, slots = Guides(LocalLink(Desk(None, 8))), Library(None, None, 0), Slots(1)
+
+    def idle(self) -> bool:
+        return False
 
     def execute(self, plan: Plan) -> StepResult:
         self.plans.append(plan)
@@ -89,6 +94,20 @@ def test_it_waits_only_where_there_is_nothing_to_do():
     assert channel.waited[0]
     assert channel.waited[-1]
     assert not any(channel.waited[1:-1])
+
+
+def test_with_nothing_to_run_the_runner_does_what_it_has_to_before_the_engine_waits():
+    class Idles(Runner):
+        left = 3
+
+        def idle(self) -> bool:
+            self.left -= 1
+            return self.left >= 0
+
+    _, channel = run(runner := Idles(), [generate("a", answer=3)])
+    assert runner.left == -1
+    assert channel.waited[-1]
+    assert not any(channel.waited[:-1])
 
 
 def test_who_fails_ends_alone():

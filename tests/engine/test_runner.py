@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from quire.engine import runner as runner_module
 from quire.engine.config import BLOCK_SIZE, EngineConfig
 from quire.engine.errors import ConfigError
+from quire.engine.machine import physical_cores
 from quire.engine.messages import SamplingParams
 from quire.engine.plan import Plan, Slice
-from quire.engine.runner import Runner, finite_rows, physical_cores, pick_device
+from quire.engine.runner import Runner, finite_rows
 from quire.engine.sequence import Sequence
 from quire.kernels import native
 
@@ -179,12 +180,6 @@ def test_without_max_model_len_the_cache_sets_it(stories):
 
 def test_the_pool_is_no_larger_than_all_sequences_can_fill(stories):
     assert start(stories, max_num_seqs=2, max_model_len=100).ready().num_blocks == 2 * 7
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cpu:0", "", "cuda:99"])
-def test_devices_that_are_not_there_are_refused(name):
-    with pytest.raises(ConfigError, match="device"):
-        pick_device(name)
 
 
 def test_an_unknown_attention_backend_is_refused(stories):

@@ -126,8 +126,8 @@ for dtype, dim in ((torch.bfloat16, 128), (torch.float16, 64), (torch.float32, 6
         function = attention.attend_segments.function
         (bound, kinds, options), = keys["attend_segments"].values()
         names = [p.name for p in function.params]
-        constants = {n: v for n, v in bound.items() if function.params[names.index(n)].is_constexpr}
         signature = {n: kind[0] for n, kind in zip(names, kinds)}
+        constants = {n: v for n, v in bound.items() if signature[n] == "constexpr"}  # None is one too
         source = ASTSource(function, signature, constexprs=constants)
         for arch in (80, 90):
             ready = triton.compile(source, target=GPUTarget("cuda", arch, 32),

@@ -39,7 +39,7 @@ def randoms(seed: int):
 
 def make(kind: str, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
     if kind in WHOLES:
-        return Linear(weight, bias, bits=WHOLES[kind])
+        return Linear(weight, bias, form=kind)
     return Linear(weight.to(FLOATS[kind]), bias, computed=torch.float32)
 
 
@@ -144,7 +144,7 @@ def test_matrices_side_by_side(kind, sizes):
     parts = [some(size, 96) for size in sizes]
     if kind in WHOLES:
         whole, expected = (
-            Linear(parts, bits=WHOLES[kind]),
+            Linear(parts, form=kind),
             torch.cat([quantize(p, WHOLES[kind], 32).dense() for p in parts]),
         )
     else:

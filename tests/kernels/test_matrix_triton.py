@@ -22,7 +22,7 @@ def product(form: int, kind: str, tile: int, several: int, plain: bool, target: 
     names = ("low", "order", "bias", "add", "sums") if plain else ("bias", "add")
     constants = {
         "FORM": form, "TILES": several, "TILE": tile, "ROWS": 16, "LANES": 64, "EVEN": plain, "DOT": NAMES[kind],
-        "ALONE": plain,
+        "ALONE": plain, "BY_ITSELF": False,
     }  # fmt: skip
     kinds = POINTERS | {"x": f"*{kind}", "add": f"*{kind}", "y": f"*{kind}" if plain else "*fp32"}
     return {
@@ -35,11 +35,7 @@ def product(form: int, kind: str, tile: int, several: int, plain: bool, target: 
 
 def rest(kind: str) -> list[dict]:
     sums = {"x": f"*{kind}", "sums": "*fp32", "order": "*i64"}
-    together = {"partial": "*fp32", "y": f"*{kind}", "bias": "*fp32", "add": f"*{kind}"}
-    return [
-        {"kernel": "tile_sums", "kinds": sums, "constants": {"TILE": 32}, "options": {"num_warps": 1}},
-        {"kernel": "pieces_together", "kinds": together, "constants": {"OUT": 256}},
-    ]
+    return [{"kernel": "tile_sums", "kinds": sums, "constants": {"TILE": 32}, "options": {"num_warps": 1}}]
 
 
 def test_the_kernels_compile_and_look_at_no_number():

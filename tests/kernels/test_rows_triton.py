@@ -38,7 +38,15 @@ def test_norms_and_gates_compile_and_look_at_no_number():
         }
         for activation, k in enumerate([*KINDS, "bf16"], 1)
     ]
-    check_compiled("quire.kernels.triton.rows", norms + gates)
+    layers = [
+        {
+            "kernel": "layer_norm_rows",
+            "kinds": {"x": f"*{k}", "y": f"*{k}", "weight": f"*{k}", "bias": f"*{k}", "eps": "fp32"},
+            "constants": {"TILE": 1024},
+        }
+        for k in KINDS
+    ]
+    check_compiled("quire.kernels.triton.rows", norms + layers + gates)
 
 
 def test_masks_compile_and_look_at_no_number():

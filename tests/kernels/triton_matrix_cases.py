@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.kernels.quantized import Quantized, join, quantize
-from quire.kernels.triton import matrix
+from quire.kernels.triton import tiles
 from quire.kernels.triton.matrix import Packed
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -19,7 +19,7 @@ few = settings(derandomize=True, deadline=None, max_examples=10)
 @pytest.fixture
 def short_pieces(monkeypatch):
     """So that a small matrix is cut along its inputs."""
-    monkeypatch.setattr(matrix, "SHORTEST", 100)
+    monkeypatch.setattr(tiles, "SHORTEST", 100)
 
 
 def whole(

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from quire.kernels import ops
-from quire.kernels.triton import mask, rows
+from quire.kernels.triton import chosen, mask, rows
 from quire.kernels.vocabulary import apply_bitmask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,8 +76,9 @@ def test_the_sum_with_a_residual_is_the_sum_and_the_norm_one_after_the_other(cou
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_what_the_models_norm_gives(dtype):
-    """Heads too: three dimensions. ops.Norm rounds before it multiplies by the weights."""
+def test_what_the_models_norm_gives(dtype, monkeypatch):
+    """Heads too: three dimensions. ops.Norm in torch rounds before it multiplies by the weights."""
+    monkeypatch.setitem(chosen.WAYS, "norm", "torch")
     x = some(3, 6, 64, dtype).view(2, 3, 64)
     weight = some(4, 1, 64, dtype)[0]
     found = rows.rms_norm(x, weight, 1e-5)
@@ -88,6 +90,27 @@ def test_a_row_of_nothing_is_nothing_and_not_no_number():
     ones = torch.ones(70, device=DEVICE)
     assert not bool(rows.rms_norm(torch.zeros(1, 70, device=DEVICE), ones, 1e-6).any())
     assert rows.rms_norm(torch.zeros(0, 70, device=DEVICE), ones, 1e-6).shape == (0, 70)
+
+
+@few
+@given(count=st.integers(1, 5), width=widths, gap=st.integers(0, 5), dtype=kinds, wide=st.booleans())
+def test_a_layer_norm_of_any_shape(count, width, gap, dtype, wide):
+    x = some(width, count, width, dtype, gap)
+    weight, bias = (some(seed, 1, width, torch.float32 if wide else dtype)[0] for seed in (1, 2))
+    out = poisoned(count, width, dtype, gap + 1)
+    assert rows.layer_norm(x, weight, bias, 1e-5, out=out) is out
+    truth = functional.layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-5)
+    assert off(out, truth) < BOUNDS[dtype]
+    assert torch.equal(rows.layer_norm(x[-1:], weight, bias, 1e-5), out[-1:])
+
+
+def test_a_layer_norm_far_from_nought_and_what_does_not_fit():
+    x = some(1, 3, 300, torch.float32)
+    ones, nought = torch.ones(300, device=DEVICE), torch.zeros(300, device=DEVICE)
+    found = rows.layer_norm(x + 4096, ones, nought, 1e-5)
+    assert off(found, functional.layer_norm((x + 4096).double(), (300,), eps=1e-5)) < 1e-3
+    with pytest.raises(ValueError, match=r"bias is torch.float32 \[299\], expected \[300\]"):
+        rows.layer_norm(x, ones, nought[1:], 1e-5)
 
 
 def activated(name: str, x: torch.Tensor) -> torch.Tensor:

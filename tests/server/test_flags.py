@@ -36,6 +36,10 @@ def test_switches():
     assert resolved([], {})["prefix_caching"] is True
     assert resolved(["--no-prefix-caching"], {})["prefix_caching"] is False
     assert resolved([], {"QUIRE_PREFIX_CACHING": "no"})["prefix_caching"] is False
+    assert resolved([], {})["enforce_eager"] is False
+    assert resolved(["--enforce-eager"], {})["enforce_eager"] is True
+    with pytest.raises(ConfigError, match="QUIRE_ENFORCE_EAGER is 'perhaps'; expected yes or no"):
+        resolved([], {"QUIRE_ENFORCE_EAGER": "perhaps"})
 
 
 @pytest.mark.parametrize(

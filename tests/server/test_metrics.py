@@ -16,6 +16,7 @@ STATS = m.StepStats(
     running=3, waiting=4, blocks_used=25, blocks_total=100, steps=7, prompt_tokens=1000, generated_tokens=200,
     prefix_queries=900, prefix_hits=450, preemptions=2, schedule_seconds=0.25, step_seconds=1.5, waited=[0.5, 0.25],
     drafted={"ngram": [9, 4], "prediction": [2]}, accepted={"ngram": [5, 1], "prediction": [1]},
+    captures=6, replays=90, eager=24,
 )  # fmt: skip
 OF_THE_ENGINE = {
     "quire:num_requests_running": 3,
@@ -31,6 +32,9 @@ OF_THE_ENGINE = {
     "quire:spec_decode_num_accepted_tokens_total": 7,
     "quire:engine_schedule_seconds_total": 0.25,
     "quire:engine_step_seconds_total": 1.5,
+    "quire:cuda_graph_captures_total": 6,
+    "quire:cuda_graph_replays_total": 90,
+    "quire:cuda_graph_eager_steps_total": 24,
 }
 OF_THE_SERVER = ["time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds",
                  "request_queue_time_seconds"]  # fmt: skip

@@ -1,0 +1,19 @@
+"""What runs on a GPU by Triton's kernels: the cases of triton_paths_cases.py, in a process that interprets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from interpreted import needs_triton, run_cases
+
+pytestmark = needs_triton
+
+
+def test_models_products_and_the_sampler_by_tritons_kernels():
+    run_cases(Path(__file__).with_name("triton_paths_cases.py"))
+
+
+@pytest.mark.slow
+def test_more_of_the_same():
+    run_cases(Path(__file__).with_name("triton_paths_cases.py"), "slow")
