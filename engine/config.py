@@ -67,6 +67,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None  # tokens; None: the model's own, cut to what the pool holds
     max_num_seqs: int = 256  # sequences in one step
     max_num_batched_tokens: int | None = None  # token budget of one step; None: by the device
+    prompt_chunk: int | None = None  # tokens of prompts in a step in which others get their next token; the same
     max_waiting: int = 4096  # sequences that may queue
     kv_cache_memory: int | None = None  # bytes; None: measured
     memory_utilization: float | None = None  # share of the free memory that the pool may take; None: by the device
@@ -83,8 +84,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     speculative_config: Speculation = Speculation()
 
     def __post_init__(self) -> None:
-        counts = ("max_num_seqs", "max_waiting", "max_loras", "max_lora_rank")
-        for field, low in (*((field, 1) for field in counts), ("max_num_batched_tokens", BLOCK_SIZE)):
+        least = dict.fromkeys(("max_num_seqs", "max_waiting", "max_loras", "max_lora_rank"), 1)
+        least |= dict.fromkeys(("max_num_batched_tokens", "prompt_chunk"), BLOCK_SIZE)
+        for field, low in least.items():
             if (value := getattr(self, field)) is not None and value < low:
                 raise ConfigError(field, f"is {value}", f"at least {low}")
         for field in ("max_model_len", "kv_cache_memory", "threads"):

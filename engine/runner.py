@@ -61,6 +61,8 @@ class Runner:
         began = time.perf_counter()
         self.config = config
         self.device = pick_device(config.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # Triton launches where the thread is, not where tensors are
         native.set_threads(config.threads or physical_cores())
         folder = Path(config.model)
         self.model = load_model(

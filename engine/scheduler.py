@@ -107,6 +107,8 @@ def schedule(state: State) -> Plan:
             tokens += drafts
         slices.append(Slice(seq, start, tokens, len(drafts), True, seq.parents if drafts else ()))
         budget -= len(tokens)
+    if slices:  # no stream waits longer than so many tokens take; at least as many as there are streams, to keep up
+        budget = min(budget, max(state.limits.prompt_chunk, len(slices)))
     scheduled = {id(s.seq) for s in slices} if behind else set()
     for seq in behind:
         if budget and seq.status is Status.RUNNING and (piece := _chunk(state, seq, budget, scheduled, preempted)):

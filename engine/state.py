@@ -21,6 +21,7 @@ class Limits:
     max_waiting: int  # sequences that queue
     block_size: int = BLOCK_SIZE
     max_loras: int = 64  # adapters of a step
+    prompt_chunk: int = 1 << 31  # tokens of prompts in a step in which others get their next token
 
 
 def seniority(seq: Sequence) -> tuple[int, int, int]:

@@ -171,6 +171,8 @@ ENGINE = [
     Flag("--max-model-len", int, None, "tokens a sequence may reach, prompt included; default: the model's own"),
     Flag("--max-num-seqs", int, 256, "sequences in one step"),
     Flag("--max-num-batched-tokens", int, None, "tokens computed in one step [2048 on CUDA, 512 on a CPU]"),
+    Flag("--prompt-chunk", int, None, "tokens of prompts in a step in which others get their next token: fewer, and "
+         "streams wait less while a prompt comes in [256 on CUDA, 64 on a CPU]"),
     Flag("--max-waiting", int, 4096, "sequences that may queue; one more is answered 429"),
     Flag("--kv-cache-memory", size, None, "bytes for the page pool, e.g. 2G; default: measured from free memory",
          expected="a size such as 2G"),

@@ -13,7 +13,8 @@ is the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import llguidance
 import numpy as np
@@ -159,11 +160,16 @@ class Tail:
 class State:
     """Where an answer stands, over tokens and over symbols alike."""
 
-    def __init__(self, token: llguidance.LLMatcher, byte: llguidance.LLMatcher, symbols: Symbols):
-        self.token, self.byte, self.symbols = token, byte, symbols
+    def __init__(self, token: llguidance.LLMatcher, begin: Callable[[], llguidance.LLMatcher], symbols: Symbols):
+        """begin: a matcher of symbols at the beginning; few answers ever need it."""
+        self.token, self._begin, self.symbols = token, begin, symbols
         self.vocabulary = symbols.vocabulary
         self.taken: list[int] = []
         self._in_bytes = 0  # tokens of `taken` that `byte` has seen
+
+    @functools.cached_property
+    def byte(self) -> llguidance.LLMatcher:
+        return self._begin()
 
     @property
     def text(self) -> bytes:
@@ -185,7 +191,8 @@ class State:
 
     def before(self) -> State:
         """A copy that has not taken the last token."""
-        state = State(self.token.deep_copy(), self.byte.deep_copy(), self.symbols)
+        byte = self.byte.deep_copy()
+        state = State(self.token.deep_copy(), lambda: byte, self.symbols)
         state.token.rollback(1)
         state.taken, state._in_bytes = list(self.taken), self._in_bytes
         state.back(1)

@@ -71,8 +71,6 @@ class Compiled:
         self.producible = None if read.ours else vocabulary.producible | vocabulary.mask(spec.controls)
         self.symbols = Symbols(vocabulary, spec.controls)
         self._token = llguidance.LLMatcher(tokenizer(vocabulary), read.grammar, log_level=0, limits=probe.LIMITS)
-        grammar = from_lark(lark.renumbered(read.text, self.symbols.number)) if spec.controls else read.grammar
-        self._byte = llguidance.LLMatcher(self.symbols.tokenizer, grammar, log_level=0, limits=probe.LIMITS)
         self._token.compute_bitmask()  # what is too large shows at the first mask
         if self._token.is_error():
             raise GrammarRefused(probe.first_line(self._token.get_error()))
@@ -106,6 +104,13 @@ class Compiled:
             raise GrammarRefused("the grammar is too much to be followed to its end") from None
 
     @functools.cached_property
+    def _byte(self) -> llguidance.LLMatcher:
+        """Over symbols. Made when it is asked for, which is seldom where goals are followed."""
+        read, symbols = self._read, self.symbols
+        grammar = from_lark(lark.renumbered(read.text, symbols.number)) if symbols.controls else read.grammar
+        return llguidance.LLMatcher(symbols.tokenizer, grammar, log_level=0, limits=probe.LIMITS)
+
+    @functools.cached_property
     def _known(self) -> Known:
         return self._read.known()
 
@@ -130,7 +135,7 @@ class Compiled:
 
     def matcher(self) -> Matcher:
         """A new one, at the beginning."""
-        return Matcher(self, self._token.deep_copy(), self._byte.deep_copy())
+        return Matcher(self, self._token.deep_copy())
 
     def watch(self, state: State) -> ahead.Watch | searching.Watch:
         """Of an answer that stands there."""
@@ -171,11 +176,11 @@ def _opens(vocabulary: Vocabulary) -> int:
 class Matcher:
     """Where one answer stands in its grammar."""
 
-    def __init__(self, compiled: Compiled, token: llguidance.LLMatcher, byte: llguidance.LLMatcher):
+    def __init__(self, compiled: Compiled, token: llguidance.LLMatcher):
         self._compiled = compiled
         self._vocabulary = compiled.vocabulary
         self._token = token
-        self._state = State(token, byte, compiled.symbols)
+        self._state = State(token, lambda: compiled._byte.deep_copy(), compiled.symbols)
         self._ended = False
         self._watch: ahead.Watch | searching.Watch = compiled.watch(self._state)
 

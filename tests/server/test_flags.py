@@ -101,7 +101,13 @@ def test_nor_does_a_variable_that_is_there_and_empty(name, text):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("max_num_seqs", 0), ("max_num_batched_tokens", 1), ("memory_utilization", 1.5), ("threads", 0)],
+    [
+        ("max_num_seqs", 0),
+        ("max_num_batched_tokens", 1),
+        ("prompt_chunk", 1),
+        ("memory_utilization", 1.5),
+        ("threads", 0),
+    ],
 )
 def test_a_setting_that_cannot_be_is_named(field, value):
     with pytest.raises(ConfigError, match=field):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -111,8 +112,12 @@ class World:
         assert len(self.state.pool.free) == self.state.pool.size
 
 
-def world(pages: int = 400, *, seqs: int = 8, budget: int = 64, cache: bool = True, **more) -> World:
-    limits = Limits(max_model_len=512, max_num_seqs=seqs, max_num_batched_tokens=budget, max_waiting=9000)
+def world(
+    pages: int = 400, *, seqs: int = 8, budget: int = 64, cache: bool = True, chunk: int = 1 << 31, **more
+) -> World:
+    limits = Limits(
+        max_model_len=512, max_num_seqs=seqs, max_num_batched_tokens=budget, max_waiting=9000, prompt_chunk=chunk
+    )
     return World(State(limits, pages, cache), **more)
 
 
@@ -166,6 +171,7 @@ ROOMS = {
     "roomy": {},
     "no cache": {"cache": False},
     "tiny chunks": {"budget": 16},
+    "tiny chunks beside streams": {"chunk": 3},
     "tiny pool": {"pages": 14},
     "tiny pool, no cache": {"pages": 14, "cache": False},
     "drafts": {"drafting": True},
@@ -176,6 +182,7 @@ ROOMS = {
     "forced in tiny chunks": {"forcing": True, "budget": 16},
     "forced, with drafts": {"forcing": True, "drafting": True, "pages": 20, "budget": 32},
     "waiting": {"waiting": True},
+    "all that, and tiny chunks beside streams": {"drafting": True, "forcing": True, "pages": 20, "chunk": 3},
     "waiting, with all else": {"waiting": True, "forcing": True, "drafting": True, "pages": 20, "budget": 32},
     "many at once": {"seqs": 64, "budget": 512},
 }
@@ -245,6 +252,23 @@ def test_a_long_prompt_never_makes_a_stream_wait():
         place.step()
         assert len(place.streams["stream", 0]) == before + 1
     assert ("long", 0) not in place.streams
+
+
+def test_beside_streams_a_prompt_comes_in_by_small_chunks_and_by_large_ones_alone():
+    place = world(budget=64, chunk=8)
+    scheduler.add(place.state, generate("alone", [4] * 100, 1))
+    place.step()
+    assert place.plans[-1].num_tokens == 64
+    place.step()
+    for n in range(7):
+        scheduler.add(place.state, generate(f"stream {n}", [n], 60))
+    place.step()
+    scheduler.add(place.state, generate("long", [4] * 300, 5))
+    place.step()
+    assert place.plans[-1].num_tokens == 7 + 8
+    place.state.limits = dataclasses.replace(place.state.limits, prompt_chunk=2)
+    place.step()
+    assert place.plans[-1].num_tokens == 7 + 7, "as many tokens as there are streams, at least"
 
 
 def test_first_come_first_served_within_a_priority():
