@@ -8,6 +8,7 @@ from .report import Place, Report
 from .running import Bench, Course
 
 AT_ONCE, PROMPT, ANSWER, PART = 256, 1000, 1000, 100
+LEAST = 1.0  # seconds that it gets, however late it is
 AT_ONCE_TINY, PROMPT_TINY, ANSWER_TINY, PART_TINY = 4, 16, 12, 4
 
 
@@ -22,7 +23,7 @@ def measure(report: Report, place: Place) -> None:
     count, prompt, answer, part = sizes(place)
     bench = Bench(place, "llama-3.1-8b", max_model_len=prompt + answer, max_num_seqs=count)
     bench.run(bench.asked(count, prompt // 2, min(answer, 24)))  # warm
-    course = bench.run(bench.asked(count, prompt, answer), seconds=max(1.0, report.left))
+    course = bench.run(bench.asked(count, prompt, answer), seconds=max(LEAST, report.left))
     done = min((len(tokens) for tokens in course.tokens.values()), default=0) if len(course.tokens) == count else 0
     for length in range(part, answer + 1, part):
         if length <= done:

@@ -66,6 +66,7 @@ def test_the_bytes_of_a_step_are_those_of_the_products(place):
         assert decode.read_bytes(Bench(place, model)) == 2 * (2 * layer + 640 * 64)
 
 
+@pytest.mark.slow
 def test_modes(place, tmp_path):
     before = dict(chosen.WAYS)
     found = measured(modes, place, tmp_path)
@@ -99,6 +100,7 @@ def test_many_at_once(place, tmp_path):
 def test_many_at_once_and_too_little_time(place, tmp_path, monkeypatch):
     """What was given until then counts, and the whole is not told."""
     monkeypatch.setattr(throughput, "ANSWER_TINY", 1500)
+    monkeypatch.setattr(throughput, "LEAST", 0.2)
     monkeypatch.setattr(throughput, "PART_TINY", 10)
     report = Report(tmp_path / "rows", 0.0)
     throughput.measure(report, place)

@@ -68,7 +68,8 @@ def check(folder: Path, chat: bool, count: int, speculation: Speculation, rooms)
     accepted = on.speculator.accepted
     least = 0 if "eagle3" in speculation.stack else count  # its head is random
     assert sum(map(sum, accepted.values())) >= least, "hardly anything was guessed"
-    assert set(speculation.stack) <= accepted.keys() | {"suffix"}, "the prompts may have all that answers say"
+    if not speculation.adaptive:  # a draft model that is as dear as the model does not pay
+        assert set(speculation.stack) <= accepted.keys() | {"suffix"}, "the prompts may have all that answers say"
 
 
 def stacks(draft: str, heads: str, eagle: str) -> dict[str, Speculation]:
