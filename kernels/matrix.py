@@ -74,6 +74,9 @@ class Matrix:
             bits = bits or 8
             if not alike(whole) or (whole[0].order is not None and len(whole) < len(parts)):
                 parts, whole = [part.dense() if isinstance(part, Quantized) else part for part in parts], []
+            elif len(whole) < len(parts):  # no weight that is quantized already changes: the others come to their form
+                group = group_of(parts[0].shape[1], bits)
+                parts = whole = [p if isinstance(p, Quantized) else quantize(p, bits, group) for p in parts]
         kinds = {part.dtype for part in parts if isinstance(part, Tensor)}
         outputs, inputs = sum(part.shape[0] for part in parts), parts[0].shape[1]
         if bits is None:

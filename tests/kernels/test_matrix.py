@@ -160,6 +160,11 @@ def test_matrices_of_several_kinds_side_by_side():
     for parts in ([small, large], [large, lows], [lows, small]):
         assert torch.equal(join(parts).dense(), torch.cat([p.dense() for p in parts]))
         assert torch.equal(Linear(parts).dense(), torch.cat([p.dense() for p in parts]))
+    plain = some(16, 256)
+    for part in (small, large, lows):
+        found = Linear([part, plain], computed=torch.float32).dense()
+        assert torch.equal(found[: len(part.codes)], part.dense()), "it stays as it is beside one that is quantized now"
+        torch.testing.assert_close(found[len(part.codes) :], plain, rtol=0, atol=plain.abs().max().item() / 250)
     mixed = Linear([some(16, 64).bfloat16(), some(16, 64).half()], computed=torch.float32)
     assert mixed.dense().shape == (32, 64)
 
