@@ -22,6 +22,7 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # None: draft_model where there is a model, else ngram
     method: Literal["ngram", "suffix", "draft_model", "medusa", "eagle3", "none"] | None = None
     model: str | None = None  # a folder: the draft model, or the heads
+    quantization: Literal["int8", "int4", "fp8"] | None = None  # of the draft model's weights, at load
     num_speculative_tokens: int = 8  # of a sequence and step, at most
     adaptive: bool = True  # as many as pay are taken; False: all that there are
     prompt_lookup_min: int = 2  # tokens at the end of the text that must stand in it before
@@ -40,6 +41,9 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ConfigError(field, f"has {self.suffix_tokens} as suffix_tokens", "a positive number")
         if self.method in ("draft_model", *HEADS) and self.model is None:
             raise ConfigError(field, f"has the method {self.method} and no model", "its folder as model")
+        if self.quantization is not None and (self.model is None or self.method in HEADS):
+            found = f"has {self.quantization} as quantization and {'heads' if self.model else 'no model'}"
+            raise ConfigError(field, found, "a draft model")
         if self.method in ("ngram", "none") and self.model is not None:
             expected = "draft_model, medusa, eagle3 or suffix as method"
             raise ConfigError(field, f"has a model and the method {self.method}", expected)

@@ -192,7 +192,8 @@ ENGINE = [
          "regex=llguidance,choice=llguidance", field="grammar_engines", expected="KIND=ENGINE, behind commas more"),
     Flag("--speculative-config", speculation, Speculation(), "how tokens are guessed ahead, as JSON: method (ngram, "
          "suffix, draft_model, medusa, eagle3, none), model (the folder of a draft model or of heads), "
-         "num_speculative_tokens, adaptive, prompt_lookup_min, prompt_lookup_max, suffix_tokens"),
+         "quantization (of a draft model), num_speculative_tokens, adaptive, prompt_lookup_min, prompt_lookup_max, "
+         "suffix_tokens"),
 ]  # fmt: skip
 
 

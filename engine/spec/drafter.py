@@ -131,15 +131,15 @@ class Drafter:
         self._sampler.forget([f"{id_}/0" for id_ in ids])
 
 
-def load(folder: Path, target_folder: Path, target: CausalLM) -> Drafter:
-    """The draft model of `folder`, in the dtype and on the device of `target`. Raises ConfigError where there is none,
-    or its vocabulary is another than that of the model in `target_folder`."""
+def load(folder: Path, target_folder: Path, target: CausalLM, quantization: str | None = None) -> Drafter:
+    """The draft model of `folder`, in the dtype and on the device of `target`. quantization: of its weights, at load.
+    Raises ConfigError where there is none, or its vocabulary is another than that of the model in `target_folder`."""
     if not (folder / "config.json").is_file():
         raise ConfigError(FIELD, f"has {str(folder)!r} as model", "a folder with a config.json and safetensors")
     try:
         kind = "auto" if target.device.type == "cpu" else str(target.dtype).removeprefix("torch.")
-        draft = load_model(folder, dtype=kind, device=target.device)
-    except ModelError as error:
+        draft = load_model(folder, dtype=kind, device=target.device, quantization=quantization)
+    except (ModelError, ConfigError) as error:
         raise ConfigError(FIELD, f"has a draft model that cannot be loaded: {error}", "one that can") from error
     compare(folder, draft, target_folder, target)
     return Drafter(draft, target.vocab_size)

@@ -22,5 +22,6 @@ def load_maker(speculation: Speculation, target_folder: Path, target: CausalLM) 
     if name is None or speculation.model is None:
         return None
     module = importlib.import_module(f".{MAKERS[name]}", __package__)
-    maker: Maker = module.load(Path(speculation.model), target_folder, target)
+    more = {} if speculation.quantization is None else {"quantization": speculation.quantization}
+    maker: Maker = module.load(Path(speculation.model), target_folder, target, **more)
     return maker

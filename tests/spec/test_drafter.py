@@ -17,6 +17,7 @@ from quire.engine.runner import Runner
 from quire.engine.sequence import Sequence
 from quire.engine.spec import drafter as drafter_module
 from quire.engine.spec.drafter import Drafter
+from quire.kernels import native
 
 NOISE = 0.05  # of the weights: about every second guess is right
 
@@ -167,6 +168,18 @@ def test_it_drafts_no_further_than_it_has_positions(tiny_model, alike, tmp_path)
     assert runner.speculator.maker is not None
 
 
+@pytest.mark.skipif(native.cpu is None, reason="weights are quantized for the C++ kernels")
+def test_a_draft_model_may_have_its_weights_in_few_bits(tiny_model, plain):
+    config = Speculation(model=str(tiny_model), quantization="int8", adaptive=False)
+    runner = local_runner(tiny_model, speculative_config=config)
+    assert "int8" in runner.speculator.maker.model.kinds
+    runner.speculator.proposers = []
+    place = asked(Place(runner), ("greedy", "sampled")).run()
+    assert {key: place.answers[key] for key in place.answers} == {key: plain.answers[key] for key in place.answers}
+    drafted, accepted = counts(runner)
+    assert accepted > 0.8 * drafted > 100
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -185,6 +198,8 @@ def refused(tiny_model: Path, draft: Path | str) -> ConfigError:
         ({"method": "ngram", "model": "x"}, "the method ngram"),
         ({"method": "none", "model": "x"}, "the method none"),
         ({"method": "suffix", "suffix_tokens": 0}, "suffix_tokens"),
+        ({"quantization": "int8"}, "quantization and no model"),
+        ({"method": "medusa", "model": "x", "quantization": "int8"}, "quantization and heads"),
     ],
 )
 def test_settings_that_contradict_each_other(fields, told):
