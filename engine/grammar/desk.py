@@ -27,7 +27,6 @@ MASKS = 0.0005  # seconds until those that are filled are sent, and tokens that 
 SLOW = 0.01  # seconds of the processor that nothing about an answer takes, where its grammar is quick
 HOPELESS = 5  # times of that, that something took once, and the grammar is never quick again
 QUICK_AGAIN = 16  # things on end that did not take long: what is built when it is first needed is there
-
 SHARE, BURST = 0.25, 0.1  # of a processor that a slow grammar may have like others, and seconds of it at once
 
 Out = list[wire.FromDesk]
@@ -125,8 +124,8 @@ class Desk:
         for message in messages:
             match message:
                 case wire.Compile():
-                    large = message.spec is not None and len(message.spec.text) > LARGE
-                    (self._long if large else self._aside)(partial(self._compile, message))
+                    long = message.spec is not None and len(message.spec.text) > LARGE
+                    (self._long if long else self._aside)(partial(self._compile, message, long))
                 case wire.Forget(grammar=number):
                     self._grammars.pop(number, None)
                 case wire.Open():
@@ -243,15 +242,14 @@ class Desk:
             opened.after, thoughts, vocabulary.written, opened.every,
         )  # fmt: skip
 
-    def _compile(self, asked: wire.Compile) -> None:
-        """In a thread."""
+    def _compile(self, asked: wire.Compile, slow: bool) -> None:
+        """In a thread. slow: it is known beforehand that its answers will be."""
         out: Out
         try:
-            compiled, slow = None, False
             vocabulary = self.vocabulary()
-            if asked.spec is not None:
-                compiled = compile_grammar(asked.spec, vocabulary, engines=self._engines)
-                slow = len(asked.spec.text) > LARGE
+            compiled = (
+                compile_grammar(asked.spec, vocabulary, engines=self._engines) if asked.spec is not None else None
+            )
             self._grammars[asked.grammar] = _Kept(compiled, slow)
             out = [wire.Ready(asked.grammar, compiled.shortest if compiled is not None else None)]
         except QuireError as error:

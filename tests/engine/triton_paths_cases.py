@@ -8,18 +8,16 @@ import random
 import pytest
 import torch
 from engine_place import local_runner
-from paged import PROMPTS, RAGGED, make
+from paged import PROMPTS, RAGGED, make, run
 from sampling import sequence, step
 
 from quire.engine import messages as m
 from quire.engine import scheduler
-from quire.engine.attention import choose_backend
-from quire.engine.batch import Batch
-from quire.engine.config import BLOCK_SIZE, Speculation
+from quire.engine.config import Speculation
 from quire.engine.errors import ConfigError, ModelError
 from quire.engine.messages import SamplingParams
 from quire.engine.models.load import load_model
-from quire.engine.plan import Plan, Slice
+from quire.engine.plan import Slice
 from quire.engine.sampling import CHAIN, Sampler, fused
 from quire.engine.sequence import Sequence
 from quire.engine.state import Limits, State
@@ -51,29 +49,6 @@ def in_torch(monkeypatch):
             monkeypatch.setitem(chosen.WAYS, what, "torch")
 
     return turn
-
-
-@torch.inference_mode()
-def run(model, prompts: list[list[int]], steps: list[list[tuple[int, int]]], attention: str) -> list[torch.Tensor]:
-    """Logits of every position of every prompt; a step is slices of (prompt, tokens)."""
-    backend = choose_backend(attention, model.dtype, CPU)
-    cache = backend.cache(model.layers, 20, model.dtype, CPU)
-    free = list(range(20))
-    seqs = [Sequence(str(i), 0, p, SamplingParams(max_tokens=1, seed=0)) for i, p in enumerate(prompts)]
-    found: list[list[torch.Tensor]] = [[] for _ in prompts]
-    for slices in steps:
-        pieces = []
-        for i, count in slices:
-            seq, start = seqs[i], seqs[i].computed
-            while len(seq.blocks) * BLOCK_SIZE < start + count:
-                seq.blocks.append(free.pop())
-            pieces.append(Slice(seq, start, seq.tokens[start : start + count]))
-            seq.computed += count
-        batch = Batch.of(Plan(pieces), CPU)
-        hidden = model.forward(batch.tokens, batch.positions, backend.plan(batch, model.layers, cache))
-        for (i, _), rows in zip(slices, model.logits(hidden).split([c for _, c in slices]), strict=True):
-            found[i].append(rows)
-    return [torch.cat(rows) for rows in found]
 
 
 @pytest.mark.parametrize(

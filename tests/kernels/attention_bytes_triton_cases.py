@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from attention_triton_cases import steps
 from engine_place import Place, local_runner
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -121,16 +122,6 @@ def truth(spec: LayerSpec, text: Text, kind: str | None) -> torch.Tensor:
 
 def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return ((found.double().cpu() - wanted).norm() / wanted.norm()).item()
-
-
-@st.composite
-def steps(draw, length: int) -> list[int]:
-    found: list[int] = []
-    while sum(found) < length:
-        found.append(min(length - sum(found), draw(st.integers(1, 3) | st.integers(20, length + 20))))
-        if len(found) == 4:
-            found[-1] += length - sum(found)
-    return found
 
 
 @pytest.mark.parametrize(("examples", "longest"), [(1, 24), pytest.param(30, 140, marks=pytest.mark.slow)])

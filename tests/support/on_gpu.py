@@ -82,18 +82,9 @@ class Place:
         self.runner = Runner(config, lambda done, total: None)
         self.state: State | None = None
 
-    def run(
-        self,
-        requests: list[m.Generate],
-        *,
-        at_once: int = 64,
-        budget: int = 2048,
-        pages: int | None = None,
-        cache: bool = True,
-        state: State | None = None,
-    ) -> dict[str, list[int]]:
-        """Tokens of each request, of which none may fail."""
-        wire = self.wire(requests, at_once, budget, pages, cache, state)
+    def run(self, requests: list[m.Generate], **room: Any) -> dict[str, list[int]]:
+        """Tokens of each request, of which none may fail. room: as `wire` has it."""
+        wire = self.wire(requests, **room)
         assert not wire.failed
         return dict(wire.course.tokens)
 

@@ -49,9 +49,11 @@ def make(name: str, folder: Path, **fields) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def run(model: CausalLM, prompts: list[list[int]], steps: list[list[tuple[int, int]]]) -> list[torch.Tensor]:
+def run(
+    model: CausalLM, prompts: list[list[int]], steps: list[list[tuple[int, int]]], attention: str = "auto"
+) -> list[torch.Tensor]:
     """Logits of every position of every prompt. A step is slices of (prompt, tokens)."""
-    backend = choose_backend("auto", model.dtype, CPU)
+    backend = choose_backend(attention, model.dtype, CPU)
     cache = backend.cache(model.layers, 40, model.dtype, CPU)
     free = list(range(40))[::-3] + [i for i in range(40) if i not in range(40)[::-3]]
     seqs = [Sequence(str(i), 0, p, SamplingParams(max_tokens=1, seed=0)) for i, p in enumerate(prompts)]
