@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from attention_triton_cases import steps
+from chunks import steps
 from engine_place import Place, local_runner
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from chunks import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,16 +148,6 @@ def test_heads_of_any_size_and_number(spec, cuts, dtype):
     run(spec, texts, [cuts, [2, 1]], 1, dtype)
     for text in texts:
         assert close(text.out, truth(spec, text))
-
-
-@st.composite
-def steps(draw, length: int) -> list[int]:
-    found: list[int] = []
-    while sum(found) < length:
-        found.append(min(length - sum(found), draw(st.integers(1, 3) | st.integers(20, length + 20))))
-        if len(found) == 4:
-            found[-1] += length - sum(found)
-    return found
 
 
 @pytest.mark.parametrize(("examples", "longest"), [(2, 40), pytest.param(40, 140, marks=pytest.mark.slow)])
