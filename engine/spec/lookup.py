@@ -6,54 +6,62 @@ Saxena 2023, "Prompt lookup decoding". The text is searched as it is, without an
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
-from numpy.typing import NDArray
 
-Tokens = NDArray[np.int32]
+WORD = 4  # bytes of a token
+SHORT = 2000 * WORD  # a search through so many bytes takes no longer than numpy's calls
 
 
-def repeated(text: Tokens, least: int, most: int, count: int) -> tuple[list[int], int]:
-    """At most `count` tokens that followed the longest end of `text` that stands in it before: of at least `least`, and
-    compared up to `most` tokens; and how long it is. Of several places the last counts. [] where there is none.
+def repeated(text: bytearray, least: int, most: int, count: int) -> tuple[list[int], int]:
+    """At most `count` tokens that followed the longest end of `text` (int32 each) that stands in it before: of at least
+    `least`, and compared up to `most` tokens; and how long it is. Of several places the last counts. [] where there is
+    none.
 
     Where what followed reaches the end of the text, the text repeats itself, and goes on to.
     """
-    if len(text) <= least:
+    if len(text) <= least * WORD or (len(text) <= SHORT and not _stood(text, text[-least * WORD :])):
         return [], 0
-    last = len(text) - 1
-    places = np.flatnonzero(text[:last] == text[last])
+    words = np.frombuffer(text, np.int32)
+    last = len(words) - 1
+    places = np.flatnonzero(words[:last] == words[last])
     length = 1
     while length < most and places.size:
         longer = places[places >= length]
-        longer = longer[text[longer - length] == text[last - length]]
+        longer = longer[words[longer - length] == words[last - length]]
         if not longer.size:
             break
         places, length = longer, length + 1
     if length < least or not places.size:
         return [], 0
     after = int(places[-1]) + 1
-    period = len(text) - after
-    return [int(text[after + n % period]) for n in range(count)], length
+    period = len(words) - after
+    return [int(words[after + n % period]) for n in range(count)], length
+
+
+def _stood(text: bytearray, end: bytearray) -> bool:
+    """Whether the text's end stands in it before. Most texts do not repeat themselves at most places."""
+    at = text.rfind(end, 0, len(text) - WORD)
+    while at % WORD and at >= 0:  # across two tokens
+        at = text.rfind(end, 0, at + len(end) - 1)
+    return at >= 0
 
 
 class Trail:
     """The tokens of a sequence, as an array that grows."""
 
-    __slots__ = ("_room", "_size")
+    __slots__ = ("_size", "_text")
 
     def __init__(self) -> None:
-        self._room = np.empty(256, dtype=np.int32)
-        self._size = 0
+        self._text = bytearray()
+        self._size = 0  # bytes that are the sequence's own
 
-    def follow(self, tokens: list[int], more: list[int]) -> Tokens:
-        """`tokens` and `more`; of the former only what is new is looked at, unless they became fewer."""
-        size = len(tokens) + len(more)
-        if size > len(self._room):
-            grown = np.empty(2 * size, dtype=np.int32)
-            grown[: self._size] = self._room[: self._size]
-            self._room = grown
-        kept = min(self._size, len(tokens))
-        self._room[kept : len(tokens)] = tokens[kept:]
-        self._room[len(tokens) : size] = more
-        self._size = len(tokens)  # what is more may not come to stay
-        return self._room[:size]
+    def follow(self, tokens: list[int], more: list[int]) -> bytearray:
+        """`tokens` and `more`, int32 each; of the former only what is new is looked at, unless they became fewer. Good
+        until the next call."""
+        kept = min(self._size, len(tokens) * WORD)
+        del self._text[kept:]
+        self._text += array("i", tokens[kept // WORD :] + more).tobytes()
+        self._size = len(tokens) * WORD  # what is more may not come to stay
+        return self._text

@@ -130,8 +130,8 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Drafts that a sequence could have. chance: of each, where those before it are right; most: how many; made: they
-    would have to be made; entry: what it costs to begin to, in the units of `Costs`."""
+    """Drafts that a sequence could have. chance: of each, where those before it are right, below 1; most: how many;
+    made: they would have to be made; entry: what it costs to begin to, in the units of `Costs`."""
 
     chance: float
     most: int
@@ -139,8 +139,8 @@ class Offer:
     entry: float = 0.0
 
     def expected(self, count: int) -> float:
-        """How many of the first `count` come to stay."""
-        return sum(self.chance**n for n in range(1, count + 1))
+        """How many of the first `count` come to stay: chance + chance ** 2 + ..."""
+        return self.chance * (1.0 - self.chance**count) / (1.0 - self.chance)
 
 
 def shares(
@@ -163,11 +163,16 @@ def shares(
     if alone is None or not offers:
         return counts
     before = alone + beside
+    best, first = sequences / before, costs.of(sequences + 1)
+    assert first is not None
+    hope, least = sequences + trust * sum(offer.expected(offer.most) for offer in offers), GAIN * best
+    first += beside + (making(1) if all(offer.made for offer in offers) else 0.0)
+    if hope / first < least:
+        return counts  # as mostly: all drafts for the price of one would be too few
     order = sorted((-(offer.chance**n), n, i) for i, offer in enumerate(offers) for n in range(1, offer.most + 1))
-    expected, best, taken, made = float(sequences), sequences / before, 0, beside
+    expected, taken, made = float(sequences), 0, beside
     makers = [0] * (1 + max(offer.most for offer in offers))  # sequences whose n-th draft has to be made
     prices = [0.0]  # of a draft of so many
-    hope, least = expected - trust * sum(gain for gain, _, _ in order), GAIN * best  # of all drafts; of what is taken
     for number, (gain, n, i) in enumerate(order, 1):
         expected -= trust * gain
         if offers[i].made:

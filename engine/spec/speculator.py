@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 PATIENCE = 32  # steps between two attempts of a proposer whose drafts were wrong more than once, at most
 QUIET = 8  # steps on end that nobody is asked in, at most, where steps may fly and nobody had anything to say
+CROWD = 8  # for each so many sequences in a step, one that had nothing of use is not asked in one more step
 READ = 256  # tokens of earlier answers that a step takes in
 PREDICTION, NGRAM, SUFFIX, GRAMMAR = "prediction", "ngram", "suffix", "grammar"
 PRIORS = {PREDICTION: (4.0, 5.0)}  # drafts that are taken to be right, of so many: who sends a prediction knows
@@ -56,6 +57,7 @@ class _Known:
     prediction: Prediction | None
     trail: Trail = field(default_factory=Trail)
     trials: dict[str, _Trial] = field(default_factory=dict)
+    pause: int = 0  # steps until it is asked again
     proposer: str = ""  # who gave the drafts of the step that comes
     offered: int = 0  # how many
     others: Record | None = None  # what is known of such drafts
@@ -100,6 +102,7 @@ class Speculator:
         self._answers = Answers(speculation.suffix_tokens) if SUFFIX in speculation.stack else None
         self._still = 0  # steps on end in which all were asked and none had a draft
         self._quiet = 0  # steps that nobody is asked in
+        self._pause = 0  # steps that a sequence is not asked in, behind one in which it had nothing of use
         self.maker: Maker | None = None  # asked where none of them has something to say
         self.proposers: list[tuple[str, Ask]] = [(PREDICTION, self._predicted)]  # in the order they are asked
         if NGRAM in speculation.stack:
@@ -176,6 +179,7 @@ class Speculator:
         if self._answers is not None:
             self._answers.read(READ)
         sampled = sum(piece.sample for piece in slices)
+        self._pause = min(QUIET, sampled // CROWD) if self._adaptive else 0
         offered, row = [], 0
         for piece, outcome in zip(slices, outcomes, strict=True):
             if _can(piece, outcome) and (found := self._offer(piece.seq, outcome)) is not None:
@@ -193,6 +197,7 @@ class Speculator:
         due = [(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None and count]
         if due:
             self._make(due, states.sampled)
+        idle: dict[Record, tuple[float, float]] = {}
         for found, count in zip(offered, counts, strict=True):
             if found.drafts is not None:
                 found.outcome.drafts = found.drafts.tokens[:count]
@@ -200,9 +205,13 @@ class Speculator:
             made = len(found.outcome.drafts)
             found.known.proposer, found.known.offered, found.known.others = found.proposer, made, found.others
             found.known.expected = found.offer.expected(made)
-            if not count:
+            if count:
+                found.known.pause = 0
+            else:
                 found.known.trials[found.proposer].record.rest(DOUBT, (0.0, 0.0))
-                found.others.rest(SLIGHT, PRIORS.get(found.proposer, PRIOR))
+                idle[found.others] = PRIORS.get(found.proposer, PRIOR)
+        for others, prior in idle.items():  # once a step, or 16 at once would forget 16 times as fast
+            others.rest(SLIGHT, prior)
 
     def _make(self, due: Seq[tuple[_Offered, int]], hidden: torch.Tensor | None) -> None:
         """Let the maker make so many. hidden: [S, width] of the rows that were sampled."""
@@ -241,6 +250,10 @@ class Speculator:
         if known is None:
             prediction = Prediction(list(seq.prediction)) if seq.prediction else None
             known = self._known[seq.id] = _Known(seq, prediction)
+        if known.pause:
+            known.pause -= 1
+            return None
+        known.pause = self._pause
         for name, ask in self.proposers:
             trial = known.trials.setdefault(name, _Trial())
             if not self._due(trial):

@@ -105,11 +105,12 @@ a step: the share of drafts that are the model's own next tokens, and the tokens
 
 
 def _command(run: Run) -> str:
-    bound = run.preset.base_training.minutes
-    usual = bound == PRESETS[run.name].base_training.minutes if run.name in PRESETS else True
-    minutes = "" if usual else f" --minutes {bound:g}"
+    bound, usual = run.preset.base_training, PRESETS[run.name].base_training if run.name in PRESETS else None
+    other = ""
+    if usual is not None and (bound.minutes, bound.steps) != (usual.minutes, usual.steps):
+        other = f" --steps {bound.steps}" if bound.minutes is None else f" --minutes {bound.minutes:g}"
     start = "" if run.start is None else f" --from {run.start.name}"
-    return f"python -m quire.pocket.recipe --preset {run.name} --seed {run.seed}{start}{minutes}"
+    return f"python -m quire.pocket.recipe --preset {run.name} --seed {run.seed}{start}{other}"
 
 
 def _notes(log: dict[str, Any]) -> str:

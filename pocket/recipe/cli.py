@@ -21,7 +21,7 @@ from ...engine.machine import physical_cores, pick_device
 from ...engine.process import settle
 from .. import HERE, MANIFEST
 from . import adapters, card, draft, evaluate, export, steps
-from .presets import PRESETS, continued, longer
+from .presets import PRESETS, bounded, continued
 from .steps import Run
 from .styles import STYLES
 
@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=HERE, help="where model/, draft/ and adapters/ go [the package]")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--from", dest="start", type=Path, help="a finished model/ whose training goes on, on other data")
-    p.add_argument("--minutes", type=float, help="of the base's training, instead of the preset's bound")
+    bound = p.add_mutually_exclusive_group()
+    bound.add_argument("--minutes", type=float, help="of the base's training, instead of the preset's bound")
+    bound.add_argument("--steps", type=int, help="of the base's training, where others use the machine too")
     p.add_argument("--threads", type=int, help="CPU threads of training [the physical cores]")
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that make data")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -66,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     preset = PRESETS[args.preset] if args.start is None else continued(PRESETS[args.preset])
-    preset = preset if args.minutes is None else longer(preset, args.minutes)
+    if args.minutes is not None or args.steps is not None:
+        preset = bounded(preset, minutes=args.minutes, steps=args.steps)
     try:
         device = pick_device(args.device)
         torch.set_num_threads(args.threads or physical_cores())

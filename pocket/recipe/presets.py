@@ -118,6 +118,6 @@ def continued(preset: Preset) -> Preset:
     return replace(preset, mix=MIX_LATER, corpus_tokens=preset.corpus_tokens // 3, base_training=more)
 
 
-def longer(preset: Preset, minutes: float) -> Preset:
-    """The same with another bound on the base's training."""
-    return replace(preset, base_training=replace(preset.base_training, minutes=minutes, steps=None))
+def bounded(preset: Preset, *, minutes: float | None = None, steps: int | None = None) -> Preset:
+    """The same with another bound on the base's training: one of the two."""
+    return replace(preset, base_training=replace(preset.base_training, minutes=minutes, steps=steps))
