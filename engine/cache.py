@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate, islice
 
 import numpy as np
 import torch
@@ -15,14 +16,17 @@ from .errors import ConfigError
 
 # Share of the free memory that the pool may take where none is set: a GPU serves alone, a CPU's memory is shared.
 UTILIZATION = {"cuda": 0.9, "cpu": 0.5}
+LINE = 64  # bytes of which a page's parts begin at multiples
 
 
 class KVCache:
     """Per-layer pages: k[i] [num_blocks + 1, kv_heads, BLOCK_SIZE, head_dim], v[i] the same with v_head_dim.
 
-    keys_across: the last two dimensions of k change places. Attention backends make it as they read it (`cache`). With
-    int8 or float8_e4m3fn as dtype each token's key and value of a head are so many bytes, and count in units of
-    k_units[i], v_units[i] [num_blocks + 1, kv_heads, BLOCK_SIZE], float32; else there are none.
+    Attention backends make it as they read it (`cache`). by_page: the last two dimensions of k change places, and all
+    layers' shares of a page lie side by side, so that memory is first written a page at a time and not, every hundred
+    pages, for all layers in one step. With int8 or float8_e4m3fn as dtype each token's key and value of a head are so
+    many bytes, and count in units of k_units[i], v_units[i] [num_blocks + 1, kv_heads, BLOCK_SIZE], float32; else there
+    are none.
 
     The last page belongs to nobody and stays zero: what is read beyond a sequence's end is read there. `scratch` is
     the attention backend's working memory, kept from step to step; `tables` what it keeps of the layers.
@@ -35,30 +39,27 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         *,
-        keys_across: bool = False,
+        by_page: bool = False,
     ):
         self.num_blocks = num_blocks
         self.zero_page = num_blocks
         self.scratch = Scratch()
         self.tables: np.ndarray | None = None
-        self._keys_across = keys_across
+        self._keys_across = by_page
 
-        def pages(spec: LayerSpec, *page: int, dtype: torch.dtype = dtype) -> torch.Tensor:
-            # Not zeroed: on the CPU a page then takes memory when it is first written, and a start takes no time.
-            shape = (num_blocks + 1, spec.kv_heads, *page)
-            if device.type == "cpu":
-                return anonymous(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
-            found = torch.empty(shape, dtype=dtype, device=device)
-            found[num_blocks].zero_()
-            return found
-
-        across = (lambda dim: (dim, BLOCK_SIZE)) if keys_across else (lambda dim: (BLOCK_SIZE, dim))
-        self.k = [pages(spec, *across(spec.head_dim)) for spec in layers]
-        self.v = [pages(spec, BLOCK_SIZE, spec.v_head_dim or spec.head_dim) for spec in layers]
-        self.k_units, self.v_units = (
-            [pages(spec, BLOCK_SIZE, dtype=torch.float32) for spec in layers] if dtype.itemsize == 1 else []
-            for _ in range(2)
-        )
+        keys: list[tuple[int, ...]] = []
+        values: list[tuple[int, ...]] = []
+        units: list[tuple[int, ...]] = []
+        for spec in layers:
+            v_dim = spec.v_head_dim or spec.head_dim
+            keys.append((spec.kv_heads, *((spec.head_dim, BLOCK_SIZE) if by_page else (BLOCK_SIZE, spec.head_dim))))
+            values.append((spec.kv_heads, BLOCK_SIZE, v_dim))
+            units.append((spec.kv_heads, BLOCK_SIZE))
+        units = units if dtype.itemsize == 1 else []
+        wanted = [(shape, dtype) for shape in keys + values] + [(shape, torch.float32) for shape in units + units]
+        made = iter((_side_by_side if by_page else _apart)(wanted, num_blocks + 1, device))
+        self.k, self.v = list(islice(made, len(layers))), list(islice(made, len(layers)))
+        self.k_units, self.v_units = list(islice(made, len(units))), list(islice(made, len(units)))
 
     @property
     def keys(self) -> list[torch.Tensor]:
@@ -79,6 +80,34 @@ class KVCache:
         """Size of all pages that sequences can hold."""
         pages = self.k + self.v + self.k_units + self.v_units
         return sum(x.nbytes // (self.num_blocks + 1) * self.num_blocks for x in pages)
+
+
+Wanted = tuple[tuple[int, ...], torch.dtype]  # of one page
+
+
+def _apart(wanted: list[Wanted], pages: int, device: torch.device) -> list[torch.Tensor]:
+    """[pages, *shape] each. Not zeroed: on the CPU a page takes memory when it is first written."""
+    found = []
+    for shape, dtype in wanted:
+        if device.type == "cpu":
+            found.append(anonymous(pages * math.prod(shape) * dtype.itemsize).view(dtype).view(pages, *shape))
+        else:
+            found.append(torch.empty((pages, *shape), dtype=dtype, device=device))
+            found[-1][-1].zero_()
+    return found
+
+
+def _side_by_side(wanted: list[Wanted], pages: int, device: torch.device) -> list[torch.Tensor]:
+    """The same on the CPU: of each page all that is wanted, then the next page."""
+    sizes = [-(-math.prod(shape) * dtype.itemsize // LINE) * LINE for shape, dtype in wanted]
+    page = sum(sizes)
+    room = anonymous(pages * page)
+    found = []
+    for (shape, dtype), begin in zip(wanted, accumulate(sizes, initial=0), strict=False):
+        inner = torch.empty(shape, device="meta").stride()
+        strides = (page // dtype.itemsize, *inner)
+        found.append(room.view(dtype).as_strided((pages, *shape), strides, begin // dtype.itemsize))
+    return found
 
 
 def _page_and_place(slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

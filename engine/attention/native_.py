@@ -18,8 +18,8 @@ from . import AS_THEY_ARE, LayerSpec, Turn
 
 
 def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
-    """Keys by dimension: a query meets a page as a row meets a panel of a matrix."""
-    return KVCache(layers, num_blocks, dtype, device, keys_across=True)
+    """Keys by dimension: a query meets a page as a row meets a panel of a matrix. All layers of a page together."""
+    return KVCache(layers, num_blocks, dtype, device, by_page=True)
 
 
 def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Planned:
@@ -68,8 +68,9 @@ def _tables(layers: list[LayerSpec], cache: KVCache) -> np.ndarray:
             [
                 spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim,
                 native.bits(spec.scale), native.bits(spec.softcap or 0.0), *pages,
+                cache.k[n].stride(0) * cache.k[n].itemsize,
             ]
-            for spec, *pages in zip(layers, *addresses, strict=True)
+            for n, (spec, *pages) in enumerate(zip(layers, *addresses, strict=True))
         ], dtype=np.int64)  # fmt: skip
     return cache.tables.ctypes.data + cache.tables.strides[0] * np.arange(len(layers))
 

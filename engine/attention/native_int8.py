@@ -16,4 +16,4 @@ __all__ = ["cache", "plan"]
 
 def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
     """Keys by dimension. dtype: what the model computes in, float32."""
-    return KVCache(layers, num_blocks, torch.int8, device, keys_across=True)
+    return KVCache(layers, num_blocks, torch.int8, device, by_page=True)

@@ -23,12 +23,13 @@ constexpr int64_t PAGE = 16, KEYS = 128, SEGMENT = 1024;
 struct AttentionLayer {  // of int64, addresses and the bits of floats: engine/attention/native_.py makes them
   int64_t heads, kv_heads, head_dim, v_dim;
   int64_t scale, softcap;  // bits of floats; softcap 0: none
-  void* keys;              // [pages][kv_heads][head_dim][PAGE], floats or, where there are units, signed bytes
-  void* values;            // [pages][kv_heads][PAGE][v_dim], the same
-  float* key_units;        // [pages][kv_heads][PAGE] or null: keys and values are floats
+  void* keys;              // [kv_heads][head_dim][PAGE] of page 0, floats or, where there are units, signed bytes
+  void* values;            // [kv_heads][PAGE][v_dim], the same
+  float* key_units;        // [kv_heads][PAGE] or null: keys and values are floats
   float* value_units;      // the same
+  int64_t apart;           // bytes from a page to the next, the same in all of them
 };
-static_assert(sizeof(AttentionLayer) == 80, "the tables are of int64");
+static_assert(sizeof(AttentionLayer) == 88, "the tables are of int64");
 
 struct AttentionStep {  // sequences with their rows end to end
   int64_t sequences, rows;

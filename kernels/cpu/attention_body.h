@@ -27,6 +27,11 @@ INLINE float put(const float* x, int64_t dim, float* to, int64_t stride, int32_t
   for (int64_t d = 0; d < dim; d++) to[d * stride] = x[d];
   return 1;
 }
+template <class T>
+INLINE T* of_page(const AttentionLayer& layer, void* first, int64_t page) {
+  return reinterpret_cast<T*>(static_cast<char*>(first) + page * layer.apart);
+}
+
 INLINE float put(const float* x, int64_t dim, int8_t* to, int64_t stride, int32_t* codes) {
   const float unit = counted(x, dim, 127, codes);
   for (int64_t d = 0; d < dim; d++) to[d * stride] = static_cast<int8_t>(codes[d]);
@@ -39,13 +44,15 @@ TARGET static void write_row(
     const AttentionLayer& layer, const AttentionStep& step, const Turned& t, Heads k, Heads v, int64_t row, float* room,
     int32_t* codes) {
   const int64_t page = step.slots[row] / PAGE, place = step.slots[row] % PAGE;
+  T *keys = of_page<T>(layer, layer.keys, page), *values = of_page<T>(layer, layer.values, page);
   for (int64_t h = 0; h < layer.kv_heads; h++) {
-    const int64_t at = page * layer.kv_heads + h;
     turned(k.x + row * k.stride + h * layer.head_dim, layer.head_dim, t, row, t.k_norm, t.k_eps, room);
-    const float key = put(room, layer.head_dim, static_cast<T*>(layer.keys) + at * layer.head_dim * PAGE + place, PAGE, codes);
-    T* values = static_cast<T*>(layer.values) + (at * PAGE + place) * layer.v_dim;
-    const float value = put(v.x + row * v.stride + h * layer.v_dim, layer.v_dim, values, 1, codes);
-    if (layer.key_units) layer.key_units[at * PAGE + place] = key, layer.value_units[at * PAGE + place] = value;
+    const float key = put(room, layer.head_dim, keys + h * layer.head_dim * PAGE + place, PAGE, codes);
+    T* to = values + (h * PAGE + place) * layer.v_dim;
+    const float value = put(v.x + row * v.stride + h * layer.v_dim, layer.v_dim, to, 1, codes);
+    if (!layer.key_units) continue;
+    of_page<float>(layer, layer.key_units, page)[h * PAGE + place] = key;
+    of_page<float>(layer, layer.value_units, page)[h * PAGE + place] = value;
   }
 }
 
@@ -217,12 +224,13 @@ TARGET static void segment_of(
     const int64_t keys = end - at < KEYS ? end - at : KEYS, count = (keys + PAGE - 1) / PAGE;
     tile.pages = count;
     for (int64_t i = 0; i < count; i++) {
-      const int64_t page = pages[at / PAGE + i] * layer.kv_heads + kv_head;
-      tile.keys[i] = static_cast<const T*>(layer.keys) + page * layer.head_dim * PAGE;
-      tile.values[i] = static_cast<const T*>(layer.values) + page * layer.v_dim * PAGE;
+      const int64_t page = pages[at / PAGE + i];
+      tile.keys[i] = of_page<T>(layer, layer.keys, page) + kv_head * layer.head_dim * PAGE;
+      tile.values[i] = of_page<T>(layer, layer.values, page) + kv_head * layer.v_dim * PAGE;
       if constexpr (sizeof(T) == 1) {
-        tile.key_units[i] = layer.key_units + page * PAGE;
-        std::memcpy(tile.value_units + i * PAGE, layer.value_units + page * PAGE, PAGE * sizeof(float));
+        tile.key_units[i] = of_page<float>(layer, layer.key_units, page) + kv_head * PAGE;
+        const float* units = of_page<float>(layer, layer.value_units, page) + kv_head * PAGE;
+        std::memcpy(tile.value_units + i * PAGE, units, PAGE * sizeof(float));
       }
     }
     meet_all<R>(q, layer.head_dim, tile, layer.v_dim, scores);

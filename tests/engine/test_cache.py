@@ -28,12 +28,30 @@ def test_bytes_per_token_count_keys_and_values_of_every_layer():
     assert bytes_per_token(LAYERS, torch.bfloat16) == (2 * 128 + 4 * 48) * 2
 
 
-def test_cache_has_the_bytes_that_were_counted():
-    cache = KVCache(LAYERS, 10, torch.float16, CPU)
-    assert cache.bytes == 10 * BLOCK_SIZE * bytes_per_token(LAYERS, torch.float16)
-    assert cache.k[1].shape == (11, 4, BLOCK_SIZE, 32)
+@pytest.mark.parametrize("by_page", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+def test_cache_has_the_bytes_that_were_counted(by_page, dtype):
+    cache = KVCache(LAYERS, 10, dtype, CPU, by_page=by_page)
+    assert cache.bytes == 10 * BLOCK_SIZE * bytes_per_token(LAYERS, dtype)
+    assert cache.keys[1].shape == (11, 4, BLOCK_SIZE, 32)
     assert cache.v[1].shape == (11, 4, BLOCK_SIZE, 16)
     assert cache.zero_page == 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_by_page_all_layers_of_a_page_lie_between_it_and_the_next(dtype):
+    cache = KVCache(LAYERS, 10, dtype, CPU, by_page=True)
+    parts = [*cache.k, *cache.v, *cache.k_units, *cache.v_units]
+    assert len(parts) == (8 if dtype == torch.int8 else 4)
+    for number, part in enumerate(parts):
+        part.fill_(number + 1)
+    assert all((part == number + 1).all() for number, part in enumerate(parts)), "two of them share a place"
+    first = min(part.data_ptr() for part in parts)
+    page = BLOCK_SIZE * bytes_per_token(LAYERS, dtype)
+    for part in parts:
+        assert part.stride(0) * part.itemsize == page
+        assert part[0].is_contiguous()
+        assert first <= part[3].data_ptr() - 3 * page <= first + page - part[3].nbytes
 
 
 @given(
@@ -51,10 +69,12 @@ def test_the_pool_never_takes_more_than_its_share_or_its_cap(free, cap, share):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory in use from /proc")
-def test_an_idle_pool_takes_no_memory():
+@pytest.mark.parametrize("by_page", [False, True])
+def test_an_idle_pool_takes_no_memory(by_page):
     resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096  # noqa: E731
     before = resident()
-    cache = KVCache(LAYERS, (2 << 30) // (BLOCK_SIZE * bytes_per_token(LAYERS, torch.float32)), torch.float32, CPU)
+    pages = (2 << 30) // (BLOCK_SIZE * bytes_per_token(LAYERS, torch.float32))
+    cache = KVCache(LAYERS, pages, torch.float32, CPU, by_page=by_page)
     assert cache.bytes > 1 << 30
     assert resident() - before < 64 * MIB
     assert not any(pages[-1].any() for pages in cache.k + cache.v)

@@ -99,15 +99,17 @@ static void an_attention(Isa isa) {
     tables.push_back(static_cast<int64_t>(pages.size()));
   }
   const int64_t rows = begins.back();
-  const int64_t heads = next * layer.kv_heads, in_keys = heads * layer.head_dim * PAGE, in_values = heads * layer.v_dim * PAGE;
   const bool bytes = between(0, 1);
-  const auto keys = some<float>(bytes ? 0 : in_keys), values = some<float>(bytes ? 0 : in_values);
-  const auto key_codes = some<int8_t>(bytes ? in_keys : 0), value_codes = some<int8_t>(bytes ? in_values : 0);
-  const auto key_units = some<float>(bytes ? heads * PAGE : 0), value_units = some<float>(bytes ? heads * PAGE : 0);
-  layer.keys = keys.get(), layer.values = values.get();
+  const int64_t item = bytes ? 1 : sizeof(float), lanes = layer.kv_heads * PAGE;
+  const int64_t of_keys = lanes * layer.head_dim * item, of_values = lanes * layer.v_dim * item;
+  const int64_t of_units = bytes ? lanes * static_cast<int64_t>(sizeof(float)) : 0;
+  layer.apart = of_keys + of_values + 2 * of_units;
+  const auto room = some<float>(next * layer.apart / static_cast<int64_t>(sizeof(float)));
+  char* const page = reinterpret_cast<char*>(room.get());
+  layer.keys = page, layer.values = page + of_keys;
   if (bytes) {
-    layer.keys = key_codes.get(), layer.values = value_codes.get();
-    layer.key_units = key_units.get(), layer.value_units = value_units.get();
+    layer.key_units = reinterpret_cast<float*>(page + of_keys + of_values);
+    layer.value_units = reinterpret_cast<float*>(page + of_keys + of_values + of_units);
   }
   const bool holes = between(0, 1);
   const AttentionStep step{sequences,    rows,         begins.data(), tables.data(), pages.data(), slots.data(),
