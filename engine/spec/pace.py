@@ -49,6 +49,16 @@ class Costs:
         self._known[size] += share * (min(seconds / self._speed, GREATEST * known) - known)
 
     @property
+    def _slope(self) -> float:
+        """Of each token more than were ever measured: as between the largest size and about half of it. Beside prompts
+        no size is measured, so to hope for better there would be to hope for ever."""
+        largest = self._sizes[-1]
+        half = self._sizes[bisect.bisect_right(self._sizes, largest // 2) - 1] if len(self._sizes) > 1 else largest
+        if half == largest:
+            return SLOPE * self._known[largest] / largest
+        return max(0.0, self._known[largest] - self._known[half]) / (largest - half)
+
+    @property
     def speed(self) -> float:
         """Seconds of a unit, at present."""
         return self._speed
@@ -61,9 +71,7 @@ class Costs:
         at = bisect.bisect_left(self._sizes, tokens)
         below = max((self._known[size] for size in self._sizes[max(0, at - 8) : at]), default=0.0)
         if at == len(self._sizes):
-            largest = self._sizes[-1]
-            one = self._known[self._sizes[0]] / self._sizes[0]  # hopeful: a size that was tried is known
-            return below + SLOPE * one * (tokens - largest)
+            return below + self._slope * (tokens - self._sizes[-1])
         size = self._sizes[at]
         above = max(below, self._known[size])
         if size == tokens or not at:
@@ -147,30 +155,34 @@ def shares(
     offers: Sequence[Offer],
     sequences: int,
     costs: Costs,
-    beside: float = 0.0,
+    row: float = 0.0,
     making: Callable[[int], float] = lambda sequences: 0.0,
     trust: float = 1.0,
 ) -> list[int]:
     """Of the drafts of some sequences, how many give the most tokens a second.
 
-    sequences: that take part in the step, those with offers included; costs: of steps without prompts; beside: what
-    prompts cost in the step, making: what it costs to make one draft of so many sequences, in the same units. A step
-    without drafts gives a token a sequence; the n-th draft of a sequence comes to stay with chance ** n, and what they
-    give is believed to be `trust` of that.
+    sequences: that take part in the step, those with offers included; costs: of steps without prompts; row: what a row
+    costs at least, making: what it costs to make one draft of so many sequences, in the same units. A step without
+    drafts gives a token a sequence; the n-th draft of a sequence comes to stay with chance ** n, and what they give is
+    believed to be `trust` of that. What else the step does, prompts, it does once: drafts make it longer, and what they
+    give would be had at the price of steps without prompts.
     """
     counts = [0] * len(offers)
     alone = costs.of(sequences)
     if alone is None or not offers:
         return counts
-    before = alone + beside
-    best, first = sequences / before, costs.of(sequences + 1)
-    assert first is not None
+
+    def cost(drafts: int) -> float:
+        found = costs.of(sequences + drafts)
+        assert found is not None
+        return max(found, alone + row * drafts)
+
+    best = sequences / alone
     hope, least = sequences + trust * sum(offer.expected(offer.most) for offer in offers), GAIN * best
-    first += beside + (making(1) if all(offer.made for offer in offers) else 0.0)
-    if hope / first < least:
+    if hope / (cost(1) + (making(1) if all(offer.made for offer in offers) else 0.0)) < least:
         return counts  # as mostly: all drafts for the price of one would be too few
     order = sorted((-(offer.chance**n), n, i) for i, offer in enumerate(offers) for n in range(1, offer.most + 1))
-    expected, taken, made = float(sequences), 0, beside
+    expected, taken, made = float(sequences), 0, 0.0
     makers = [0] * (1 + max(offer.most for offer in offers))  # sequences whose n-th draft has to be made
     prices = [0.0]  # of a draft of so many
     for number, (gain, n, i) in enumerate(order, 1):
@@ -181,11 +193,10 @@ def shares(
                 prices.append(making(makers[n]))
             made += prices[makers[n]] - prices[makers[n] - 1]
             made += offers[i].entry if n == 1 else 0.0
-        cost = costs.of(sequences + number)
-        assert cost is not None
-        if expected / (cost + made) > best:
-            best, taken = expected / (cost + made), number
-        if hope / (cost + made) <= max(best, least):
+        takes = cost(number) + made
+        if expected / takes > best:
+            best, taken = expected / takes, number
+        if hope / takes <= max(best, least):
             break  # a larger step is never cheaper: what is left cannot make up for it
     if best < least:
         return counts

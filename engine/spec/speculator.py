@@ -16,7 +16,7 @@ from ..sequence import Sequence
 from .answers import Answers
 from .lookup import Trail, repeated
 from .maker import Drafts, Maker, States, Want
-from .pace import DOUBT, PRIOR, SLIGHT, SLOWLY, Costs, Offer, Record, Trust, shares
+from .pace import DOUBT, PRIOR, SLIGHT, SLOWLY, SPEED, Costs, Offer, Record, Trust, shares
 from .prediction import Prediction
 
 log = logging.getLogger("quire.engine")
@@ -94,7 +94,7 @@ class Speculator:
         self._speculation = speculation
         self._adaptive = speculation.adaptive
         self._costs = Costs()  # of steps without prompts
-        self._prompts = 0.0  # seconds that a token of a prompt took last
+        self._prompts = 0.0  # seconds that a token of a prompt takes
         self._known: dict[str, _Known] = {}
         self._general: dict[tuple[str, int], Record] = {}  # of a proposer, and of what spoke for its drafts
         self._trust = Trust()
@@ -119,7 +119,8 @@ class Speculator:
         if not prompts:
             self._costs.learn(decodes, seconds)
         elif (alone := self._costs.of(decodes)) is not None:
-            self._prompts = max(0.0, seconds - alone * self._costs.speed) / prompts
+            one = max(0.0, seconds - alone * self._costs.speed) / prompts
+            self._prompts += (SPEED if self._prompts else 1.0) * (one - self._prompts)
 
     def learn(self, piece: Slice, outcome: Outcome) -> None:
         """What came of the drafts of a slice; those that its grammar did not let come were wrong too."""
@@ -188,10 +189,10 @@ class Speculator:
             row += piece.drafts + 1 if piece.sample else 0
         counts = [found.offer.most for found in offered]
         if self._adaptive:
-            prompts = sum(len(piece.tokens) for piece in slices if not piece.sample)  # the next step has as many
-            beside = self._prompts * prompts / self._costs.speed
+            beside = any(not piece.sample for piece in slices)  # the next step has prompts too
+            row = self._prompts / self._costs.speed if beside else 0.0
             offers = [found.offer for found in offered]
-            counts = shares(offers, sampled, self._costs, beside, self._making, self._trust.share)
+            counts = shares(offers, sampled, self._costs, row, self._making, self._trust.share)
             if offered and not any(counts):
                 self._trust.rest()
         due = [(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None and count]
