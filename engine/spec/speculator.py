@@ -190,9 +190,9 @@ class Speculator:
         counts = [found.offer.most for found in offered]
         if self._adaptive:
             beside = any(not piece.sample for piece in slices)  # the next step has prompts too
-            row = self._prompts / self._costs.speed if beside else 0.0
+            least = self._prompts / self._costs.speed if beside else 0.0
             offers = [found.offer for found in offered]
-            counts = shares(offers, sampled, self._costs, row, self._making, self._trust.share)
+            counts = shares(offers, sampled, self._costs, least, self._making, self._trust.share)
             if offered and not any(counts):
                 self._trust.rest()
         due = [(found, count) for found, count in zip(offered, counts, strict=True) if found.drafts is None and count]
