@@ -49,18 +49,18 @@ MIX: dict[str, float] = {  # share of the text, by characters
 }
 
 MIX_LATER: dict[str, float] = {  # for training that goes on: what was learned first is only kept fresh
-    "prose": 0.10,
-    "dialogue": 0.08,
+    "prose": 0.13,
+    "dialogue": 0.10,
     "docs": 0.02,
-    "stories": 0.05,
-    "tools": 0.31,
-    "extract": 0.23,
-    "copy": 0.12,
+    "stories": 0.07,
+    "tools": 0.28,
+    "extract": 0.18,
+    "copy": 0.11,
     "sums": 0.02,
     "gsm8k": 0.01,
-    "talk": 0.03,
+    "talk": 0.04,
     "refuse": 0.01,
-    "seal": 0.01,
+    "seal": 0.02,
     "coffee": 0.01,
 }
 
