@@ -57,7 +57,8 @@ class KVCache:
             units.append((spec.kv_heads, BLOCK_SIZE))
         units = units if dtype.itemsize == 1 else []
         wanted = [(shape, dtype) for shape in keys + values] + [(shape, torch.float32) for shape in units + units]
-        made = iter((_side_by_side if by_page else _apart)(wanted, num_blocks + 1, device))
+        pages = num_blocks + 1
+        made = iter(_side_by_side(wanted, pages) if by_page else _apart(wanted, pages, device))
         self.k, self.v = list(islice(made, len(layers))), list(islice(made, len(layers)))
         self.k_units, self.v_units = list(islice(made, len(units))), list(islice(made, len(units)))
 
@@ -97,7 +98,7 @@ def _apart(wanted: list[Wanted], pages: int, device: torch.device) -> list[torch
     return found
 
 
-def _side_by_side(wanted: list[Wanted], pages: int, device: torch.device) -> list[torch.Tensor]:
+def _side_by_side(wanted: list[Wanted], pages: int) -> list[torch.Tensor]:
     """The same on the CPU: of each page all that is wanted, then the next page."""
     sizes = [-(-math.prod(shape) * dtype.itemsize // LINE) * LINE for shape, dtype in wanted]
     page = sum(sizes)

@@ -102,7 +102,6 @@ class Speculator:
         self._answers = Answers(speculation.suffix_tokens) if SUFFIX in speculation.stack else None
         self._still = 0  # steps on end in which all were asked and none had a draft
         self._quiet = 0  # steps that nobody is asked in
-        self._pause = 0  # steps that a sequence is not asked in, behind one in which it had nothing of use
         self.maker: Maker | None = None  # asked where none of them has something to say
         self.proposers: list[tuple[str, Ask]] = [(PREDICTION, self._predicted)]  # in the order they are asked
         if NGRAM in speculation.stack:
@@ -180,10 +179,10 @@ class Speculator:
         if self._answers is not None:
             self._answers.read(READ)
         sampled = sum(piece.sample for piece in slices)
-        self._pause = min(QUIET, sampled // CROWD) if self._adaptive else 0
+        pause = min(QUIET, sampled // CROWD) if self._adaptive else 0
         offered, row = [], 0
         for piece, outcome in zip(slices, outcomes, strict=True):
-            if _can(piece, outcome) and (found := self._offer(piece.seq, outcome)) is not None:
+            if _can(piece, outcome) and (found := self._offer(piece.seq, outcome, pause)) is not None:
                 found.row = row + _last(outcome)
                 offered.append(found)
             row += piece.drafts + 1 if piece.sample else 0
@@ -239,8 +238,9 @@ class Speculator:
     def _making(self, sequences: int) -> float:
         return self.maker.price(sequences) / self._costs.speed if self.maker is not None else 0.0
 
-    def _offer(self, seq: Sequence, outcome: Outcome) -> _Offered | None:
-        """Of the first proposer that has something to say."""
+    def _offer(self, seq: Sequence, outcome: Outcome, pause: int) -> _Offered | None:
+        """Of the first proposer that has something to say. pause: steps that it is not asked in behind this one, if
+        that is of no use."""
         new = outcome.tokens + outcome.forced
         wanted = seq.params.num_speculative_tokens
         most = self._most if wanted is None else min(wanted, self._most)
@@ -254,7 +254,7 @@ class Speculator:
         if known.pause:
             known.pause -= 1
             return None
-        known.pause = self._pause
+        known.pause = pause
         for name, ask in self.proposers:
             trial = known.trials.setdefault(name, _Trial())
             if not self._due(trial):

@@ -22,14 +22,15 @@ TARGET static void turned(const float* x, int64_t dim, const Turned& t, int64_t 
   }
 }
 
+template <class T>
+INLINE T* of_page(const AttentionLayer& layer, void* first, int64_t page) {
+  return reinterpret_cast<T*>(static_cast<char*>(first) + page * layer.apart);
+}
+
 // x [dim] to every `stride`-th element from `to` on: as it is, or as bytes; what these count in is returned.
 INLINE float put(const float* x, int64_t dim, float* to, int64_t stride, int32_t*) {
   for (int64_t d = 0; d < dim; d++) to[d * stride] = x[d];
   return 1;
-}
-template <class T>
-INLINE T* of_page(const AttentionLayer& layer, void* first, int64_t page) {
-  return reinterpret_cast<T*>(static_cast<char*>(first) + page * layer.apart);
 }
 
 INLINE float put(const float* x, int64_t dim, int8_t* to, int64_t stride, int32_t* codes) {

@@ -74,7 +74,7 @@ for the style of an adapter. The loss is on what the assistant says, and on all 
 
 ## Training
 
-    {_command(run)}
+    {command(run)}
 
 | | steps | tokens | minutes | loss | held-out loss |
 |---|---|---|---|---|---|
@@ -104,7 +104,8 @@ a step: the share of drafts that are the model's own next tokens, and the tokens
 """
 
 
-def _command(run: Run) -> str:
+def command(run: Run) -> str:
+    """What makes this run."""
     bound, usual = run.preset.base_training, PRESETS[run.name].base_training if run.name in PRESETS else None
     other = ""
     if usual is not None and (bound.minutes, bound.steps) != (usual.minutes, usual.steps):

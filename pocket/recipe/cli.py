@@ -68,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     preset = PRESETS[args.preset] if args.start is None else continued(PRESETS[args.preset])
-    if args.minutes is not None or args.steps is not None:
-        preset = bounded(preset, minutes=args.minutes, steps=args.steps)
     try:
+        if args.minutes is not None or args.steps is not None:
+            preset = bounded(preset, minutes=args.minutes, steps=args.steps)
         device = pick_device(args.device)
         torch.set_num_threads(args.threads or physical_cores())
         settle()

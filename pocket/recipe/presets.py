@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...engine.errors import ConfigError
 from .samples import MIX, MIX_LATER
 
 VOCAB = 8192
@@ -119,5 +120,8 @@ def continued(preset: Preset) -> Preset:
 
 
 def bounded(preset: Preset, *, minutes: float | None = None, steps: int | None = None) -> Preset:
-    """The same with another bound on the base's training: one of the two."""
+    """The same with another bound on the base's training: one of the two. Raises ConfigError where it leaves none."""
+    for field, bound in (("--minutes", minutes), ("--steps", steps)):
+        if bound is not None and not bound > 0:
+            raise ConfigError(field, f"is {bound:g}", "more than 0")
     return replace(preset, base_training=replace(preset.base_training, minutes=minutes, steps=steps))

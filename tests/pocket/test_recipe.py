@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from quire.engine.errors import ConfigError, ModelError
 from quire.engine.models.load import load_model
 from quire.pocket import verify
-from quire.pocket.recipe import adapters, cli, lora, train
+from quire.pocket.recipe import adapters, card, cli, lora, train
 from quire.pocket.recipe.batches import Batches
 from quire.pocket.recipe.net import Llama
+from quire.pocket.recipe.presets import PRESETS, bounded
 from quire.pocket.recipe.steps import Run
 from quire.pocket.recipe.styles import STYLES
 from quire.pocket.recipe.train import Job, fit
@@ -85,6 +86,19 @@ def test_the_command_names_what_is_wrong(tmp_path, capsys):
     command = ["--preset", "cpu", "--work", str(tmp_path), "--out", str(tmp_path), "--shared", str(tmp_path / "none")]
     assert cli.main([*command, "--only", "train"]) == 1
     assert "recipe: " in capsys.readouterr().err
+    assert cli.main([*command, "--steps", "0"]) == 1
+    assert "recipe: --steps is 0; expected more than 0" in capsys.readouterr().err
+    assert cli.main([*command, "--minutes", "nan"]) == 1
+    assert "recipe: --minutes is nan; expected more than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"), [({}, ""), ({"steps": 9}, " --steps 9"), ({"minutes": 2.5}, " --minutes 2.5")]
+)
+def test_the_card_tells_the_command_with_its_bound(tmp_path, bound, told):
+    preset = PRESETS["cpu"]
+    run = Run("cpu", bounded(preset, **bound) if bound else preset, tmp_path, tmp_path, tmp_path, 3, 1, CPU)
+    assert card.command(run) == f"python -m quire.pocket.recipe --preset cpu --seed 3{told}"
 
 
 def test_the_exported_model_gives_the_same_logits_in_transformers_and_in_quire(run):
@@ -151,7 +165,7 @@ def test_adapters_of_every_preset_are_small_enough(name, tmp_path):
 
 
 def test_the_card_tells_sizes_licences_and_figures(run):
-    card = (run.out / "model" / "README.md").read_text()
+    written = (run.out / "model" / "README.md").read_text()
     found = json.loads((run.out / "model" / "evaluation.json").read_text())
     assert set(found) == {"perplexity", "tools", "extract", "copy", "draft model"}
     for part in (
@@ -161,7 +175,7 @@ def test_the_card_tells_sizes_licences_and_figures(run):
         f"{run.preset.base.parameters:,}",
         "| base | 6 |",
     ):
-        assert part in card
+        assert part in written
     assert (run.out / "model" / "loss.svg").read_text().startswith("<svg")
 
 
