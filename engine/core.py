@@ -156,8 +156,8 @@ class Engine:
             schedule_seconds=self.schedule_seconds,
             step_seconds=self.step_seconds,
             waited=waited,
-            drafted=self.runner.speculator.drafted,
-            accepted=self.runner.speculator.accepted,
+            drafted=self.runner.speculator.tally.drafted,
+            accepted=self.runner.speculator.tally.accepted,
             **(graphs.counts() if (graphs := self.runner.graphs) is not None else {}),
             **self.state.gauges(),
         )

@@ -192,6 +192,10 @@ class Guided(msgspec.Struct, frozen=True, array_like=True):
     marks: tuple[bool, ...] = ()  # which of the tokens that a step gave were forced, where it gave several
 
 
+# Proposer -> its guesses that were checked and those of them that were right, each by place behind the last token.
+Guesses = dict[str, tuple[list[int], list[int]]]
+
+
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """News of one sequence: what one step added."""
 
@@ -204,6 +208,7 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defau
     finish: FinishReason | None = None  # "stop": the last of tokens is in stop_token_ids
     guided: Guided | None = None  # up to the last of tokens, where a grammar binds the answer or a budget its thought
     predicted: tuple[int, int] | None = None  # so far, guesses of the prediction that were right, and that were wrong
+    guesses: Guesses | None = None  # so far, where some were checked
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from .errors import QuireError
-from .messages import Guided, TokenLogprob
+from .messages import Guesses, Guided, TokenLogprob
 from .sequence import Sequence
 
 
@@ -77,6 +77,7 @@ class Outcome:
     kept: list[float] = field(default_factory=list)  # of each token, the share of the probability that its mask left
     guided: Guided | None = None  # what the grammar did so far
     predicted: tuple[int, int] | None = None  # guesses of the prediction so far that were right, and that were wrong
+    guesses: Guesses | None = None  # what came of all guesses so far, where the slice had some
     error: str | None = None  # this sequence failed; the others go on
     code: str = "engine_failed"  # of the error: a code of engine/errors.py
     param: str | None = None  # the field of the request that caused it

@@ -331,8 +331,9 @@ def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.T
     seq = piece.seq
     if seq.announced and outcome.tokens and not finish and outcome.logprobs is outcome.prompt_logprobs is None:
         return m.TokenDelta(
-            id=seq.request, index=seq.index, tokens=outcome.tokens, guided=outcome.guided, predicted=outcome.predicted
-        )  # nearly all are so
+            id=seq.request, index=seq.index, tokens=outcome.tokens, guided=outcome.guided, predicted=outcome.predicted,
+            guesses=outcome.guesses,
+        )  # nearly all are so  # fmt: skip
     prompt_logprobs = None
     if outcome.prompt_logprobs is not None:
         fresh = outcome.prompt_logprobs[max(0, seq.prompt_logprobs_sent - piece.start) :]
@@ -351,6 +352,7 @@ def _delta(piece: Slice, outcome: Outcome, finish: m.FinishReason | None) -> m.T
         finish=finish,
         guided=outcome.guided,
         predicted=outcome.predicted,
+        guesses=outcome.guesses,
     )
 
 

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
 
 from ..engine.client import EngineClient
 from ..engine.errors import GrammarRefused
-from ..engine.messages import Generate, Guided, TokenDelta, TokenLogprob
+from ..engine.messages import Generate, Guesses, Guided, TokenDelta, TokenLogprob
 from .binding import FREE, Binding
 from .detokenize import Detokenizer
 from .metrics import Stopwatch
@@ -67,6 +68,8 @@ class Usage:
     guided: list[Guided] = field(default_factory=list)  # of each choice that a grammar bound, or a budget its thoughts
     predicted: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)  # of choices: right, wrong
 
+    guesses: dict[tuple[str, int], Guesses] = field(default_factory=dict)  # of choices
+
     def as_json(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -82,12 +85,25 @@ class Usage:
         }
 
     def extension(self) -> dict[str, Any]:
-        """What grammars did to the answer, under a name of ours; {} where there were none."""
+        """What grammars and guesses did to the answer, under a name of ours; {} where there were none."""
+        found: dict[str, Any] = {}
         lowest = [guided.lowest for guided in self.guided if guided.lowest is not None]
         means = [guided.mean for guided in self.guided if guided.mean is not None]
-        if not lowest:
-            return {}
-        return {"quire": {"grammar": {"lowest": min(lowest), "mean": sum(means) / len(means)}}}
+        if lowest:
+            found["grammar"] = {"lowest": min(lowest), "mean": sum(means) / len(means)}
+        if guesses := self._summed():
+            found["speculation"] = guesses
+        return {"quire": found} if found else {}
+
+    def _summed(self) -> dict[str, dict[str, list[int]]]:
+        """Proposer -> drafted and accepted, by place, over all choices."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for guesses in self.guesses.values():
+            for proposer, counts in guesses.items():
+                known = found.setdefault(proposer, {"drafted": [], "accepted": []})
+                for name, more in zip(known, counts, strict=True):
+                    known[name] = [a + b for a, b in zip_longest(known[name], more, fillvalue=0)]
+        return found
 
 
 class Choice:
@@ -201,6 +217,8 @@ async def pieces(
                     usage.guided.append(msgspec.structs.replace(delta.guided, forced=delta.guided.forced - beyond))
                 if delta.predicted is not None:
                     usage.predicted[request.id, delta.index] = delta.predicted
+                if delta.guesses is not None:
+                    usage.guesses[request.id, delta.index] = delta.guesses
                 usage.reasoning_tokens += piece.thoughts
                 left -= piece.finish is not None
                 if piece.text or piece.events or piece.entries or piece.finish:

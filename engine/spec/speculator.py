@@ -18,6 +18,7 @@ from .lookup import Trail, repeated
 from .maker import Drafts, Maker, States, Want
 from .pace import DOUBT, PRIOR, SLIGHT, SLOWLY, SPEED, Costs, Offer, Record, Trust, shares
 from .prediction import Prediction
+from .tally import Tally
 
 log = logging.getLogger("quire.engine")
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class _Known:
     expected: float = 0.0  # of them to be right
     right: int = 0  # of its prediction's
     wrong: int = 0
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(slots=True)
@@ -108,8 +110,7 @@ class Speculator:
             self.proposers.append((NGRAM, self._repeated))
         if SUFFIX in speculation.stack:
             self.proposers.append((SUFFIX, self._said))
-        self.drafted: dict[str, list[int]] = {}  # proposer -> drafts that were checked, by place behind the last token
-        self.accepted: dict[str, list[int]] = {}
+        self.tally = Tally()  # of all that were ever checked
 
     def learn_cost(self, slices: Seq[Slice], seconds: float) -> None:
         """A step took so long."""
@@ -123,15 +124,15 @@ class Speculator:
 
     def learn(self, piece: Slice, outcome: Outcome) -> None:
         """What came of the drafts of a slice; those that its grammar did not let come were wrong too."""
-        known, drafts, right = self._known.get(piece.seq.id), 0, len(outcome.tokens) - 1
-        if known is not None:
-            drafts, known.offered = known.offered, 0
+        known, right = self._of(piece.seq), len(outcome.tokens) - 1
+        drafts, known.offered = known.offered, 0
         if not outcome.tokens or not piece.drafts:
             return  # there was no room for them
-        if known is None or not drafts:
-            self._count(GRAMMAR, piece, right)
+        for tally in (self.tally, known.tally):
+            tally.count(known.proposer if drafts else GRAMMAR, piece, right)
+        outcome.guesses = known.tally.told()
+        if not drafts:
             return
-        self._count(known.proposer, piece, right)
         known.trials[known.proposer].learn(drafts, right)
         if known.others is not None:
             known.others.learn(drafts, right)
@@ -140,16 +141,6 @@ class Speculator:
             known.right += right
             known.wrong += drafts - right
             outcome.predicted = known.right, known.wrong
-
-    def _count(self, proposer: str, piece: Slice, right: int) -> None:
-        drafted, accepted = self.drafted.setdefault(proposer, []), self.accepted.setdefault(proposer, [])
-        for path in piece.behind()[1:]:
-            if len(path) > len(drafted):
-                drafted.append(0)
-                accepted.append(0)
-            drafted[len(path) - 1] += 1
-        for place in range(right):
-            accepted[place] += 1
 
     @property
     def rests(self) -> bool:
@@ -247,10 +238,7 @@ class Speculator:
         room = min(most, seq.end - len(seq.tokens) - len(new) - 1)  # the last token is always sampled
         if room < 1:
             return None
-        known = self._known.get(seq.id)
-        if known is None:
-            prediction = Prediction(list(seq.prediction)) if seq.prediction else None
-            known = self._known[seq.id] = _Known(seq, prediction)
+        known = self._of(seq)
         if known.pause:
             known.pause -= 1
             return None
@@ -274,6 +262,13 @@ class Speculator:
         others = self._like(maker.name, 0)
         offer = Offer(trial.record.within(others), room, True, maker.entry(seq) / self._costs.speed)
         return _Offered(known, outcome, maker.name, None, others, offer)
+
+    def _of(self, seq: Sequence) -> _Known:
+        known = self._known.get(seq.id)
+        if known is None:
+            prediction = Prediction(list(seq.prediction)) if seq.prediction else None
+            known = self._known[seq.id] = _Known(seq, prediction)
+        return known
 
     def _due(self, trial: _Trial) -> bool:
         return trial.due() or not self._adaptive

@@ -52,7 +52,7 @@ def test_answers_are_those_of_steps_without_graphs(model, launches, monkeypatch,
     assert found.state.preemptions > 0
     graphs = found.runner.graphs
     assert graphs.replays > 2 * graphs.eager > 0
-    assert speculation is SILENT or sum(map(sum, found.runner.speculator.drafted.values())) > 10
+    assert speculation is SILENT or sum(map(sum, found.runner.speculator.tally.drafted.values())) > 10
     assert any(name == "join_segments" for name, _, _ in launches)
 
 

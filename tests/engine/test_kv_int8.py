@@ -93,7 +93,7 @@ def test_guesses_change_nothing_and_their_makers_keep_8_bits_too(kind, stories, 
         assert all(x.dtype == torch.int8 for x in (*maker._cache.k, *maker._cache.v))
         runner.speculator.proposers = []
     assert told(asked(Place(runner)).run()) == alone
-    assert sum(map(sum, runner.speculator.drafted.values())) > 50
+    assert sum(map(sum, runner.speculator.tally.drafted.values())) > 50
 
 
 def test_likelihoods_are_near_those_of_floats(runner, stories, golden):

@@ -71,6 +71,6 @@ def test_speculation_changes_nothing(small, fields, requests, alone):
         guess = tuple(3 if i % 5 == 2 else token for i, token in enumerate(alone[request.id]))
         given.append(request.__class__(id=request.id, prompt=request.prompt, params=request.params, prediction=guess))
     assert place.run(given, at_once=8) == alone
-    made = place.runner.speculator
+    made = place.runner.speculator.tally
     drafted, right = (sum(map(sum, by.values())) for by in (made.drafted, made.accepted))
     assert 0 < right < drafted

@@ -77,3 +77,22 @@ def test_what_became_of_it_is_in_the_usage(server):
     *_, last = events(server.post(CHAT, {**body, "stream": True, "stream_options": {"include_usage": True}}))
     assert last["usage"]["completion_tokens_details"] == details
     server.says("hello")
+
+
+def test_what_became_of_all_guesses_is_told_by_who_made_them_and_by_place(server):
+    def script(request: m.Generate):
+        told = [{"ngram": ([2, 1], [1, 0])}, {"ngram": ([1], [1]), "suffix": ([3, 3, 1], [2, 1, 0])}]
+        for index, guesses in enumerate(told):
+            yield [m.TokenDelta(id=request.id, index=index, tokens=[64], guesses={"ngram": ([1], [0])})]
+            yield [m.TokenDelta(id=request.id, index=index, tokens=[65], guesses=guesses)]
+            yield [m.TokenDelta(id=request.id, index=index, tokens=[END], finish="stop")]
+
+    server.engine.script = script
+    wanted = {
+        "ngram": {"drafted": [3, 1], "accepted": [2, 0]},
+        "suffix": {"drafted": [3, 3, 1], "accepted": [2, 1, 0]},
+    }
+    body = {**HELLO, "n": 2}
+    assert server.post(CHAT, body).json()["quire"] == {"speculation": wanted}
+    chunks = events(server.post(CHAT, {**body, "stream": True}))
+    assert [chunk["quire"] for chunk in chunks if "quire" in chunk] == [{"speculation": wanted}]

@@ -51,7 +51,7 @@ def on(tiny_model, alike):
 
 def counts(runner: Runner) -> tuple[int, int]:
     """Its guesses that were checked, and those that were right."""
-    found = runner.speculator
+    found = runner.speculator.tally
     return sum(found.drafted.get("draft_model", ())), sum(found.accepted.get("draft_model", ()))
 
 
@@ -71,7 +71,7 @@ def test_two_models_that_agree_agree_at_every_temperature(tiny_model, plain):
     names = ("greedy", "sampled", "hot", "top_p")
     place = asked(Place(same, budget=256), names).run()
     assert {key: place.answers[key] for key in place.answers} == {key: plain.answers[key] for key in place.answers}
-    assert same.speculator.accepted["draft_model"] == same.speculator.drafted["draft_model"]
+    assert same.speculator.tally.accepted["draft_model"] == same.speculator.tally.drafted["draft_model"]
     steps = [len(place.deltas[key]) for key in place.deltas if len(place.answers[key]) == 40]
     assert max(steps) <= 6, "nine tokens a step"
 

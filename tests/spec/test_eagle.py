@@ -129,7 +129,7 @@ def test_the_answers_are_those_without_it(model, head, room):
     place = asked(Place(runner, **room), NAMES).run()
     assert not place.failed
     assert told(place) == told(plain)
-    assert sum(runner.speculator.drafted["eagle3"]) > 500
+    assert sum(runner.speculator.tally.drafted["eagle3"]) > 500
     assert not len(runner.speculator.maker.shadows)
     runner.speculator.maker.shadows.pool.check([])
 

@@ -73,7 +73,7 @@ def test_the_answers_are_those_without_heads(tiny_model, trained, plain, room):
     place = asked(Place(runner, **room), NAMES).run()
     assert not place.failed
     assert told(place) == told(plain)
-    drafted, accepted = runner.speculator.drafted["medusa"], runner.speculator.accepted["medusa"]
+    drafted, accepted = runner.speculator.tally.drafted["medusa"], runner.speculator.tally.accepted["medusa"]
     assert len(drafted) == HEADS
     assert 10 < sum(accepted) < sum(drafted)
 
@@ -145,7 +145,7 @@ def test_other_names_of_the_same_heads(tiny_model, trained, tmp_path):
         folder = trained if change is None else renamed(trained, tmp_path / str(n), change)
         runner = runner_with(tiny_model, folder)
         place = asked(Place(runner), ("greedy",)).run()
-        answers.append((place.answers, runner.speculator.accepted))
+        answers.append((place.answers, runner.speculator.tally.accepted))
     assert answers[0] == answers[1] == answers[2]
 
 

@@ -117,7 +117,7 @@ def run(model: Path, law, proposer: str, count: int, tmp_path: Path) -> None:
     counts = drawn(runner, count, likely if proposer == "prediction" else ())
     check(counts, law)
     if proposer != "off":
-        drafted, accepted = sum(speculator.drafted[proposer]), sum(speculator.accepted[proposer])
+        drafted, accepted = sum(speculator.tally.drafted[proposer]), sum(speculator.tally.accepted[proposer])
         assert 0.03 * drafted < accepted < 0.95 * drafted
         assert drafted > count / 10
 

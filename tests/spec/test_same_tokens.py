@@ -97,7 +97,13 @@ def test_a_prediction_changes_how_many_steps_an_answer_takes_and_nothing_else(on
         assert told[-1][0] > LENGTH * 3 / 4
         assert told[-1][1] == 0
         assert len(place.deltas[f"right {seed}", 0]) < LENGTH / 4
-        right, wrong = [d.predicted for d in place.deltas[f"edited {seed}", 0] if d.predicted][-1]
+        last = [d for d in place.deltas[f"edited {seed}", 0] if d.predicted][-1]
+        right, wrong = last.predicted
+        drafted, accepted = last.guesses["prediction"]
+        assert sum(accepted) == right
+        assert right < sum(drafted) <= right + wrong
+        assert accepted == sorted(accepted, reverse=True), "by place: one is right only where those before it are"
+        assert all(a <= b for a, b in zip(accepted, drafted, strict=True))
         assert right > 20
         assert wrong > 0
 

@@ -65,7 +65,7 @@ def check(folder: Path, chat: bool, count: int, speculation: Speculation, rooms)
     plain = answers(off, asked, 16, 4000)
     for at_once, pages in rooms:
         assert answers(on, asked, at_once, pages) == plain, f"{at_once} at once in {pages} pages"
-    accepted = on.speculator.accepted
+    accepted = on.speculator.tally.accepted
     if not speculation.adaptive:  # else the machine decides what pays
         least = 0 if "eagle3" in speculation.stack else count  # its head is random
         assert sum(map(sum, accepted.values())) >= least, "hardly anything was guessed"

@@ -94,7 +94,7 @@ def test_the_answers_are_those_without_trees(runner, plain, monkeypatch, room):
     assert branches.made > 1000
     if room == {"budget": 400}:
         assert len(place.deltas["greedy 0", 0]) < LENGTH / 2
-        assert sum(runner.speculator.accepted["branches"]) > 200
+        assert sum(runner.speculator.tally.accepted["branches"]) > 200
 
 
 def test_keys_and_values_are_those_of_a_line(runner, plain, monkeypatch):
