@@ -147,8 +147,10 @@ async def throughput(
     async with client() as http:
         own = (await http.get(f"{base}/models")).json()["data"][0]["id"]
         for number in rounds:
-            for n in kinds:
-                found = await _measure(args, Mixed(http, base, names[:n] or [own]), concurrency, number)
+            for turn, n in enumerate(kinds):
+                # No prompt twice: pages of a prompt that an adapter has read in another turn would be found again.
+                seed = number * len(kinds) + turn
+                found = await _measure(args, Mixed(http, base, names[:n] or [own]), concurrency, seed)
                 rates[n].append(found.output_tok_s)
                 say(f"{concurrency} at once, {n} adapters: {found.output_tok_s:.0f} tokens/s")
     return rates
