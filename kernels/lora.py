@@ -1,10 +1,11 @@
 """What adapters change in a product, for many adapters in one batch.
 
 A step's rows belong to slots (`Rows`), a product knows what each slot changes in it (`Deltas`), and one call applies
-all of them: the C++ kernel on the CPU in float32, the Triton kernels on a GPU, and else torch, slot by slot. Nothing
-depends on how many slots there are, nor on their numbers, and ranks differ freely. On the CPU in float32 a row's bits
-depend on the row and its adapter alone. LoRA: Hu et al. 2021; gathered products: Chen et al. 2023 (Punica), Sheng et
-al. 2023 (S-LoRA); the gains: Liu et al. 2022 (IA3), Liu et al. 2024 (DoRA).
+all of them: the C++ kernel on the CPU in float32 (with factors that may stay in 16 bits), the Triton kernels on a GPU,
+and else torch, slot by slot. Nothing depends on how many slots there are, nor on their numbers, and ranks differ
+freely. On the CPU in float32 a row's bits depend on the row and its adapter alone. LoRA: Hu et al. 2021; gathered
+products: Chen et al. 2023 (Punica), Sheng et al. 2023 (S-LoRA); the gains: Liu et al. 2022 (IA3), Liu et al. 2024
+(DoRA).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from . import native
 from .linear import Linear
+from .matrix import FORMATS
 from .transfer import sent
 
 if TYPE_CHECKING:
@@ -46,26 +48,43 @@ def gathered() -> ModuleType:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """y[:, start : start + rows] += (x @ a.T) @ b.T
+    """y[:, start : start + rows] += (x @ a.T * scales) @ b.T
 
-    a [rank, in] is kept contiguous. b [rows, rank], with the scale in it, is kept so that b.T is contiguous, which is
-    how the kernels read it: a b that lies otherwise is copied here, once, and so not when it is put into a slot.
-    Raises ValueError where the shapes or kinds of a and b do not fit each other.
+    a [rank, in] is kept contiguous. b [rows, rank] is kept so that b.T is contiguous, which is how the kernels read it:
+    a b that lies otherwise is copied here, once, and so not when it is put into a slot. scales [rank], or None: 1. Its
+    kind is what is computed in, and a and b may then be of 16 bits. Raises ValueError where the shapes or kinds do not
+    fit each other.
     """
 
     a: Tensor
     b: Tensor
     start: int = 0
+    scales: Tensor | None = None
 
     def __post_init__(self):
-        a, b = self.a, self.b
+        a, b, scales = self.a, self.b, self.scales
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1] or a.shape[0] == 0:
             found = f"a is {list(a.shape)} and b {list(b.shape)}"
             raise ValueError(f"{found}, expected [rank, in] and [rows, rank], rank > 0")
         if a.dtype != b.dtype or a.device != b.device:
             raise ValueError(f"a is {a.dtype} on {a.device} and b {b.dtype} on {b.device}, expected the same")
+        if scales is not None and (scales.shape != a.shape[:1] or scales.device != a.device):
+            raise ValueError(
+                f"scales is {list(scales.shape)} on {scales.device}, expected [{a.shape[0]}] on {a.device}"
+            )
+        if a.dtype not in GATHERED and scales is not None:
+            raise ValueError(f"a is {a.dtype}, expected one of {', '.join(map(str, GATHERED))} where there are scales")
         object.__setattr__(self, "a", a.contiguous())
         object.__setattr__(self, "b", b.t().contiguous().t())
+        if scales is not None:
+            object.__setattr__(self, "scales", scales.contiguous())
+
+    def plain(self) -> Piece:
+        """The same without scales, a and b in the kind that is computed in."""
+        if self.scales is None:
+            return self
+        kind = self.scales.dtype
+        return Piece(self.a.to(kind), self.b.to(kind) * self.scales, self.start)
 
     @property
     def rank(self) -> int:
@@ -99,14 +118,17 @@ class Delta:
             if vector is not None:
                 object.__setattr__(self, name, vector.contiguous())
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All but those of `whole`, with names for messages."""
+    def kinds(self) -> Iterator[tuple[str, Tensor]]:
+        """What tells the kind that is computed in, with names for messages; all but `whole`."""
         for field in fields(self)[1:4]:
             if (vector := getattr(self, field.name)) is not None:
                 yield field.name, vector
         for i, piece in enumerate(self.pieces):
-            yield f"pieces[{i}].a", piece.a
-            yield f"pieces[{i}].b", piece.b
+            if piece.scales is not None:
+                yield f"pieces[{i}].scales", piece.scales
+            else:
+                yield f"pieces[{i}].a", piece.a
+                yield f"pieces[{i}].b", piece.b
 
 
 class Rows:
@@ -186,7 +208,9 @@ class Deltas:
 
     entries, int64, on that device, for the kernels: of each slot the address of its entry, 0 where there is none. An
     entry, int64: the number of pieces, the addresses of gain and offset (0: none), and of each piece the addresses of a
-    and b, rank, start and rows. Changed by put and drop, one slot at a time: a step only reads.
+    and b, rank, start and rows, the address of scales (0: none) and the place of a's kind in `FORMATS`. Only the C++
+    kernel knows of scales: for the others a piece is made `plain`. Changed by put and drop, one slot at a time: a step
+    only reads.
     """
 
     __slots__ = (
@@ -229,6 +253,8 @@ class Deltas:
             if kind != self._kind:
                 self._kind, self._way = kind, way_of(*kind)
                 self._entries = torch.zeros(8, dtype=torch.int64, device=kind[1])
+            if self._way != "native":
+                delta = replace(delta, pieces=tuple(piece.plain() for piece in delta.pieces))
             if self._way != "torch":
                 self._enter(slot, delta)
         if self._fixed and delta.whole is not None:
@@ -256,6 +282,14 @@ class Deltas:
         self._special.discard(slot)
         if not self._by_slot:
             self._kind = None
+
+    def added(self, rows: Rows) -> tuple[int, int] | None:
+        """For a caller in C++: the address of the entries and how many there are. None where a slot of these rows does
+        more than what the C++ kernel adds after the base product."""
+        if self._kind is None:
+            return (0, 0) if self._special.isdisjoint(rows.slots) else None
+        fits = self._way == "native" and self._special.isdisjoint(rows.slots)
+        return (self._entries.data_ptr(), len(self._entries)) if fits else None
 
     def apply(self, base: Callable[[Tensor], Tensor], x: Tensor, rows: Rows) -> Tensor:
         """x [rows, in] -> [rows, out]: the base product, with what each row's slot changes.
@@ -328,6 +362,7 @@ class Deltas:
         entry = [len(delta.pieces), *(0 if v is None else v.data_ptr() for v in (delta.gain, delta.offset))]
         for piece in delta.pieces:
             entry += piece.a.data_ptr(), piece.b.data_ptr(), piece.rank, piece.start, piece.rows
+            entry += 0 if piece.scales is None else piece.scales.data_ptr(), FORMATS.index(piece.a.dtype)
         self._kept[slot] = kept = torch.tensor(entry, dtype=torch.int64, device=self._entries.device)
         if slot >= len(self._entries):
             self._entries = torch.nn.functional.pad(self._entries, (0, slot + 1))
@@ -345,7 +380,7 @@ class Deltas:
         if slot < 0:
             raise ValueError(f"slot is {slot}, expected 0 or more")
         kind = self._kind if self._by_slot.keys() - {slot} else None
-        for name, tensor in delta.tensors():
+        for name, tensor in delta.kinds():
             kind = kind or (tensor.dtype, tensor.device)
             if (tensor.dtype, tensor.device) != kind:
                 raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}, expected {kind[0]} on {kind[1]}")

@@ -14,7 +14,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-VERSION = 5  # of what the module's functions take: one that an older tree left behind must not be used
+VERSION = 6  # of what the module's functions take: one that an older tree left behind must not be used
 
 cpu: ModuleType | None
 try:

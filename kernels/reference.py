@@ -35,7 +35,9 @@ def lora(
         y *= 1 if delta.gain is None else delta.gain.double().cpu()
         y += 0 if delta.offset is None else delta.offset.double().cpu()
         for piece in delta.pieces:
-            y[piece.start : piece.start + piece.rows] += piece.b.double().cpu() @ (piece.a.double().cpu() @ wide)
+            shrunk = piece.a.double().cpu() @ wide
+            shrunk *= 1 if piece.scales is None else piece.scales.double().cpu()
+            y[piece.start : piece.start + piece.rows] += piece.b.double().cpu() @ shrunk
         out[row] = y
     return out
 

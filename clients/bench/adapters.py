@@ -2,7 +2,7 @@
 
 It makes random LoRA adapters for the model, starts `quire serve` on it, and prints one table of ratios:
 
-- output tokens/s with 1, 2, 4 ... adapters in the batch against the base alone, in turns;
+- output tokens/s with 1, 2, 4 ... adapters in the batch against the base alone and against the least, in turns;
 - with many adapters registered and 8 of them in use, against 8 registered;
 - the gaps between the tokens of base streams, without and while adapters are loaded one after the other.
 """
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--adapters", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="in use at once")
     p.add_argument("--concurrency", type=int, nargs="+", default=[16, 64], help="requests at once")
     p.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 32, 64], help="of the adapters, in turns")
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of their files")
     p.add_argument(
         "--registered", type=int, default=1000, help="adapters of the crowded server; 0: leave that part out"
     )
@@ -63,23 +64,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace, folder: Path) -> str:
     """Do it all; the report, in Markdown."""
     count = max(*args.adapters, 8)
-    names = make_adapters(args.model, folder / "adapters", count, args.ranks)
-    lines = ["| requests at once | adapters | output tokens/s | of the base alone |", "|---|---|---|---|"]
+    names = make_adapters(args.model, folder / "adapters", count, args.ranks, args.dtype)
+    fewest = min(args.adapters)
+    lines = [f"| requests at once | adapters | output tokens/s | of the base alone | of {fewest} |", f"|{'---|' * 5}"]
     with serving(args, folder, names, count) as base:
         for concurrency in args.concurrency:
-            kinds = [n for n in args.adapters if n <= concurrency]
+            kinds = [n for n in args.adapters if n <= concurrency or n == fewest]
             measured = asyncio.run(throughput(args, base, concurrency, [0, *kinds], list(names), range(args.rounds)))
             for n, rates in measured.items():
-                ratio = statistics.median(a / b for a, b in zip(rates, measured[0], strict=True))
-                lines.append(f"| {concurrency} | {n or 'none'} | {statistics.median(rates):.0f} | {ratio:.2f} |")
+                ratios = " | ".join(f"{_ratio(rates, measured[of]):.2f}" for of in (0, fewest))
+                lines.append(f"| {concurrency} | {n or 'none'} | {statistics.median(rates):.0f} | {ratios} |")
         gaps = asyncio.run(stalls(args, base, folder / "adapters", list(names))) if args.seconds else []
     if args.registered:
         lines += ["", crowded(args, folder, names)]
     return "\n".join([*lines, "", *gaps])
 
 
-def make_adapters(model: Path, folder: Path, count: int, ranks: Sequence[int]) -> dict[str, Path]:
-    """Random adapters of the model, in PEFT's format: name -> folder."""
+def make_adapters(
+    model: Path, folder: Path, count: int, ranks: Sequence[int], dtype: str = "float32"
+) -> dict[str, Path]:
+    """Random adapters of the model, in PEFT's format: name -> folder. Those that are there already are taken."""
     import torch
     from safetensors.torch import save_file
 
@@ -104,7 +108,8 @@ def make_adapters(model: Path, folder: Path, count: int, ranks: Sequence[int]) -
             at = f"base_model.model.model.layers.{layer}.{room}.{target}"
             tensors[f"{at}.lora_A.weight"] = torch.randn((rank, inputs), generator=generator) * inputs**-0.5
             tensors[f"{at}.lora_B.weight"] = torch.randn((outputs, rank), generator=generator) * 0.01
-        save_file(tensors, path / "adapter_model.safetensors", {"format": "pt"})
+        held = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+        save_file(held, path / "adapter_model.safetensors", {"format": "pt"})
         described = {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "lora_dropout": 0.0,
             "bias": "none", "target_modules": list(TARGETS), "base_model_name_or_path": str(model),
@@ -167,7 +172,7 @@ async def _measure(args: argparse.Namespace, server: Server, concurrency: int, s
 def crowded(args: argparse.Namespace, folder: Path, names: dict[str, Path]) -> str:
     """Many registered, 8 of them in use, against 8 registered; the two servers take turns."""
     eight = dict(list(names.items())[:8])
-    many = make_adapters(args.model, folder / "many", args.registered, [8])
+    many = make_adapters(args.model, folder / "many", args.registered, [8], args.dtype)
     sides = {"8": eight, str(args.registered): {**{f"m{k}": v for k, v in many.items()}, **eight}}
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(args.rounds):
@@ -175,11 +180,16 @@ def crowded(args: argparse.Namespace, folder: Path, names: dict[str, Path]) -> s
             with serving(args, folder, registered, 8) as base:
                 rates[side] += asyncio.run(throughput(args, base, 16, [8], list(eight), [number]))[8]
     few, lots = rates.values()
-    ratio = statistics.median(b / a for a, b in zip(few, lots, strict=True))
+    ratio = _ratio(lots, few)
     return (
         f"16 at once over 8 adapters: {statistics.median(lots):.0f} tokens/s with {args.registered} registered, "
         f"{statistics.median(few):.0f} with 8: {ratio:.2f}."
     )
+
+
+def _ratio(rates: list[float], others: list[float]) -> float:
+    """The median over the rounds."""
+    return statistics.median(a / b for a, b in zip(rates, others, strict=True))
 
 
 async def stalls(args: argparse.Namespace, base: str, folder: Path, names: list[str]) -> list[str]:

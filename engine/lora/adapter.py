@@ -110,7 +110,8 @@ class Raw:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """Ready to use, never changed. Its tensors have the model's dtype and are on its device."""
+    """Ready to use, never changed. Its tensors are on the model's device and have its dtype, but for factors that stay
+    in 16 bits (`Piece`)."""
 
     key: str  # hex, of content: weights, effective scales, how they were merged, and the base
     changes: tuple[tuple[Linear | Embedding, Delta | EmbeddingDelta], ...]  # a product is there once

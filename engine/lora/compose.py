@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...kernels import native
 from ...kernels.embedding import Embedding, EmbeddingDelta
 from ...kernels.linear import Linear
 from ...kernels.lora import Delta, Piece
@@ -39,16 +40,23 @@ class Target:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def halves(self) -> bool:
+        """Whether matrices of 16 bits stay so: the kernels compute in float32 with them, as with the model's."""
+        return native.serves(self.dtype, self.device)
+
 
 @dataclass(slots=True)
 class _Effect:
-    """A part at full strength, float32 on the device. At the rows [start, start + rows) of the product."""
+    """A part at full strength, float32 on the device (but for a and b that stay in 16 bits). At the rows
+    [start, start + rows) of the product."""
 
     share: Share
     start: int
     rows: int
     a: Tensor | None = None  # [rank, in]
-    b: Tensor | None = None  # [rows, rank], times the scale and the gain
+    b: Tensor | None = None  # [rows, rank], times the scale and the gain, but where `scale` is
+    scale: float | None = None  # of b; a and b are as in the file, of 16 bits
     gain: Tensor | None = None  # [rows]
     gain_in: Tensor | None = None  # [in]
     whole: Tensor | None = None  # [rows, in]
@@ -89,17 +97,26 @@ def _effect(product: Linear, share: Share, target: Target) -> _Effect:
         found.gain = gain.flatten()
         if base_bias is not None:
             found.bias = (found.gain - 1) * base_bias
+    if (extra := get("b_bias")) is not None:
+        extra = extra * part.scale
+        found.bias = extra if found.bias is None else found.bias + extra
+    if target.halves and _in_halves(part):
+        found.a, found.b, found.scale = part.tensors["a"], part.tensors["b"], part.scale
+        return found
     found.a, b = get("a"), get("b")
     if found.a is None or b is None:
         return found
     found.b = b * part.scale
-    if (extra := get("b_bias")) is not None:
-        extra = extra * part.scale
-        found.bias = extra if found.bias is None else found.bias + extra
     if (magnitude := get("magnitude")) is not None:
         found.gain = magnitude / _norms(product, found, target)
         found.b = found.b * found.gain[:, None]
     return found
+
+
+def _in_halves(part: Part) -> bool:
+    """Whether its matrices are of 16 bits, and nothing but its scale multiplies them."""
+    kinds = {part.tensors[role].dtype for role in ("a", "b") if role in part.tensors}
+    return len(kinds) == 1 and kinds <= {torch.bfloat16, torch.float16} and "magnitude" not in part.tensors
 
 
 def _norms(product: Linear, effect: _Effect, target: Target) -> Tensor:
@@ -141,15 +158,24 @@ def _product(product: Linear, effects: list[_Effect], target: Target) -> tuple[D
         whole, gain, gain_in = Linear(weight, product.bias), None, None
     pieces = []
     for (start, _), group in _by_place(effects).items():
-        a = cast(torch.cat([e.a for e in group if e.a is not None]).contiguous())
-        b = cast(torch.cat([e.b * e.share.strength for e in group if e.b is not None], dim=1).contiguous())
-        assert a is not None
-        assert b is not None
-        pieces.append(Piece(a, b, start))
+        pieces.append(_piece(start, group, target))
+        held += (t for t in (pieces[-1].a, pieces[-1].b, pieces[-1].scales) if t is not None)
     delta = Delta(
         whole=whole, gain_in=cast(gain_in), gain=cast(gain), offset=cast(offset), pieces=tuple(pieces)
     )  # fmt: skip
     return delta, held, max((p.a.shape[0] for p in pieces), default=0)
+
+
+def _piece(start: int, group: list[_Effect], target: Target) -> Piece:
+    """The low-rank parts of the same outputs, as one."""
+    low = [(e, e.a, e.b) for e in group if e.a is not None and e.b is not None]
+    if all(e.scale is not None for e in group) and len({a.dtype for _, a, _ in low}) == 1:
+        a, b = torch.cat([a for _, a, _ in low]), torch.cat([b for *_, b in low], dim=1)
+        scales = torch.cat([torch.full((len(a),), (e.scale or 0) * e.share.strength) for e, a, _ in low])
+        return Piece(a, b, start, _finite(scales, group))
+    a = torch.cat([a.float() for _, a, _ in low])
+    b = torch.cat([b.float() * (1 if e.scale is None else e.scale) * e.share.strength for e, _, b in low], dim=1)
+    return Piece(_finite(a.to(target.dtype), group), _finite(b.to(target.dtype), group), start)
 
 
 def _gains(product: Linear, effects: list[_Effect]) -> tuple[Tensor | None, Tensor | None]:

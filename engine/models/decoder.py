@@ -142,13 +142,14 @@ class Decoder:
         x = self.embedding(tokens, rows)
         if (
             isinstance(attend, Planned)
-            and rows is None
             and taps is None
             and (program := self._in_one_call()) is not None
+            and (adapters := self._adapters(rows)) is not None
         ):
+            changed = (adapters.ctypes.data, rows.address) if rows is not None else (0, 0)
             native.kernels().decoder(
                 program.ctypes.data, len(program), attend.attentions.ctypes.data, attend.steps.ctypes.data,
-                cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width,
+                cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width, *changed,
             )  # fmt: skip
             return self.norm(x)
         for i, layer in enumerate(self.blocks):
@@ -163,7 +164,7 @@ class Decoder:
 
     def _in_one_call(self) -> np.ndarray | None:
         """int64 [layers, 13], the DecoderLayer of each (kernels/cpu/decoder.h); None where a product is not native. The
-        loop of `forward` is the same to the bit, and knows of adapters and taps."""
+        loop of `forward` is the same to the bit, and knows of taps and of all that adapters do."""
         if self._program is None:
             lines = []
             for layer in self.blocks:
@@ -177,6 +178,19 @@ class Decoder:
             program = np.array(lines, dtype=np.int64)
             self._program = program if program[:, 8:12].all() else program[:0]
         return self._program if len(self._program) else None
+
+    def _adapters(self, rows: Rows | None) -> np.ndarray | None:
+        """int64 [layers, 8], the DecoderAdapters of each; empty for no rows. None where C++ does not know all of it."""
+        lines: list[tuple[int, int]] = []
+        if rows is None:
+            return np.array(lines, dtype=np.int64)
+        for layer in self.blocks:
+            for product in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                added = (0, 0) if product.deltas is None else product.deltas.added(rows)
+                if added is None:
+                    return None
+                lines.append(added)
+        return np.array(lines, dtype=np.int64)
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""

@@ -1,16 +1,20 @@
-// What adapters change in a product, float32. The tables are those that kernels/lora.py describes.
+// What adapters change in a product, computed in float32. The tables are those that kernels/lora.py describes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "isa.h"
+#include "matrix.h"
 
 namespace quire {
 
-struct Piece {  // y[start : start + rows] += sum over k of dot(x, a[k]) * b[k]
-  const float* a;  // [rank, inputs]
-  const float* b;  // [rank, rows]
+struct Piece {  // y[start : start + rows] += sum over k of dot(x, a[k]) * scale[k] * b[k]
+  const void* a;       // [rank, inputs]
+  const void* b;       // [rank, rows]
   int64_t rank, start, rows;
+  const float* scale;  // [rank] or null: 1
+  Format format;       // of a and b, one of floating point
 };
 
 struct Entry {  // of one slot, followed by its pieces
@@ -20,7 +24,7 @@ struct Entry {  // of one slot, followed by its pieces
   const Piece* piece(int64_t i) const { return reinterpret_cast<const Piece*>(this + 1) + i; }
 };
 
-static_assert(sizeof(void*) == 8 && sizeof(Entry) == 24 && sizeof(Piece) == 40, "the tables are of int64");
+static_assert(sizeof(void*) == 8 && sizeof(Entry) == 24 && sizeof(Piece) == 56, "the tables are of int64");
 
 struct Entries {
   const Entry* const* of_slot;
@@ -42,10 +46,17 @@ struct Product {
   int64_t y_stride, outputs;
 };
 
-// The multiplications of a call, and the floats of scratch that it needs.
-int64_t lora_work(const Entries&, const Groups&, const Product&);
-int64_t lora_scratch(const Entries&, const Groups&);
+// What one of `count` takes of n things, in whole steps.
+struct Slice {
+  int64_t index, count;
+  int64_t first(int64_t n, int64_t step) const { return std::min(n, (n + step - 1) / step * index / count * step); }
+  int64_t end(int64_t n, int64_t step) const { return Slice{index + 1, count}.first(n, step); }
+};
 
-void lora(Isa, const Entries&, const Groups&, const Product&, float* scratch);
+// The multiplications of a call.
+int64_t lora_work(const Entries&, const Groups&, const Product&);
+
+// Uses the pool.
+void lora(Isa, const Entries&, const Groups&, const Product&);
 
 }  // namespace quire

@@ -10,21 +10,6 @@ namespace ISA {
 
 constexpr int NV = static_cast<int>(LANES) / W;  // vectors of a panel
 
-// Formats: how a step of a panel becomes vectors, and what a row gives to meet it.
-
-struct AsF32 {
-  using Weight = float;
-  INLINE V get(const Weight* w) { return load(w); }
-};
-struct AsBF16 {
-  using Weight = uint16_t;
-  INLINE V get(const Weight* w) { return load_bf16(w); }
-};
-struct AsF16 {
-  using Weight = uint16_t;
-  INLINE V get(const Weight* w) { return load_f16(w); }
-};
-
 template <int R, int P>
 INLINE void add_to(const Tile& t, const V (&acc)[R][P * NV]) {
   for (int r = 0; r < R; r++)

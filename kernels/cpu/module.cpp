@@ -25,7 +25,7 @@ using namespace quire;
 Isa in_use = Isa::plain;
 
 // Of the functions' arguments and tables: kernels/native.py takes no module of another version. Raise both together.
-constexpr long VERSION = 5;
+constexpr long VERSION = 6;
 
 // Giving up Python's lock costs nothing until another thread wants it: then getting it back may take the 5 ms of
 // Python's switch interval. So short calls keep it. In multiplications, about a tenth of a millisecond.
@@ -45,30 +45,6 @@ bool numbers(PyObject* const* args, Py_ssize_t given, long long* out, Py_ssize_t
 
 template <class T>
 T* at(long long address) { return reinterpret_cast<T*>(static_cast<uintptr_t>(address)); }
-
-PyObject* py_lora(PyObject*, PyObject* const* args, Py_ssize_t given) {
-  long long n[9];
-  if (!numbers(args, given, n, 9, "lora")) return nullptr;
-  const Entries entries{at<const Entry* const>(n[0]), n[1]};
-  const Groups groups(at<const int64_t>(n[2]));
-  const Product product{at<const float>(n[3]), n[4], n[5], at<float>(n[6]), n[7], n[8]};
-  float few[4 * 256];
-  const int64_t wanted = lora_scratch(entries, groups);
-  float* scratch = few;
-  if (wanted > static_cast<int64_t>(sizeof few / sizeof *few)) {
-    scratch = static_cast<float*>(std::malloc(static_cast<size_t>(wanted) * sizeof(float)));
-    if (!scratch) return PyErr_NoMemory();
-  }
-  if (lora_work(entries, groups, product) < WORTH_THE_LOCK) {
-    lora(in_use, entries, groups, product, scratch);
-  } else {
-    Py_BEGIN_ALLOW_THREADS
-    lora(in_use, entries, groups, product, scratch);
-    Py_END_ALLOW_THREADS
-  }
-  if (scratch != few) std::free(scratch);
-  Py_RETURN_NONE;
-}
 
 // A job in C++: without Python's lock where it is long; memory that there is not becomes Python's error.
 template <class F>
@@ -97,6 +73,15 @@ float real(long long bits) {
   float x;
   std::memcpy(&x, &some, sizeof x);
   return x;
+}
+
+PyObject* py_lora(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[9];
+  if (!numbers(args, given, n, 9, "lora")) return nullptr;
+  const Entries entries{at<const Entry* const>(n[0]), n[1]};
+  const Groups groups(at<const int64_t>(n[2]));
+  const Product product{at<const float>(n[3]), n[4], n[5], at<float>(n[6]), n[7], n[8]};
+  return done(lora_work(entries, groups, product), [&] { lora(in_use, entries, groups, product); });
 }
 
 PyObject* py_pack(PyObject*, PyObject* const* args, Py_ssize_t given) {
@@ -142,11 +127,17 @@ PyObject* py_attention(PyObject*, PyObject* const* args, Py_ssize_t given) {
 }
 
 PyObject* py_decoder(PyObject*, PyObject* const* args, Py_ssize_t given) {
-  long long n[9];
-  if (!numbers(args, given, n, 9, "decoder")) return nullptr;
+  long long n[11];
+  if (!numbers(args, given, n, 11, "decoder")) return nullptr;
   return done(WORTH_THE_LOCK, [&] {
-    decoder(in_use, at<const DecoderLayer>(n[0]), n[1], at<const AttentionLayer* const>(n[2]),
-            at<const AttentionStep* const>(n[3]), at<const float>(n[4]), at<const float>(n[5]), n[6], at<float>(n[7]), n[8]);
+    const auto run = [&](const Groups* groups) {
+      decoder(in_use, at<const DecoderLayer>(n[0]), n[1], at<const AttentionLayer* const>(n[2]),
+              at<const AttentionStep* const>(n[3]), at<const float>(n[4]), at<const float>(n[5]), n[6], at<float>(n[7]), n[8],
+              at<const DecoderAdapters>(n[9]), groups);
+    };
+    if (!n[9]) return run(nullptr);
+    const Groups groups(at<const int64_t>(n[10]));
+    run(&groups);
   });
 }
 
@@ -237,7 +228,7 @@ PyMethodDef methods[] = {
      "attention(layer, step, cos, sin, angles, q_norm, q_eps, k_norm, k_eps, q, q_stride, k, k_stride, v, v_stride, out,"
      " places)\nSee attention.h. places: that are looked at in all, about."},
     {"decoder", fast(py_decoder), METH_FASTCALL,
-     "decoder(layers, count, attentions, steps, cos, sin, angles, x, width)\nSee decoder.h."},
+     "decoder(layers, count, attentions, steps, cos, sin, angles, x, width, adapters, rows)\nSee decoder.h."},
     {"greatest", fast(py_greatest), METH_FASTCALL, "greatest(x, stride, rows, vocab, values, tokens)\nSee vocabulary.h."},
     {"log_sum_exp", fast(py_log_sum_exp), METH_FASTCALL, "log_sum_exp(x, stride, rows, vocab, values)\nSee vocabulary.h."},
     {"draw", fast(py_draw), METH_FASTCALL, "draw(x, stride, rows, vocab, u, tokens)\nSee vocabulary.h."},

@@ -310,5 +310,30 @@ INLINE V exp(V x) {
   return zero_where_less(asked, all(-87.0f), doubled(p, n));
 }
 
+// Weights in floating point, as vectors.
+struct AsF32 {
+  using Weight = float;
+  INLINE V get(const Weight* w) { return load(w); }
+  INLINE V part(const Weight* w, int n) { return load_part(w, n); }
+};
+struct AsBF16 {
+  using Weight = uint16_t;
+  INLINE V get(const Weight* w) { return load_bf16(w); }
+  INLINE V part(const Weight* w, int n) {
+    Weight some[W] = {};
+    std::memcpy(some, w, static_cast<size_t>(n) * sizeof(Weight));
+    return get(some);
+  }
+};
+struct AsF16 {
+  using Weight = uint16_t;
+  INLINE V get(const Weight* w) { return load_f16(w); }
+  INLINE V part(const Weight* w, int n) {
+    Weight some[W] = {};
+    std::memcpy(some, w, static_cast<size_t>(n) * sizeof(Weight));
+    return get(some);
+  }
+};
+
 }  // namespace ISA
 }  // namespace quire

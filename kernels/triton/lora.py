@@ -1,10 +1,11 @@
 """Gathered LoRA products over tables of addresses: by row for decode (bgmv), by tiles of rows for prefill (sgmv).
 
 A slot's factors stay where they are: the kernels read their addresses from the tables of `kernels.lora.Deltas`, where
-an entry is [pieces, gain, offset] and then of each piece [a, b, rank, start, rows]. One launch shrinks, h = x a^T, with
-h [rows, the ranks of the slot's pieces one after the other] in float32; one expands, y = y * gain + offset + h b^T, and
-each program of it goes over all pieces that touch its outputs, in order, so that pieces may overlap and no two programs
-write one place. Each sum has a fixed order; the order differs between the two ways, as the tiles do.
+an entry is [pieces, gain, offset] and then of each piece [a, b, rank, start, rows, and two for others]. One launch
+shrinks, h = x a^T, with h [rows, the ranks of the slot's pieces one after the other] in float32; one expands, y = y *
+gain + offset + h b^T, and each program of it goes over all pieces that touch its outputs, in order, so that pieces may
+overlap and no two programs write one place. Each sum has a fixed order; the order differs between the two ways, as the
+tiles do.
 
 No number that changes with rank, rows, slots or adapters is a constant of a kernel, nor is one looked at for being 1 or
 divisible by 16 (`do_not_specialize`): what was compiled for a dtype serves everything. Grids change freely.
@@ -68,7 +69,7 @@ def _entry(entries, slot, capacity):
 @triton.jit
 def _piece(entry, nth):
     """Where the numbers of a piece are: a, b, rank, start, rows."""
-    return entry + 3 + nth * 5
+    return entry + 3 + nth * 7
 
 
 @triton.jit

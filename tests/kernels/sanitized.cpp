@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "lora.h"
 #include "matrix.h"
 #include "pool.h"
 #include "rows.h"
@@ -126,6 +127,54 @@ static void an_attention(Isa isa) {
   for (int64_t i = 0; i < rows * layer.heads * layer.v_dim; i++) check(out[i] == out[i], "an output is no number");
 }
 
+static void a_lora(Isa isa) {
+  const int64_t rows = between(1, 70), inputs = between(1, 200), outputs = between(1, 200), slots = between(1, 4);
+  std::vector<std::unique_ptr<float[]>> vectors;
+  std::vector<std::unique_ptr<uint16_t[]>> halves;
+  std::vector<std::vector<int64_t>> entries(static_cast<size_t>(slots));
+  std::vector<int64_t> of_slot, table{slots};
+  const auto floats = [&](int64_t n) {
+    vectors.push_back(some<float>(n));
+    return reinterpret_cast<int64_t>(vectors.back().get());
+  };
+  for (int64_t s = 0; s < slots; s++) {
+    auto& e = entries[static_cast<size_t>(s)];
+    const int64_t pieces = between(0, 3);
+    e = {pieces, between(0, 1) ? floats(outputs) : 0, between(0, 1) ? floats(outputs) : 0};
+    for (int64_t i = 0; i < pieces; i++) {
+      const int64_t rank = between(1, 70), start = between(0, outputs - 1), wide = between(1, outputs - start);
+      const int64_t form = between(0, 2);
+      int64_t factors[2];
+      for (int64_t f = 0; f < 2; f++) {
+        const int64_t n = rank * (f ? wide : inputs);
+        if (form) halves.push_back(some<uint16_t>(n));
+        factors[f] = form ? reinterpret_cast<int64_t>(halves.back().get()) : floats(n);
+      }
+      e.insert(e.end(), {factors[0], factors[1], rank, start, wide, between(0, 1) ? floats(rank) : 0, form});
+    }
+    of_slot.push_back(between(0, 4) ? reinterpret_cast<int64_t>(e.data()) : 0);
+    table.push_back(s);
+  }
+  std::vector<int64_t> bounds{0}, order;
+  for (int64_t row = 0; row < rows; row++) order.push_back(row);
+  for (int64_t s = 1; s < slots; s++) bounds.push_back(between(bounds.back(), rows));
+  bounds.push_back(rows);
+  table.insert(table.end(), bounds.begin(), bounds.end());
+  table.insert(table.end(), order.begin(), order.end());
+  const Entries all{reinterpret_cast<const Entry* const*>(of_slot.data()), slots};
+  const auto x = some<float>(rows * inputs), y = some<float>(rows * outputs), again = some<float>(outputs);
+  const auto before = std::make_unique<float[]>(static_cast<size_t>(rows * outputs));
+  std::memcpy(before.get(), y.get(), static_cast<size_t>(rows * outputs) * sizeof(float));
+  lora(isa, all, Groups(table.data()), {x.get(), inputs, inputs, y.get(), outputs, outputs});
+  for (int64_t s = 0; s < slots; s++)
+    for (int64_t row = bounds[static_cast<size_t>(s)]; row < bounds[static_cast<size_t>(s) + 1]; row++) {
+      const int64_t one[] = {1, s, 0, 1, 0};
+      std::memcpy(again.get(), before.get() + row * outputs, static_cast<size_t>(outputs) * sizeof(float));
+      lora(isa, all, Groups(one), {x.get() + row * inputs, inputs, inputs, again.get(), outputs, outputs});
+      check(!std::memcmp(again.get(), y.get() + row * outputs, static_cast<size_t>(outputs) * sizeof(float)), "an adapted row's bits");
+    }
+}
+
 static void a_vocabulary(Isa isa) {
   const int64_t rows = between(1, 5), vocab = between(1, 3000), words = (vocab + 31) / 32;
   const auto x = some<float>(rows * vocab), values = some<float>(rows);
@@ -150,6 +199,7 @@ int main() {
       if (!has(isa)) continue;
       for (int i = 0; i < 60; i++) a_product(isa);
       for (int i = 0; i < 60; i++) an_attention(isa);
+      for (int i = 0; i < 60; i++) a_lora(isa);
       for (int i = 0; i < 60; i++) a_vocabulary(isa);
     }
   }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loras import KINDS, a_delta, a_piece, kind_of
+from loras import HALVES, KINDS, a_delta, a_piece, in_halves, kind_of
 
 from quire.kernels import native, reference
 from quire.kernels.embedding import Embedding, EmbeddingDelta
@@ -97,7 +97,10 @@ def test_a_rows_bits_depend_on_nothing_but_itself_and_its_adapter(way, inputs, o
     mine = Delta(
         gain=torch.randn(outputs, generator=g),
         offset=torch.randn(outputs, generator=g),
-        pieces=tuple(a_piece(g, inputs, outputs, rank) for rank in ranks),
+        pieces=(
+            *(a_piece(g, inputs, outputs, rank) for rank in ranks),
+            *(in_halves(g, a_piece(g, inputs, outputs, 7), kind) for kind in HALVES),
+        ),
     )
     first = Linear(weight)
     first.put(0, mine)
@@ -120,6 +123,39 @@ def test_a_rows_bits_depend_on_nothing_but_itself_and_its_adapter(way, inputs, o
         assert torch.equal(found[at], second(x)[order[at]])
 
 
+@pytest.mark.skipif(native.cpu is None, reason="the C++ kernels were not built")
+@pytest.mark.parametrize("slots", [[0], [1], [2], [0] * 40, [0, 1, 2, 3] * 3, [1] * 5 + [2] * 3, [3] * 300 + [0]])
+def test_any_number_of_threads_gives_the_same_bits(slots):
+    """Rows are shared out among threads, or, where they are few, the weights."""
+    g = torch.Generator().manual_seed(6)
+    linear = Linear(torch.randn(1100, 900, generator=g))
+    for slot, kind in enumerate(("pieces", "all but whole", "halves", "many pieces")):
+        linear.put(slot, a_delta(g, 900, 1100, (kind, 60))[0])
+    x = torch.randn(len(slots), 900, generator=g)
+    found = []
+    for threads in (1, 2, 5):
+        native.cpu.threads(threads)
+        try:
+            found.append(linear(x, Rows.of(slots)))
+        finally:
+            native.cpu.threads(1)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_factors_of_16_bits_stay_so_where_they_are_read_and_are_plain_elsewhere(way):
+    g = torch.Generator().manual_seed(7)
+    piece = in_halves(g, a_piece(g, 64, 40, 9), torch.bfloat16)
+    linear = Linear(torch.randn(40, 64, generator=g))
+    linear.put(0, Delta(pieces=(piece,)))
+    assert (linear.deltas._by_slot[0].pieces[0] is piece) == (way != "torch")
+    x = torch.randn(5, 64, generator=g)
+    plain = Linear(linear.dense())
+    plain.put(0, Delta(pieces=(piece.plain(),)))
+    rows = Rows.of([0] * 5)
+    torch.testing.assert_close(linear(x, rows), plain(x, rows), rtol=1e-5, atol=1e-5)
+
+
 def test_rows_that_lie_apart_in_memory(way):
     """x may be a part of something wider; what lies around it is neither read nor written."""
     g = torch.Generator().manual_seed(2)
@@ -140,26 +176,28 @@ def test_rows_that_lie_apart_in_memory(way):
     outputs=st.integers(1, 60),
     rank=st.integers(1, 20),
     rows=st.integers(1, 9),
+    kind=st.sampled_from([torch.float32, *HALVES]),
     data=st.data(),
 )
-@settings(max_examples=80, deadline=None)
-def test_the_native_kernel_writes_its_outputs_and_nothing_else(isa, inputs, outputs, rank, rows, data):
+@settings(max_examples=120, deadline=None)
+def test_the_native_kernel_writes_its_outputs_and_nothing_else(isa, inputs, outputs, rank, rows, kind, data):
     """Around x, y, a and b lies poison: NaN to be read by mistake, and a pattern that must still be there after."""
     start = data.draw(st.integers(0, outputs - 1))
     width = data.draw(st.integers(1, outputs - start))
     g = torch.Generator().manual_seed(rank)
 
-    def walled(*shape):
+    def walled(*shape, kind=torch.float32):
         size = torch.Size(shape).numel()
-        wall = torch.full((size + 64,), float("nan"))
+        wall = torch.full((size + 64,), float("nan"), dtype=kind)
         wall[32 : 32 + size] = torch.randn(size, generator=g)
         return wall[32 : 32 + size].view(shape), wall
 
-    (a, _), (b, _), (x, _) = walled(rank, inputs), walled(rank, width), walled(rows, inputs)
+    (a, _), (b, _), (x, _) = walled(rank, inputs, kind=kind), walled(rank, width, kind=kind), walled(rows, inputs)
+    scales, _ = walled(rank)
     y, wall = walled(rows, outputs)
     before, untouched = y.clone(), wall.clone()
     linear = Linear(torch.zeros(outputs, inputs))
-    piece = Piece(a, b.t(), start)
+    piece = Piece(a, b.t(), start, scales)
     assert piece.a.data_ptr() == a.data_ptr()
     assert piece.b.data_ptr() == b.data_ptr()
     linear.put(2, Delta(pieces=(piece,)))
@@ -173,7 +211,7 @@ def test_the_native_kernel_writes_its_outputs_and_nothing_else(isa, inputs, outp
     wanted = before.double()
     for row, slot in enumerate([*slots[:-1], 2]):
         if slot == 2:
-            wanted[row, start : start + width] += b.double().t() @ (a.double() @ x[row].double())
+            wanted[row, start : start + width] += b.double().t() @ (scales * (a.double() @ x[row].double()))
     torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-5)
     outside = torch.ones_like(y, dtype=torch.bool)
     outside[[i for i, slot in enumerate([*slots[:-1], 2]) if slot == 2], start : start + width] = False
@@ -284,6 +322,8 @@ def bad_deltas():
     yield Delta(whole=Linear(z(6, 5))), r"whole is \[6, 5\], expected \[6, 4\]"
     yield Delta(gain=z(6).half()), r"gain is torch.float16 on cpu, expected torch.float32 on cpu"
     yield Delta(gain=z(6), offset=z(6).half()), r"offset is torch.float16"
+    scaled = Piece(z(2, 4).half(), z(5, 2).half(), 0, z(2).half())
+    yield Delta(gain=z(6), pieces=(scaled,)), r"pieces\[0\]\.scales is torch.float16 on cpu, expected torch.float32"
 
 
 @pytest.mark.parametrize(("delta", "message"), bad_deltas())
@@ -321,6 +361,10 @@ def test_factors_that_do_not_fit_each_other_are_refused(a, b):
         Piece(torch.zeros(a), torch.zeros(b))
     with pytest.raises(ValueError, match="expected the same"):
         Piece(torch.zeros(2, 4), torch.zeros(6, 2).half())
+    with pytest.raises(ValueError, match=r"scales is \[3\] on cpu, expected \[2\] on cpu"):
+        Piece(torch.zeros(2, 4), torch.zeros(6, 2), scales=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"a is torch\.float64, expected one of torch\.float32, torch\.bfloat16"):
+        Piece(torch.zeros(2, 4).double(), torch.zeros(6, 2).double(), scales=torch.zeros(2))
 
 
 @pytest.mark.skipif(native.cpu is None, reason="the C++ kernels were not built")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from quire.kernels.linear import Linear
 from quire.kernels.lora import Delta, Piece
 
-KINDS = ("pieces", "many pieces", "gains", "offset", "all but whole", "whole", "all")
+KINDS = ("pieces", "many pieces", "gains", "offset", "all but whole", "whole", "all", "halves")
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def kind_of():
@@ -24,6 +25,11 @@ def a_piece(g: torch.Generator, inputs: int, outputs: int, rank: int, kind: torc
     return Piece(a.to(kind), torch.randn(rows, rank, generator=g).to(kind), start)
 
 
+def in_halves(g: torch.Generator, piece: Piece, kind: torch.dtype) -> Piece:
+    """The piece with factors of 16 bits and scales."""
+    return Piece(piece.a.to(kind), piece.b.to(kind), piece.start, torch.randn(piece.rank, generator=g))
+
+
 def a_delta(g: torch.Generator, inputs: int, outputs: int, kind: tuple[str, int]):
     """-> (delta, the weight and bias of its whole product or None)"""
     what, rank = kind
@@ -33,6 +39,8 @@ def a_delta(g: torch.Generator, inputs: int, outputs: int, kind: tuple[str, int]
         pieces = (a_piece(g, inputs, outputs, rank),)
     elif what not in ("gains", "offset", "whole"):
         pieces = tuple(a_piece(g, inputs, outputs, 1 + rank * i // 3) for i in range(4))
+    if what == "halves":
+        pieces = tuple(in_halves(g, piece, HALVES[i % 2]) for i, piece in enumerate(pieces))
     gains = what in ("gains", "all but whole", "all")
     whole = (torch.randn(outputs, inputs, generator=g), vector(outputs)) if what in ("whole", "all") else None
     return Delta(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import peft
 import torch
 import transformers
 from paged import CPU, PROMPTS
+from safetensors.torch import load_file, save_file
 
 from quire.engine.attention import choose_backend
 from quire.engine.batch import Batch
@@ -54,6 +56,16 @@ def make_peft(base: Path, folder: Path, config: Any, seed: int = 1) -> Any:
     train(model, seed)
     model.save_pretrained(folder)
     return model.eval()
+
+
+def rounded_to(kind: torch.dtype, folder: Path, to: Path) -> Path:
+    """A copy of an adapter with matrices of this kind; in the folder itself the same numbers, in float32."""
+    shutil.copytree(folder, to)
+    for path, held in ((to, kind), (folder, torch.float32)):
+        file = path / "adapter_model.safetensors"
+        tensors = load_file(file)
+        save_file({name: t.to(kind).to(held) if ".lora_" in name else t for name, t in tensors.items()}, file)
+    return to
 
 
 def load(base: Path, dtype: str = "float32", **more: Any) -> CausalLM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import peft
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged import PROMPTS
 from peft.tuners.lora import LoraLayer
-from peft_models import expected, load, logits, raw, truth_of
+from peft_models import expected, load, logits, raw, rounded_to, truth_of
 
 from quire.engine.errors import RequestError
 from quire.engine.lora import merge as merging
 from quire.engine.lora.read import ready
 from quire.engine.messages import Merge
+from quire.kernels import native
 
 
 def close(found, truth):
@@ -53,6 +55,19 @@ def test_linear_is_the_exact_sum(names, weights, small, model):
     truth = expected(together(small, names, weights, combination_type="cat"))
     adapter = ready([(raw(model, small / n), w) for n, w in zip(names, weights, strict=True)])
     close(logits(model, [adapter] * 3), truth)
+
+
+@pytest.mark.parametrize("kinds", [("bfloat16", "bfloat16"), ("float16", "bfloat16"), ("float32", "float16")])
+def test_a_sum_of_files_of_16_bits_is_exact_too(kinds, small, model, tmp_path):
+    """peft gets the same numbers in float32, in which it adds them up."""
+    parts = []
+    shutil.copytree(small / "base", tmp_path / "base")
+    for kind, name in zip(kinds, ("plain", "wide"), strict=True):
+        shutil.copytree(small / name, tmp_path / name)
+        rounded = rounded_to(getattr(torch, kind), tmp_path / name, tmp_path / kind / name)
+        parts.append((raw(model, rounded), 0.7))
+    truth = expected(together(tmp_path, ["plain", "wide"], [0.7, 0.7], combination_type="cat"))
+    close(logits(model, [ready(parts)] * 3), truth)
 
 
 @pytest.mark.parametrize("majority", ["total", "frequency"])
@@ -218,6 +233,31 @@ def test_a_scale_of_zero_is_the_base(name, small, model):
     adapter = ready([(raw(model, small / name), 0.0)])
     assert not adapter.changes
     assert adapter.key != raw(model, small / name).key
+
+
+@pytest.mark.skipif(native.cpu is None, reason="the C++ kernels were not built")
+@pytest.mark.parametrize("names", [("plain", "wide"), ("dora", "biased"), ("saved", "plain"), ("ia3", "fewer")])
+def test_all_layers_in_one_call_are_those_one_by_one_with_adapters(names, small, model, monkeypatch):
+    """With those that do more than C++ knows of, too: they go through the layers one by one."""
+    mixed = [*(ready([(raw(model, small / name), 1.3)]) for name in names), None]
+    calls = []
+    monkeypatch.setattr(native, "cpu", Calls(native.cpu, calls))
+    found = logits(model, mixed)
+    assert ("decoder" in calls) == (not {"saved", "ia3"} & set(names))
+    monkeypatch.setattr(type(model), "_in_one_call", lambda self: None)
+    for one, other in zip(found, logits(model, mixed), strict=True):
+        assert torch.equal(one, other)
+
+
+class Calls:
+    """A module, with the names of the functions that were asked of it."""
+
+    def __init__(self, module, seen: list[str]):
+        self._module, self._seen = module, seen
+
+    def __getattr__(self, name: str):
+        self._seen.append(name)
+        return getattr(self._module, name)
 
 
 def test_a_mixed_batch_is_each_alone(small, model):

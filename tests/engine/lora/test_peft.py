@@ -10,9 +10,12 @@ import torch
 from paged import make
 from peft import IA3Config as IA3
 from peft import LoraConfig as Lora
-from peft_models import expected, load, logits, make_peft, raw, truth_of
+from peft import PeftModel
+from peft_models import expected, load, logits, make_peft, raw, rounded_to, truth_of
 
 from quire.engine.lora.read import ready
+from quire.kernels import native
+from quire.kernels.lora import Delta
 
 QV = ["q_proj", "v_proj"]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -102,6 +105,22 @@ def test_an_adapter_gives_the_logits_of_peft_beside_the_base(name: str, tmp_path
         for i, merged in enumerate(expected(trained.merge_and_unload())):
             if i != 1:
                 close(found[i], merged)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["all", "patterns, rank-stabilized", "DoRA with biases", "biases of B", "saved"])
+def test_a_file_of_16_bits_is_kept_so_where_the_kernels_read_it_and_gives_the_logits_of_peft(name, kind, tmp_path):
+    family, fields, config = CASES[name]
+    make(family, tmp_path / "base", **fields)
+    make_peft(tmp_path / "base", tmp_path / "a", config)
+    model = load(tmp_path / "base")
+    adapter = ready([(raw(model, rounded_to(kind, tmp_path / "a", tmp_path / "rounded")), 1.0)])
+    kinds = {piece.a.dtype for _, delta in adapter.changes if isinstance(delta, Delta) for piece in delta.pieces}
+    assert kinds == {torch.float32 if "DoRA" in name or native.cpu is None else kind}
+    truth = PeftModel.from_pretrained(truth_of(tmp_path / "base"), tmp_path / "a").eval()
+    found = logits(model, [adapter, None, adapter])
+    for i in (0, 2):
+        close(found[i], expected(truth)[i])
 
 
 @pytest.mark.parametrize("name", ["all", "patterns", "DoRA with biases", "IA3", "saved layers"])
