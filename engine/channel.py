@@ -84,6 +84,14 @@ class Channel(Generic[In, Out]):
         self._socket.close(linger)
 
 
+def wait_for(channels: Iterable[Channel[In, Out]], wait: int) -> None:
+    """Until one of them has something to receive. wait: milliseconds, at most."""
+    poller = zmq.Poller()
+    for channel in channels:
+        poller.register(channel._socket, zmq.POLLIN)
+    poller.poll(wait)
+
+
 def engine_channel(address: str) -> Channel[m.ToEngine, m.FromEngine]:
     """The engine's end of the wire to the API process."""
     return Channel(address, m.decode_to_engine, m.encode).connect()

@@ -25,7 +25,9 @@ def spawn(module: str, start: msgspec.Struct) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C in the terminal is the server's business
+        # A group of its own, as a Ctrl-C in the terminal is the server's business; not a session, to which Linux gives
+        # as much of the machine as to any other, however little its threads ask for (man 7 sched, autogroups).
+        process_group=0,
     )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # died at once: who waits for it tells

@@ -1,7 +1,9 @@
 """What binds answers, as the engine's loop knows it: grammars, guides, and masks that are here or awaited.
 
-The work is done elsewhere (grammar/desk.py). An answer whose mask, or what must follow its last token, has not come in
-time sits the step out: its outcome is empty, the step is made again for it, and nobody else waits.
+The work is done elsewhere (grammar/desk.py), by two processes: one for grammars that are plainly quick, and one, begun
+when it is first needed, for all others, which hold up each other but not those (grammar/plain.py). An answer whose
+mask, or what must follow its last token, has not come in time sits the step out: its outcome is empty, the step is made
+again for it, and nobody else waits.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import torch
 
 from .errors import EngineUnavailable, QuireError, from_code
 from .grammar import wire
-from .grammar.link import Gone, Link
+from .grammar.link import Gone, Link, wait_for
+from .grammar.plain import is_plain
 from .grammar.spec import GrammarSpec
 from .messages import ThoughtBudget
 from .plan import Outcome, Slice, failure
@@ -35,14 +38,24 @@ LEAST = 1 / 16  # of that patience with an answer that was late again and again
 COMPILING = 100  # ms between two looks whether it is done
 
 
+class _End:
+    """A process that follows grammars, as its link knows it."""
+
+    def __init__(self, link: Link):
+        self.link = link
+        self.life = 0  # which of its processes it is, one after the other
+        self.due: list[wire.ToDesk] = []  # that is still to be said
+        self.dropped: list[int] = []  # grammars that nobody has any more
+
+
 class Grammar:
     """A compiled grammar. `shortest`: tokens of a shortest answer, None where that is not known."""
 
-    __slots__ = ("__weakref__", "life", "number", "shortest")
+    __slots__ = ("__weakref__", "end", "life", "number", "shortest")
 
-    def __init__(self, number: int, shortest: int | None, life: int = 0):
-        """life: which of the processes knows it, one after the other."""
-        self.number, self.shortest, self.life = number, shortest, life
+    def __init__(self, number: int, shortest: int | None, end: _End):
+        self.number, self.shortest = number, shortest
+        self.end, self.life = end, end.life  # who knows it
 
 
 class Guide:
@@ -83,29 +96,50 @@ class Guide:
 class Guides:
     """All grammars and guides of one engine. Belongs to its loop."""
 
-    def __init__(self, link: Link):
-        self._link = link
+    def __init__(self, plain: Link, other: Link | None = None):
+        """plain: to whom plain grammars go; other: all others, None: the same."""
+        self._plain = _End(plain)
+        self._other = _End(other) if other is not None else self._plain
+        self._ends = [self._plain] if other is None else [self._plain, self._other]
         self._numbers = itertools.count()
-        self._life = 0
         self._known: OrderedDict[GrammarSpec | None, Future[Grammar]] = OrderedDict()
-        self._compiling: dict[int, Future[Grammar]] = {}
-        self._dropped: list[int] = []  # grammars that nobody has any more
+        self._compiling: dict[int, tuple[Future[Grammar], _End]] = {}
         self._open: dict[int, Guide] = {}
         self._by_sequence: dict[str, Guide] = {}
 
     def warm(self) -> None:
         """Make ready what every grammar needs, so that the first one does not wait for it."""
-        self._link.send([])
+        self._plain.link.send([])
 
     def hear(self, wait: int = 0) -> None:
         """Take in what was said. wait: milliseconds, at most."""
-        try:
-            messages = self._link.receive(wait)
-        except Gone as gone:
-            self._begin_anew(str(gone))
-            return
-        for message in messages:
-            self._take_in(message)
+        if not self._hear() and wait:
+            wait_for([end.link for end in self._ends], wait)
+            self._hear()
+
+    def _hear(self) -> bool:
+        """Whether there was something."""
+        heard = False
+        for end in self._ends:
+            try:
+                messages = end.link.receive()
+            except Gone as gone:
+                self._begin_anew(end, str(gone))
+                heard = True
+                continue
+            for message in messages:
+                self._take_in(message)
+                heard = True
+        return heard
+
+    def _send(self) -> None:
+        for end in self._ends:
+            if end.due:
+                due, end.due = end.due, []
+                end.link.send(due)
+
+    def _end_of(self, spec: GrammarSpec | None) -> _End:
+        return self._plain if is_plain(spec) else self._other
 
     # ------------------------------------------------------------ grammars
 
@@ -115,11 +149,13 @@ class Guides:
         found = self._known.get(spec)
         if found is None:
             found = self._known[spec] = Future()
-            number = next(self._numbers)
-            self._compiling[number] = found
+            number, end = next(self._numbers), self._end_of(spec)
+            self._compiling[number] = found, end
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
-            self._link.send([*self._forgotten(), wire.Compile(number, spec)])
+            self._forget_dropped()
+            end.due.append(wire.Compile(number, spec))
+            self._send()
         self._known.move_to_end(spec)
         return found
 
@@ -130,39 +166,42 @@ class Guides:
             self.hear(COMPILING)
         return found.result()
 
-    def _forgotten(self) -> list[wire.ToDesk]:
-        dropped = self._dropped[:]
-        del self._dropped[: len(dropped)]  # one more may come at any time
-        return [wire.Forget(number) for number in dropped]
+    def _forget_dropped(self) -> None:
+        for end in self._ends:
+            dropped = end.dropped[:]
+            del end.dropped[: len(dropped)]  # one more may come at any time
+            end.due += [wire.Forget(number) for number in dropped]
 
     # ------------------------------------------------------------ answers
 
     def look(self, pieces: Iterable[Slice]) -> None:
         """Ask for the masks of next tokens, and behind drafts, as far as they are not on their way."""
-        out: list[wire.ToDesk] = []
         for piece in pieces:
             seq = piece.seq
             guide, place, drafts = _guide_of(seq), seq.generated, piece.drafted
             there = place == guide.place and (not drafts or drafts == guide.drafts)
             if guide.failed is not None or there or place == guide.said_at:
                 continue
-            if guide.number < 0 and not self._begin(seq, guide, out):
+            if guide.number < 0 and not self._begin(seq, guide):
                 continue
             since = max(0, min(guide.place, place))
-            out.append(wire.Look(guide.number, since, seq.tokens[seq.prompt_len + since :], drafts))
+            self._end(guide).due.append(wire.Look(guide.number, since, seq.tokens[seq.prompt_len + since :], drafts))
             guide.place, guide.drafts, guide.masks, guide.late, guide.said_at = place, drafts, [], False, -1
-        if out:
-            self._link.send(out)
+        self._send()
 
-    def _begin(self, seq: Sequence, guide: Guide, out: list[wire.ToDesk]) -> bool:
-        if guide.grammar is not None and guide.grammar.life != self._life:
+    def _end(self, guide: Guide) -> _End:
+        """Who follows its grammar; thoughts alone are plain."""
+        return self._plain if guide.grammar is None else guide.grammar.end
+
+    def _begin(self, seq: Sequence, guide: Guide) -> bool:
+        if guide.grammar is not None and guide.grammar.life != guide.grammar.end.life:
             guide.failed = _lost("was started anew")
             return False
         guide.number = next(self._numbers)
         self._open[guide.number] = self._by_sequence[seq.id] = guide
         params = seq.params
         single = params.num_speculative_tokens == 0
-        out.append(
+        self._end(guide).due.append(
             wire.Open(
                 answer=guide.number,
                 grammar=guide.grammar.number if guide.grammar is not None else None,
@@ -177,17 +216,20 @@ class Guides:
         return True
 
     def wait(self, seqs: Seq[Sequence], alone: bool, spent: float = 0.0) -> None:
-        """Until nothing is wanted that these need, but no longer than a step can wait. alone: nobody else is in it;
-        spent: seconds that it took so far."""
-        began, most = time.perf_counter(), ALONE if alone else max(PATIENCE, SHARE * spent)
+        """Until nothing is wanted that these need, but no longer than a step can wait: longer where nobody could go on
+        without. alone: nobody else is in the step; spent: seconds that it took so far."""
+        began = time.perf_counter()
         self.hear()
+        alone = alone and _none_settled(seqs)
         asked = wanting = [guide for seq in seqs if (guide := _wanting(seq, alone)) is not None]
         while wanting:
-            rest = most * (1.0 if alone else max(guide.patience for guide in wanting))
+            patience = max(guide.patience for guide in wanting)
+            rest = ALONE if alone else max(PATIENCE, SHARE * spent) * patience
             rest -= time.perf_counter() - began
             if rest <= 0:
                 break
             self.hear(math.ceil(1e3 * rest))
+            alone = alone and _none_settled(seqs)
             wanting = [guide for seq in seqs if (guide := _wanting(seq, alone)) is not None]
         for guide in wanting:
             guide.late = True
@@ -197,33 +239,33 @@ class Guides:
     def take(self, taken: Seq[tuple[Sequence, Outcome]], alone: bool, spent: float = 0.0) -> list[Outcome]:
         """Sequences and what was sampled for each. -> the same with what must follow; an empty outcome where that is
         not known yet: then `Guide.outcome` gives it, when the step is made again."""
-        out: list[wire.ToDesk] = []
         for seq, outcome in taken:
             guide, place = _guide_of(seq), seq.generated
             guide.said, guide.said_at, guide.followed, guide.late = outcome, place, False, False
-            out.append(wire.Took(guide.number, place, outcome.tokens, outcome.kept))
-        if out:
-            self._link.send(out)
+            self._end(guide).due.append(wire.Took(guide.number, place, outcome.tokens, outcome.kept))
+        self._send()
         self.wait([seq for seq, _ in taken], alone, spent)
         return [_guide_of(seq).outcome(seq.generated) or outcome for seq, outcome in taken]
 
     def forget(self, ids: Iterable[str]) -> None:
         """These sequences are gone."""
         gone = [guide for id_ in ids if (guide := self._by_sequence.pop(id_, None)) is not None]
-        out = [wire.Close(guide.number) for guide in gone if self._open.pop(guide.number, None) is not None]
-        if out:
-            self._link.send(out)
+        for guide in gone:
+            if self._open.pop(guide.number, None) is not None:
+                self._end(guide).due.append(wire.Close(guide.number))
+        self._send()
 
     # ------------------------------------------------------------ what is said
 
     def _take_in(self, message: wire.FromDesk) -> None:
         match message:
             case wire.Ready(grammar=number, shortest=shortest):
-                grammar = Grammar(number, shortest, self._life)
-                weakref.finalize(grammar, self._dropped.append, number)
-                self._compiling.pop(number).set_result(grammar)
+                future, end = self._compiling.pop(number)
+                grammar = Grammar(number, shortest, end)
+                weakref.finalize(grammar, end.dropped.append, number)
+                future.set_result(grammar)
             case wire.Refused(grammar=number, code=code, message=text, param=param):
-                self._compiling.pop(number).set_exception(from_code(code, text, param))
+                self._compiling.pop(number)[0].set_exception(from_code(code, text, param))
             case wire.Masks(answer=number, place=place, drafts=drafts, bits=bits):
                 guide = self._open.get(number)
                 if guide is not None and guide.place == place and len(guide.drafts) == drafts:
@@ -238,18 +280,23 @@ class Guides:
                 if (guide := self._open.get(number)) is not None:
                     guide.failed = from_code(code, text, param)
 
-    def _begin_anew(self, how: str) -> None:
-        """The process is gone, and with it all that is under way; the next one begins."""
-        log.warning("the process that follows grammars %s; its requests fail, others do not notice", how)
-        self._life += 1
-        compiling, self._compiling = self._compiling, {}
-        for future in compiling.values():
-            future.set_exception(_lost(how))
-        for guide in self._open.values():
-            guide.failed = _lost(how)
-        self._open.clear()
-        self._known.clear()
-        self.warm()
+    def _begin_anew(self, end: _End, how: str) -> None:
+        """The process is gone, and with it all that is under way there; the next one begins."""
+        log.warning("a process that follows grammars %s; its requests fail, others do not notice", how)
+        end.life += 1
+        end.due.clear()
+        end.dropped.clear()
+        for number, (future, theirs) in list(self._compiling.items()):
+            if theirs is end:
+                del self._compiling[number]
+                future.set_exception(_lost(how))
+        for number, guide in list(self._open.items()):
+            if self._end(guide) is end:
+                del self._open[number]
+                guide.failed = _lost(how)
+        for spec in [spec for spec in self._known if self._end_of(spec) is end]:
+            del self._known[spec]
+        end.link.send([])
 
 
 def _tensor(bits: bytes | None) -> torch.Tensor | None:
@@ -259,6 +306,10 @@ def _tensor(bits: bytes | None) -> torch.Tensor | None:
 def _guide_of(seq: Sequence) -> Guide:
     assert seq.guide is not None
     return seq.guide
+
+
+def _none_settled(seqs: Seq[Sequence]) -> bool:
+    return not any(_guide_of(seq).settled(seq.generated) for seq in seqs)
 
 
 def _wanting(seq: Sequence, alone: bool) -> Guide | None:

@@ -84,7 +84,8 @@ class Runner:
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
         self.overlap = self.device.type == "cuda" and not waits  # whether steps may fly (ahead.py)
         self._architecture = _architecture(folder)
-        self.guides = Guides(link or ProcessLink(folder, self.model.vocab_size, config.grammar_engines))
+        said = folder, self.model.vocab_size, config.grammar_engines
+        self.guides = Guides(link) if link is not None else Guides(ProcessLink(*said), ProcessLink(*said))
         alone = config.deterministic and self.device.type == "cuda"
         self.sampler = Sampler(self.model.vocab_size, self.device, alone=alone)
         self.speculator = Speculator(config.speculative_config)

@@ -22,6 +22,9 @@ from .flags import ENGINE, SERVER, resolve, template_text
 if TYPE_CHECKING:
     from .adapters import Adapters
 
+# Seconds that an idle connection stays open: longer than proxies and clients keep theirs (mostly 60), for who ends it
+# while a request is on its way breaks that request.
+KEEP_ALIVE = 75
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
@@ -145,7 +148,14 @@ async def _run(
             yield  # signals are handled below: the listener stays open while streams finish
 
     server = Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
     )
     leaving = asyncio.Event()
 

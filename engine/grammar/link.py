@@ -1,4 +1,4 @@
-"""The engine's end of the wire to the process that follows grammars; that is spawned where it is needed."""
+"""The engine's end of the wire to a process that follows grammars; that is spawned where it is needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Protocol
 
 from .. import child
 from ..channel import Channel, forget_address, new_address
+from ..channel import wait_for as _wait_for
 from . import wire
 
 POLL = 100  # ms between two looks whether the process lives
@@ -20,12 +21,21 @@ class Gone(Exception):
 
 
 class Link(Protocol):
-    """What the engine says it to."""
+    """What the engine says it to. channel: by which answers come, None: they are there at once, or nobody asked."""
+
+    channel: Channel[wire.FromDesk, wire.ToDesk] | None
 
     def send(self, messages: Iterable[wire.ToDesk]) -> None: ...
 
-    def receive(self, wait: int = 0) -> list[wire.FromDesk]:
-        """wait: milliseconds, at most. Raises Gone, once."""
+    def receive(self) -> list[wire.FromDesk]:
+        """What has come. Raises Gone, once."""
+
+
+def wait_for(links: Iterable[Link], wait: int) -> None:
+    """Until one of them has something to receive, or may be gone. wait: milliseconds, at most."""
+    channels = [link.channel for link in links if link.channel is not None]
+    if channels:
+        _wait_for(channels, min(wait, POLL))
 
 
 class ProcessLink:
@@ -33,26 +43,26 @@ class ProcessLink:
 
     def __init__(self, model: Path, vocab_size: int, engines: dict[str, str]):
         self._start: Callable[[str], wire.Start] = lambda address: wire.Start(address, str(model), vocab_size, engines)
-        self._channel: Channel[wire.FromDesk, wire.ToDesk] | None = None
+        self.channel: Channel[wire.FromDesk, wire.ToDesk] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._address = ""
 
     def send(self, messages: Iterable[wire.ToDesk]) -> None:
-        if self._channel is None:
+        if self.channel is None:
             self._address = new_address()
             # Who connects can send at any time: before the other end is there, and when it is gone.
-            self._channel = Channel(self._address, wire.decode_from_desk, wire.encode).connect()
+            self.channel = Channel(self._address, wire.decode_from_desk, wire.encode).connect()
             self._process = child.spawn("quire.engine.grammar.process", self._start(self._address))
-        self._channel.send(messages)
+        self.channel.send(messages)
 
-    def receive(self, wait: int = 0) -> list[wire.FromDesk]:
-        if self._channel is None or self._process is None:
+    def receive(self) -> list[wire.FromDesk]:
+        if self.channel is None or self._process is None:
             return []
-        if found := self._channel.receive(min(wait, POLL)):
+        if found := self.channel.receive():
             return found
         if self._process.poll() is None:
             return []
-        if found := self._channel.receive():  # what it said last
+        if found := self.channel.receive():  # what it said last
             return found
         how = child.how_it_ended(self._process)
         self.close()
@@ -61,9 +71,9 @@ class ProcessLink:
     def close(self) -> None:
         if self._process is not None:
             child.end(self._process)
-        if self._channel is not None:
-            self._channel.close(linger=0)
-        self._channel = self._process = None
+        if self.channel is not None:
+            self.channel.close(linger=0)
+        self.channel = self._process = None
         forget_address(self._address)
 
     def __del__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -50,6 +51,20 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
+
+
+def test_an_idle_connection_stays_open_longer_than_those_who_keep_it(serve, stories):
+    """Uvicorn would end it after 5 seconds, which breaks a request that is on its way just then."""
+    with serve(stories) as server:
+        server.wait_ready()
+        address = httpx.URL(server.url)
+        connection = http.client.HTTPConnection(address.host, address.port)
+        for idle in (6.0, 0.0):
+            connection.request("GET", "/health")
+            response = connection.getresponse()
+            response.read()
+            assert (response.status, response.will_close) == (200, False)
+            time.sleep(idle)
 
 
 def test_killed_engine_ends_streams_with_an_error_and_serves_again(serve, stories, golden):
@@ -114,22 +129,25 @@ def test_sigterm_lets_streams_finish_and_refuses_new_requests(serve, stories, go
 
 
 def test_a_killed_server_takes_its_engine_along_and_that_its_grammars(serve, stories):
-    with serve(stories) as server:
+    with serve(stories, "--served-model-name", "stories") as server:
         server.wait_ready()
-        engine, grammars = server.engine_pid(), server.grammar_pid()
+        asked = ask(server, max_tokens=9, guided_regex="[a-z ]{1,9}")
+        assert httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60).status_code == 200
+        engine, (plain, other) = server.engine_pid(), server.grammar_pids()
         server.process.kill()
         server.process.wait()
-        until(lambda: not alive(engine), 20)
-        until(lambda: not alive(grammars), 20)
+        for process in (engine, plain, other):
+            until(lambda process=process: not alive(process), 20)
 
 
-def test_where_the_process_of_grammars_dies_only_their_answers_end(serve, stories, golden):
+@pytest.mark.parametrize(("which", "binds"), [(0, {"guided_choice": ["a", "b"]}), (1, {"guided_regex": "[a-z ]{1,9}"})])
+def test_where_a_process_of_grammars_dies_only_their_answers_end(which, binds, serve, stories, golden):
     """Its answer ends with an error, a free one beside it does not notice, and the next one finds another process."""
     with serve(stories, "--served-model-name", "stories") as server:
         server.wait_ready()
-        bound = ask(server, max_tokens=9, guided_regex="[a-z ]{1,9}")
+        bound = ask(server, max_tokens=9, **binds)
         assert httpx.post(f"{server.url}/v1/completions", json=bound, timeout=60).status_code == 200
-        os.kill(server.grammar_pid(), signal.SIGSTOP)  # so that its answer is under way when it dies
+        os.kill(server.grammar_pids()[which], signal.SIGSTOP)  # so that its answer is under way when it dies
         answers: list[httpx.Response] = []
         thread = threading.Thread(
             target=lambda: answers.append(httpx.post(f"{server.url}/v1/completions", json=bound, timeout=60))
@@ -139,7 +157,7 @@ def test_where_the_process_of_grammars_dies_only_their_answers_end(serve, storie
         free = httpx.post(f"{server.url}/v1/completions", json=ask(server, max_tokens=200), timeout=60).json()
         assert free["choices"][0]["text"] == golden["text"]
         assert thread.is_alive()
-        os.kill(server.grammar_pid(), signal.SIGKILL)
+        os.kill(server.grammar_pids()[which], signal.SIGKILL)
         thread.join(30)
         assert answers[0].status_code == 503
         assert "signal 9" in answers[0].json()["error"]["message"]

@@ -14,7 +14,7 @@ from quire.engine import scheduler
 from quire.engine.config import EngineConfig
 from quire.engine.errors import GrammarRefused
 from quire.engine.grammar import wire
-from quire.engine.grammar.link import Gone, ProcessLink
+from quire.engine.grammar.link import Gone, ProcessLink, wait_for
 from quire.engine.grammar.spec import GrammarSpec
 from quire.engine.runner import Runner
 
@@ -69,7 +69,7 @@ def test_where_it_dies_its_answers_end_with_an_error_and_the_others_go_on(runner
     while not place.answers:
         plan = scheduler.schedule(place.state)
         place.take_in(scheduler.commit(place.state, plan, runner.execute(plan)))
-    os.kill(runner.guides._link._process.pid, signal.SIGKILL)
+    os.kill(runner.guides._plain.link._process.pid, signal.SIGKILL)
     place.run()
     assert set(place.failed) == {f"bound {n}" for n in range(6)}
     assert {failed.code for failed in place.failed.values()} == {"engine_unavailable"}
@@ -81,6 +81,35 @@ def test_where_it_dies_its_answers_end_with_an_error_and_the_others_go_on(runner
     assert set(json.loads(again.text("again"))) >= {"name", "n"}
 
 
+def test_a_second_process_begins_with_the_first_grammar_that_is_not_plain_and_dies_alone(tiny_model):
+    """Both are waited for at once; with one gone, the answers of the other end as they would have."""
+    mine = Runner(EngineConfig(model=str(tiny_model), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
+    expression = GrammarSpec(kind="regex", text="[a-f]{30,40}")
+    alone = Place(local_runner(tiny_model))
+    place = Place(mine)
+    for one in (alone, place):
+        one.add("plain", SPEC, 40, seed=1)
+    mine.guides.compiled(SPEC)
+    other = mine.guides._other.link
+    assert other.channel is None, "nobody needed it yet"
+    for one in (alone, place):
+        one.add("other", expression, 60, seed=2)
+    assert mine.guides.compiled(expression).end.link is other
+    place.run()
+    assert place.answers == alone.run().answers
+
+    place = Place(mine)
+    place.add("plain", SPEC, 40, seed=1)
+    place.add("other", expression, 60, seed=2)
+    while len(place.answers.get(("other", 0), [])) < 3:
+        plan = scheduler.schedule(place.state)
+        place.take_in(scheduler.commit(place.state, plan, mine.execute(plan)))
+    os.kill(other._process.pid, signal.SIGKILL)
+    place.run()
+    assert set(place.failed) == {"other"}
+    assert place.answers["plain", 0] == alone.answers["plain", 0]
+
+
 def test_what_cannot_be_compiled_says_why(runner):
     with pytest.raises(GrammarRefused, match="type"):
         runner.guides.compiled(GrammarSpec(kind="json_schema", text='{"type": "nothing"}'))
@@ -89,8 +118,11 @@ def test_what_cannot_be_compiled_says_why(runner):
 def test_it_ends_with_who_needs_it(tiny_model):
     mine = Runner(EngineConfig(model=str(tiny_model), kv_cache_memory=1 << 22, threads=1), lambda done, total: None)
     mine.guides.compiled(SPEC)
-    process = mine.guides._link._process
-    mine.guides._link.close()
+    process = mine.guides._plain.link._process
+    # No interrupt of the terminal reaches it, and what gives way there gives way to the server.
+    assert os.getpgid(process.pid) == process.pid
+    assert os.getsid(process.pid) == os.getsid(0)
+    mine.guides._plain.link.close()
     process.wait(20)
     assert process.returncode is not None
 
@@ -101,8 +133,8 @@ def test_nothing_said_to_a_process_that_is_gone_or_not_there_yet_holds_anybody_u
         for _ in range(200):
             link.send([wire.Compile(1, SPEC)])
         process = link._process
-        while not link.receive(100):
-            pass
+        while not link.receive():
+            wait_for([link], 100)
         process.kill()
         process.wait()
         for _ in range(200):
@@ -115,4 +147,5 @@ def test_nothing_said_to_a_process_that_is_gone_or_not_there_yet_holds_anybody_u
 
 def heard_on(link: ProcessLink) -> None:
     while True:
-        link.receive(100)
+        link.receive()
+        wait_for([link], 100)

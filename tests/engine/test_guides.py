@@ -22,13 +22,15 @@ NOTHING = Guided(1.0, 1.0, 0)
 class Desk:
     """Says what a test lets it say, one batch each time that it is asked; keeps what it heard."""
 
+    channel = None
+
     def __init__(self, *said):
         self.said, self.heard, self.asked = list(said), [], 0
 
     def send(self, messages) -> None:
         self.heard += messages
 
-    def receive(self, wait: int = 0) -> list:
+    def receive(self) -> list:
         self.asked += 1
         found = self.said.pop(0) if self.said else []
         if isinstance(found, Exception):
@@ -86,6 +88,21 @@ def test_who_was_late_once_is_not_waited_for_again_while_others_are_in_the_step(
     monkeypatch.setattr(module, "PATIENCE", 60.0)
     guides.wait([seq], alone=False)
     assert seq.guide.late
+
+
+def test_who_is_ready_is_not_held_up_by_who_is_late_where_both_are_bound(monkeypatch):
+    """Alone a step waits long, but only where nobody could go on."""
+    monkeypatch.setattr(module, "ALONE", 60.0)
+    desk = Desk()
+    guides = Guides(desk)
+    late, _ = bound(guides, name="late")
+    ready, answer = bound(guides, name="ready")
+    desk.said = [[], [mask(answer, 0, 5)]]  # it comes while both are waited for
+    guides.wait([late, ready], alone=True)
+    assert ready.guide.outcome(0) is None
+    assert late.guide.outcome(0) == Outcome()
+    found = guides.take([(ready, Outcome([5], kept=[1.0]))], False)
+    assert found == [Outcome()]
 
 
 def test_who_is_late_again_and_again_is_waited_for_less_and_less(monkeypatch):
@@ -254,3 +271,64 @@ def test_where_the_process_ends_its_answers_fail_and_the_next_ones_do_not(caplog
     fresh, _ = bound(guides, name="fresh")
     assert fresh.guide.outcome(0) == Outcome()
     assert "follows grammars was killed" in caplog.text
+
+
+def known(guides: Guides, desk: Desk, spec: GrammarSpec) -> Grammar:
+    future = guides.compile(spec)
+    desk.said = [[wire.Ready(desk.of(wire.Compile)[-1].grammar, 1)]]
+    guides.hear()
+    return future.result(0)
+
+
+def test_what_is_not_plainly_quick_has_a_process_of_its_own():
+    plain, other = Desk(), Desk()
+    guides = Guides(plain, other)
+    guides.warm()
+    assert other.heard == [] == plain.heard
+    seqs = {}
+    for desk, spec in ((plain, SPEC), (other, GrammarSpec(kind="regex", text="a"))):
+        seq = seqs[desk] = sequence((1, 2), (), name=spec.kind)
+        seq.guide = Guide(known(guides, desk, spec))
+        guides.look([piece(seq)])
+    thinking, _ = bound(guides, name="thinking")
+    for desk, wanted in ((plain, 2), (other, 1)):
+        assert (len(desk.of(wire.Compile)), len(desk.of(wire.Open)), len(desk.of(wire.Look))) == (1, wanted, wanted)
+        desk.said = [[mask(seqs[desk].guide.number, 0, 5)]]
+    guides.wait(list(seqs.values()), False)
+    assert [seq.guide.outcome(0) for seq in seqs.values()] == [None, None]
+    for desk, seq in seqs.items():
+        desk.said = [[wire.Follows(seq.guide.number, 0, [7], [], NOTHING)]]
+    found = guides.take([(seq, Outcome([5], kept=[1.0])) for seq in seqs.values()], False)
+    assert [one.forced for one in found] == [[7], [7]]
+    guides.forget([seq.id for seq in seqs.values()])
+    for desk, seq in seqs.items():
+        assert desk.of(wire.Took) == [wire.Took(seq.guide.number, 0, [5], [1.0])]
+        assert desk.of(wire.Close) == [wire.Close(seq.guide.number)]
+    assert thinking.guide.outcome(0) == Outcome()
+
+
+@pytest.mark.parametrize("dies", ["plain", "other"])
+def test_where_one_of_the_two_ends_the_answers_of_the_other_go_on(dies):
+    desks = {"plain": Desk(), "other": Desk()}
+    specs = {"plain": SPEC, "other": GrammarSpec(kind="regex", text="a")}
+    guides = Guides(*desks.values())
+    seqs, futures = {}, {}
+    for name, desk in desks.items():
+        seqs[name] = sequence((1, 2), (), name=name)
+        seqs[name].guide = Guide(known(guides, desk, specs[name]))
+    guides.look([piece(seq) for seq in seqs.values()])
+    futures["plain"] = guides.compile(GrammarSpec(kind="choice", text='["a"]'))
+    futures["other"] = guides.compile(GrammarSpec(kind="regex", text="b"))
+    (lives,) = desks.keys() - {dies}
+    desks[dies].said = [Gone("was killed by signal 9")]
+    guides.hear()
+    assert seqs[dies].guide.outcome(0).code == "engine_unavailable"
+    assert isinstance(futures[dies].exception(0), EngineUnavailable)
+    assert guides.compile(specs[lives]).result(0) is seqs[lives].guide.grammar, "it is known as before"
+    assert not guides.compile(specs[dies]).done()
+    desks[lives].said = [
+        [mask(seqs[lives].guide.number, 0, 5), wire.Ready(desks[lives].of(wire.Compile)[1].grammar, 1)]
+    ]
+    guides.hear()
+    assert seqs[lives].guide.outcome(0) is None
+    assert futures[lives].result(0).shortest == 1

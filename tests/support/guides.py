@@ -49,13 +49,15 @@ class Allowing:
 class LocalLink:
     """A desk in this process, which is asked whenever something is awaited."""
 
+    channel = None
+
     def __init__(self, desk: Desk):
         self.desk = desk
 
     def send(self, messages) -> None:
         self.desk.hear(wire.decode_to_desk(wire.encode(list(messages))))
 
-    def receive(self, wait: int = 0) -> list[wire.FromDesk]:
+    def receive(self) -> list[wire.FromDesk]:
         out: list[wire.FromDesk] = []
         while self.desk.busy:
             out += self.desk.work()

@@ -60,11 +60,11 @@ class RunningServer:
         assert len(children) == 1, children
         return int(children[0])
 
-    def grammar_pid(self) -> int:
-        """The process that follows grammars: the engine's only child."""
+    def grammar_pids(self) -> list[int]:
+        """The processes that follow grammars, the engine's only children: of plain ones, and of others if there were
+        any."""
         engine = self.engine_pid()
-        (child,) = Path(f"/proc/{engine}/task/{engine}/children").read_text().split()
-        return int(child)
+        return [int(child) for child in Path(f"/proc/{engine}/task/{engine}/children").read_text().split()]
 
     def metric(self, name: str) -> float:
         """One value of /metrics, the labels left out."""
