@@ -1,97 +1,148 @@
-"""The wire between a process and its child: frames of messages over one ZMQ pair.
+"""The wire between a process and its child: frames of messages over a pair of sockets.
 
-What is said before the other end is there waits for it; each child gets an address of its own, so nothing of a dead one
-can reach its successor.
+Each child is born with one end in its hands: nothing needs an address, nothing of a dead one can reach its successor,
+and what is said before it listens waits for it. A frame is its length in 4 bytes, little-endian, then what `encode`
+made.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import select
+import socket
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Generic, Self, TypeVar
-
-import zmq
+from typing import Generic, TypeVar
 
 from . import messages as m
 
 LINGER = 1000  # ms that what was said last may take to leave
+BUFFER = 1 << 22  # bytes that are asked of the system for what was said and not yet heard
+PIECE = 1 << 18  # bytes that are read at once
+HEAD = 4
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-
-def new_address() -> str:
-    """A fresh endpoint only this user can reach (a socket in a private folder)."""
-    return f"ipc://{os.path.join(tempfile.mkdtemp(prefix='quire-'), 'engine')}"
-
-
-def forget_address(address: str) -> None:
-    """Remove what `new_address` made."""
-    path = address.removeprefix("ipc://")
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(path))
 
 
 class Channel(Generic[In, Out]):
     """One end of a wire: blocking where it may wait, never blocking where it sends."""
 
-    def __init__(self, address: str, decode: Callable[[bytes], list[In]], encode: Callable[[list[Out]], bytes]):
-        self._decode, self._encode = decode, encode
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.LINGER, LINGER)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._address = address
-
-    def bind(self) -> Self:
-        self._socket.bind(self._address)
-        return self
-
-    def connect(self) -> Self:
-        self._socket.connect(self._address)
-        return self
+    def __init__(self, wire: socket.socket, decode: Callable[[bytes], list[In]], encode: Callable[[list[Out]], bytes]):
+        wire.setblocking(False)
+        with contextlib.suppress(OSError):
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        self._wire, self._decode, self._encode = wire, decode, encode
+        self._room = bytearray(PIECE)
+        self._coming = bytearray()  # a frame that is not whole yet
+        self._poller = select.poll()
+        self._poller.register(wire, select.POLLIN)
+        self._sending = threading.Lock()  # of what follows
+        self._leaving: deque[memoryview] = deque()  # what the system has no room for: a thread sends it
+        self._sender: threading.Thread | None = None
+        self.ended = False  # the other end is gone, and all that it said was received
 
     def heed(self, file: int) -> None:
         """A waiting `receive` also returns where a file can be read."""
-        self._poller.register(file, zmq.POLLIN)
+        self._poller.register(file, select.POLLIN)
 
     def fileno(self) -> int:
-        """Becomes readable where something has come, once: `receive` until then, and after each `send`."""
-        return int(self._socket.fileno())
+        """Readable where something has come, and where the other end is gone."""
+        return self._wire.fileno()
+
+    # ------------------------------------------------------------ what comes
 
     def receive(self, wait: int = 0) -> list[In]:
         """All messages that have come. wait: milliseconds to sleep until there is one; -1: as long as it takes."""
-        found: list[In] = []
-        if wait and not self._poller.poll(wait):
-            return found
-        while True:
+        if wait:
+            self._poller.poll(wait)
+        while not self.ended:
             try:
-                found += self._decode(self._socket.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                return found
+                size = self._wire.recv_into(self._room)
+            except BlockingIOError:
+                break
+            except OSError:  # the other end was closed before it had heard all
+                size = 0
+            if not size:
+                self.ended = True
+                self._poller.unregister(self._wire)
+                break
+            self._coming += memoryview(self._room)[:size]
+            if size < PIECE:
+                break
+        return self._whole() if self._coming else []
+
+    def _whole(self) -> list[In]:
+        """What is in the frames that have come."""
+        found: list[In] = []
+        coming, at = self._coming, 0
+        while len(coming) >= at + HEAD:
+            end = at + HEAD + int.from_bytes(coming[at : at + HEAD], "little")
+            if len(coming) < end:
+                break
+            found += self._decode(bytes(coming[at + HEAD : end]))
+            at = end
+        del coming[:at]
+        return found
+
+    # ------------------------------------------------------------ what leaves
 
     def send(self, out: Iterable[Out]) -> None:
-        with contextlib.suppress(zmq.Again):  # the other end is gone
-            self._socket.send(self._encode(list(out)), zmq.NOBLOCK)
+        said = self._encode(list(out))
+        frame = memoryview(len(said).to_bytes(HEAD, "little") + said)
+        with self._sending:
+            if not self._leaving:
+                frame = frame[self._sent(frame) :]
+            if frame:
+                self._leaving.append(frame)
+                if self._sender is None:
+                    self._sender = threading.Thread(target=self._send_all, daemon=True)
+                    self._sender.start()
+
+    def _sent(self, frame: memoryview) -> int:
+        """How much of it has left; all where nobody is there who could hear it."""
+        try:
+            return self._wire.send(frame)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(frame)
+
+    def _send_all(self) -> None:
+        """In a thread: whatever is still to leave, as the system takes it."""
+        room = select.poll()
+        try:
+            room.register(self._wire, select.POLLOUT)
+        except ValueError:  # closed meanwhile
+            return
+        while True:
+            room.poll()
+            with self._sending:
+                frame = self._leaving.popleft()
+                if rest := frame[self._sent(frame) :]:
+                    self._leaving.appendleft(rest)
+                if not self._leaving:
+                    self._sender = None
+                    return
 
     def close(self, linger: int = LINGER) -> None:
-        """linger: milliseconds that what was said last may take to leave."""
-        self._socket.close(linger)
+        """linger: milliseconds that what was said last may take to leave. What has left is heard by the other end."""
+        if (sender := self._sender) is not None and linger:
+            sender.join(linger / 1e3)
+        with contextlib.suppress(OSError):  # a thread that still waits to send wakes by this
+            self._wire.shutdown(socket.SHUT_RDWR)
+        self._wire.close()
 
 
 def wait_for(channels: Iterable[Channel[In, Out]], wait: int) -> None:
     """Until one of them has something to receive. wait: milliseconds, at most."""
-    poller = zmq.Poller()
+    poller = select.poll()
     for channel in channels:
-        poller.register(channel._socket, zmq.POLLIN)
+        if not channel.ended:
+            poller.register(channel, select.POLLIN)
     poller.poll(wait)
 
 
-def engine_channel(address: str) -> Channel[m.ToEngine, m.FromEngine]:
-    """The engine's end of the wire to the API process."""
-    return Channel(address, m.decode_to_engine, m.encode).connect()
+def engine_channel(wire: int) -> Channel[m.ToEngine, m.FromEngine]:
+    """The engine's end of the wire to the API process. wire: the number of its socket."""
+    return Channel(socket.socket(fileno=wire), m.decode_to_engine, m.encode)

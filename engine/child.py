@@ -1,4 +1,5 @@
-"""Processes of the engine's own: one line of JSON on standard input says what to do and where to connect.
+"""Processes of the engine's own: one line of JSON on standard input says what to do, and by which of the sockets that
+it was given it speaks with its parent (channel.py).
 
 Standard input then stays open for as long as the parent lives: when it closes, the parent is gone and so is the child.
 """
@@ -8,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -20,20 +23,23 @@ Start = TypeVar("Start", bound=msgspec.Struct)
 DEVICE_LOST = 3  # exit code of an engine whose device failed
 
 
-def spawn(module: str, start: msgspec.Struct) -> subprocess.Popen[bytes]:
-    """`python -m module`, told `start`."""
+def spawn(module: str, start: Callable[[int], msgspec.Struct]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """`python -m module`, told what `start` makes of the number of its socket, and our end of that."""
+    ours, theirs = socket.socketpair()
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
+        pass_fds=(theirs.fileno(),),
         # A group of its own, as a Ctrl-C in the terminal is the server's business; not a session, to which Linux gives
         # as much of the machine as to any other, however little its threads ask for (man 7 sched, autogroups).
         process_group=0,
     )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # died at once: who waits for it tells
-        process.stdin.write(msgspec.json.encode(start) + b"\n")
+        process.stdin.write(msgspec.json.encode(start(theirs.fileno())) + b"\n")
         process.stdin.flush()
-    return process
+    theirs.close()
+    return process, ours
 
 
 def begin(kind: type[Start]) -> Start:

@@ -109,5 +109,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Start(msgspec.Struct, frozen=True):
     """What the engine process is told at its start."""
 
-    address: str
+    wire: int  # the number of its socket
     config: EngineConfig

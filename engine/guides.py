@@ -38,7 +38,7 @@ LEAST = 1 / 16  # of that patience with an answer that was late again and again
 COMPILING = 100  # ms between two looks whether it is done
 
 
-class _End:
+class End:
     """A process that follows grammars, as its link knows it."""
 
     def __init__(self, link: Link):
@@ -53,7 +53,7 @@ class Grammar:
 
     __slots__ = ("__weakref__", "end", "life", "number", "shortest")
 
-    def __init__(self, number: int, shortest: int | None, end: _End):
+    def __init__(self, number: int, shortest: int | None, end: End):
         self.number, self.shortest = number, shortest
         self.end, self.life = end, end.life  # who knows it
 
@@ -98,12 +98,12 @@ class Guides:
 
     def __init__(self, plain: Link, other: Link | None = None):
         """plain: to whom plain grammars go; other: all others, None: the same."""
-        self._plain = _End(plain)
-        self._other = _End(other) if other is not None else self._plain
+        self._plain = End(plain)
+        self._other = End(other) if other is not None else self._plain
         self._ends = [self._plain] if other is None else [self._plain, self._other]
         self._numbers = itertools.count()
         self._known: OrderedDict[GrammarSpec | None, Future[Grammar]] = OrderedDict()
-        self._compiling: dict[int, tuple[Future[Grammar], _End]] = {}
+        self._compiling: dict[int, tuple[Future[Grammar], End]] = {}
         self._open: dict[int, Guide] = {}
         self._by_sequence: dict[str, Guide] = {}
 
@@ -138,7 +138,7 @@ class Guides:
                 due, end.due = end.due, []
                 end.link.send(due)
 
-    def _end_of(self, spec: GrammarSpec | None) -> _End:
+    def _end_of(self, spec: GrammarSpec | None) -> End:
         return self._plain if is_plain(spec) else self._other
 
     # ------------------------------------------------------------ grammars
@@ -189,7 +189,7 @@ class Guides:
             guide.place, guide.drafts, guide.masks, guide.late, guide.said_at = place, drafts, [], False, -1
         self._send()
 
-    def _end(self, guide: Guide) -> _End:
+    def _end(self, guide: Guide) -> End:
         """Who follows its grammar; thoughts alone are plain."""
         return self._plain if guide.grammar is None else guide.grammar.end
 
@@ -280,7 +280,7 @@ class Guides:
                 if (guide := self._open.get(number)) is not None:
                     guide.failed = from_code(code, text, param)
 
-    def _begin_anew(self, end: _End, how: str) -> None:
+    def _begin_anew(self, end: End, how: str) -> None:
         """The process is gone, and with it all that is under way there; the next one begins."""
         log.warning("a process that follows grammars %s; its requests fail, others do not notice", how)
         end.life += 1

@@ -26,7 +26,7 @@ SWITCH = 0.0005  # seconds until a thread that reads an adapter lets the loop go
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     start = begin(Start)
-    channel = engine_channel(start.address)
+    channel = engine_channel(start.wire)
     try:
         serve(start.config, channel)
     except QuireError as error:

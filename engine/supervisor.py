@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from . import child
 from . import messages as m
-from .channel import Channel, forget_address, new_address
+from .channel import Channel
 from .config import EngineConfig, Start
 
 
@@ -21,10 +21,9 @@ class EngineProcess:
     """
 
     def __init__(self, config: EngineConfig):
-        self.address = new_address()
-        self._channel = Channel(self.address, m.decode_from_engine, m.encode).bind()
+        self.process, wire = child.spawn("quire.engine.process", lambda wire: Start(wire, config))
+        self._channel = Channel(wire, m.decode_from_engine, m.encode)
         self._loop: asyncio.AbstractEventLoop | None = None  # that listens
-        self.process = child.spawn("quire.engine.process", Start(self.address, config))
 
     def watch(self, on_exit: Callable[[], None]) -> None:
         """Call `on_exit` in the running event loop once the process has ended, however it ended."""
@@ -45,14 +44,17 @@ class EngineProcess:
 
     def hear(self) -> None:
         """Deliver what has come."""
-        if self._loop is not None and (said := self._channel.receive()):
+        if self._loop is None:
+            return
+        said = self._channel.receive()
+        if self._channel.ended:
+            self._loop.remove_reader(self._channel.fileno())
+        if said:
             self._deliver(said)
 
     def send(self, out: list[m.ToEngine]) -> None:
         """Never blocks: the queue is bounded by the number of open requests, which the server bounds."""
         self._channel.send(out)
-        if self._loop is not None:
-            self._loop.call_soon(self.hear)  # what came while it was sent is not announced again
 
     def how_it_ended(self) -> str:
         return child.how_it_ended(self.process)
@@ -64,4 +66,3 @@ class EngineProcess:
             self._loop.remove_reader(self._channel.fileno())
         self._loop = None
         self._channel.close(linger=0)
-        forget_address(self.address)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import child
-from ..channel import Channel, forget_address, new_address
+from ..channel import Channel
 from ..channel import wait_for as _wait_for
 from . import wire
 
@@ -42,17 +42,14 @@ class ProcessLink:
     """One process at a time."""
 
     def __init__(self, model: Path, vocab_size: int, engines: dict[str, str]):
-        self._start: Callable[[str], wire.Start] = lambda address: wire.Start(address, str(model), vocab_size, engines)
+        self._start: Callable[[int], wire.Start] = lambda number: wire.Start(number, str(model), vocab_size, engines)
         self.channel: Channel[wire.FromDesk, wire.ToDesk] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._address = ""
 
     def send(self, messages: Iterable[wire.ToDesk]) -> None:
         if self.channel is None:
-            self._address = new_address()
-            # Who connects can send at any time: before the other end is there, and when it is gone.
-            self.channel = Channel(self._address, wire.decode_from_desk, wire.encode).connect()
-            self._process = child.spawn("quire.engine.grammar.process", self._start(self._address))
+            self._process, ours = child.spawn("quire.engine.grammar.process", self._start)
+            self.channel = Channel(ours, wire.decode_from_desk, wire.encode)
         self.channel.send(messages)
 
     def receive(self) -> list[wire.FromDesk]:
@@ -74,7 +71,6 @@ class ProcessLink:
         if self.channel is not None:
             self.channel.close(linger=0)
         self.channel = self._process = None
-        forget_address(self._address)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end nothing is sure

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import math
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SWITCH = 0.0005  # seconds until a thread that compiles lets the loop go on; 5 m
 def main() -> int:
     start = begin(wire.Start)
     sys.setswitchinterval(SWITCH)
-    channel = Channel(start.address, wire.decode_to_desk, wire.encode).bind()
+    channel = Channel(socket.socket(fileno=start.wire), wire.decode_to_desk, wire.encode)
     woken, wake = os.pipe()
     channel.heed(woken)
     os.set_blocking(woken, False)

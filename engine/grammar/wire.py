@@ -14,7 +14,7 @@ from .spec import GrammarSpec
 class Start(msgspec.Struct, frozen=True):
     """What the process is told at its start."""
 
-    address: str
+    wire: int  # the number of its socket
     model: str  # folder of the tokenizer
     vocab_size: int  # rows of the model's head
     engines: dict[str, str]  # kind of grammar -> engine, before grammar.KINDS

@@ -11,7 +11,7 @@ from quire.engine import intake as module
 from quire.engine import messages as m
 from quire.engine.errors import GrammarRefused, RequestError
 from quire.engine.grammar.spec import GrammarSpec
-from quire.engine.guides import Grammar
+from quire.engine.guides import End, Grammar
 from quire.engine.intake import Intake
 
 
@@ -31,7 +31,7 @@ class Compiler:
         self.heard += 1
 
     def ready(self, text: str, shortest: int | None = 1) -> None:
-        self.futures.setdefault(text, Future()).set_result(Grammar(0, shortest))
+        self.futures.setdefault(text, Future()).set_result(Grammar(0, shortest, End(None)))
 
 
 def request(id_: str, text: str | None = None, **options) -> m.Generate:
