@@ -174,7 +174,7 @@ def _piece(start: int, group: list[_Effect], target: Target) -> Piece:
         scales = torch.cat([torch.full((len(a),), (e.scale or 0) * e.share.strength) for e, a, _ in low])
         return Piece(a, b, start, _finite(scales, group))
     a = torch.cat([a.float() for _, a, _ in low])
-    b = torch.cat([b.float() * (1 if e.scale is None else e.scale) * e.share.strength for e, _, b in low], dim=1)
+    b = torch.cat([b.float() * ((1 if e.scale is None else e.scale) * e.share.strength) for e, _, b in low], dim=1)
     return Piece(_finite(a.to(target.dtype), group), _finite(b.to(target.dtype), group), start)
 
 
