@@ -1,4 +1,4 @@
-"""All grammars of one model and the answers under them: messages in, messages out (wire.py).
+"""The grammars of a process and the answers under them: messages in, messages out (wire.py).
 
 What is quick is done at once, in the order in which it came, tokens before masks: who sampled one waits for what must
 follow, while a mask has as long as the model takes. Compiling is done aside (aside.py), and so is what takes long about

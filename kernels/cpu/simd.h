@@ -316,23 +316,19 @@ struct AsF32 {
   INLINE V get(const Weight* w) { return load(w); }
   INLINE V part(const Weight* w, int n) { return load_part(w, n); }
 };
+struct Padded {  // the first n of what a vector is made of, then zeros
+  uint16_t at[W] = {};
+  Padded(const uint16_t* w, int n) { std::memcpy(at, w, static_cast<size_t>(n) * sizeof(uint16_t)); }
+};
 struct AsBF16 {
   using Weight = uint16_t;
   INLINE V get(const Weight* w) { return load_bf16(w); }
-  INLINE V part(const Weight* w, int n) {
-    Weight some[W] = {};
-    std::memcpy(some, w, static_cast<size_t>(n) * sizeof(Weight));
-    return get(some);
-  }
+  INLINE V part(const Weight* w, int n) { return get(Padded(w, n).at); }
 };
 struct AsF16 {
   using Weight = uint16_t;
   INLINE V get(const Weight* w) { return load_f16(w); }
-  INLINE V part(const Weight* w, int n) {
-    Weight some[W] = {};
-    std::memcpy(some, w, static_cast<size_t>(n) * sizeof(Weight));
-    return get(some);
-  }
+  INLINE V part(const Weight* w, int n) { return get(Padded(w, n).at); }
 };
 
 }  // namespace ISA

@@ -12,6 +12,11 @@ KINDS = ("pieces", "many pieces", "gains", "offset", "all but whole", "whole", "
 HALVES = (torch.bfloat16, torch.float16)
 
 
+def error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """Of what was computed, against float64: its size beside that of the truth."""
+    return ((found.double() - truth).norm() / truth.norm().clamp(min=1e-30)).item()
+
+
 def kind_of():
     """(what is in it, the largest rank)"""
     return st.tuples(st.sampled_from(KINDS), st.integers(1, 70))
