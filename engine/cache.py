@@ -29,8 +29,11 @@ class KVCache:
     are none.
 
     The last page belongs to nobody and stays zero: what is read beyond a sequence's end is read there. `scratch` is
-    the attention backend's working memory, kept from step to step; `tables` what it keeps of the layers.
+    the attention backend's working memory, kept from step to step; `tables` what it keeps of the layers. `one_order`:
+    whether a row's sums must have the same order in whatever step, also where a backend has a faster way for some.
     """
+
+    one_order = False
 
     def __init__(
         self,

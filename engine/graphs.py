@@ -10,8 +10,9 @@ Padding rows have tokens and positions that some step had, no slot, so that noth
 entry in the attention's lists, so that nothing is read for them. What is computed of them is arbitrary, and as no
 operation looks from one row to another, it stays theirs.
 
-A size is captured when it was wanted often enough, or in a moment with nothing to run; until then, and where a capture
-failed, its steps run as ever. Captured kernels hold addresses: of weights, pages, and what is kept here.
+Attention computes steps of few rows a sequence otherwise than those with longer pieces, so that a size has a graph of
+either form. One is captured when it was wanted often enough, or in a moment with nothing to run; until then, and where
+a capture failed, its steps run as ever. Captured kernels hold addresses: of weights, pages, and what is kept here.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ log = logging.getLogger("quire.engine")
 WANTED = 4  # steps of a size that run as ever before it is captured in mid-service
 MOST_ROWS = 512  # of a step that is replayed: with more the GPU has enough to do
 
+Kind = tuple[int, str]  # of a graph: its rows, and a form of the ground's
 Forward = Callable[[Tensor, Tensor, Attend], tuple[Tensor, Tensor | None]]  # tokens [T], positions [T] -> hidden, taps
 
 
@@ -52,13 +54,20 @@ class Inputs:
 
 
 class Ground(Protocol):
-    """The attention backend's part: tables that stay where they are, for steps of some number of rows."""
+    """The attention backend's part: tables that stay where they are, for steps of some number of rows. forms: of steps,
+    which are captured apart; of each the rows that its sizes are apart, at least."""
 
-    def attend(self, rows: int, batch: Inputs) -> Attend:
+    forms: dict[str, int]
+
+    def form(self, batch: Batch) -> str:
+        """Of a step: a key of `forms`."""
+        ...
+
+    def attend(self, rows: int, form: str, batch: Inputs) -> Attend:
         """What is captured with a step of `rows` rows, whose slots and positions stay in these tensors."""
         ...
 
-    def lay(self, rows: int, batch: Batch) -> bool:
+    def lay(self, rows: int, form: str, batch: Batch) -> bool:
         """Fill the tables for a step that is replayed with so many rows. False, and nothing done, where it does not
         fit."""
         ...
@@ -120,7 +129,8 @@ class Graphs:
     """Of one model and its pages. captures, replays: how many there were; eager: steps that had few enough rows, and
     were not replayed.
 
-    ground: for the largest size. width, tapped: of what `forward` gives, in elements of dtype; tapped 0: none.
+    ground: for the largest size. kinds: the sizes of each form. width, tapped: of what `forward` gives, in elements of
+    dtype; tapped 0: none.
     """
 
     def __init__(
@@ -139,8 +149,11 @@ class Graphs:
         self._inputs = Inputs(*(torch.zeros(most, dtype=torch.int64, device=device) for _ in range(3)))
         self._hidden = torch.zeros((most, width), dtype=dtype, device=device)
         self._tapped = torch.zeros((most, tapped), dtype=dtype, device=device) if tapped else None
-        self._graphs: dict[int, Graph | None] = {}  # None: its capture failed
-        self._wanted: dict[int, int] = {}  # size that is not captured -> steps
+        self.kinds = {
+            form: tuple(n for n in sizes if n % apart == 0 or n == most) for form, apart in ground.forms.items()
+        }
+        self._graphs: dict[Kind, Graph | None] = {}  # None: its capture failed
+        self._wanted: dict[Kind, int] = {}  # what is not captured -> steps
         self.captures = self.replays = self.eager = 0
         self.stalled = False  # the last run had to wait for a capture
 
@@ -151,9 +164,10 @@ class Graphs:
         count = batch.query_start[-1]
         if count > self.sizes[-1]:
             return None
-        size = self.sizes[bisect_left(self.sizes, count)]
-        graph = self._ready(size) if rows is None else None
-        if graph is None or not self._ground.lay(size, batch):
+        form = self._ground.form(batch)
+        size = self.kinds[form][bisect_left(self.kinds[form], count)]
+        graph = self._ready((size, form)) if rows is None else None
+        if graph is None or not self._ground.lay(size, form, batch):
             self.eager += 1
             return None
         inputs = self._inputs
@@ -179,23 +193,24 @@ class Graphs:
         """The fields of StepStats that are of this."""
         return {"captures": self.captures, "replays": self.replays, "eager": self.eager}
 
-    def _ready(self, size: int) -> Graph | None:
-        if size not in self._graphs:
-            self._wanted[size] = self._wanted.get(size, 0) + 1
-            if self._wanted[size] <= WANTED:
+    def _ready(self, kind: Kind) -> Graph | None:
+        if kind not in self._graphs:
+            self._wanted[kind] = self._wanted.get(kind, 0) + 1
+            if self._wanted[kind] <= WANTED:
                 return None
-            self.capture(size)
-        return self._graphs[size]
+            self.capture(kind)
+        return self._graphs[kind]
 
-    def capture(self, size: int) -> bool:
+    def capture(self, kind: Kind) -> bool:
         """Whether it can be replayed from now on. Where it failed that is told once, and it is not tried again."""
-        self._wanted.pop(size, None)
-        self._graphs[size] = None
+        self._wanted.pop(kind, None)
+        self._graphs[kind] = None
         self.stalled = True
+        size, form = kind
         inputs = self._inputs
         mine = Inputs(inputs.tokens[:size], inputs.positions[:size], inputs.slots[:size])
         try:
-            attend = self._ground.attend(size, mine)
+            attend = self._ground.attend(size, form, mine)
 
             def step() -> None:
                 hidden, tapped = self._forward(mine.tokens, mine.positions, attend)
@@ -211,7 +226,7 @@ class Graphs:
         except Exception:
             log.exception("no CUDA graph could be captured of steps of %d rows; they run without", size)
             return False
-        self._graphs[size] = graph
+        self._graphs[kind] = graph
         self.captures += 1
         return True
 
@@ -233,10 +248,8 @@ def graphs_of(
     """
     if config.enforce_eager or not hasattr(backend, "Ground") or (make is None and model.device.type != "cuda"):
         return None
-    speculation = config.speculative_config
-    drafts = speculation.num_speculative_tokens if speculation.method != "none" else 0
-    due = sizes(config.max_num_seqs * (1 + drafts))
-    ground = backend.Ground(due[-1], model.layers, cache, context)
+    due = sizes(MOST_ROWS)
+    ground = backend.Ground(due[-1], model.layers, cache, context, config.max_num_seqs)
     width, kind, device = model.width, model.dtype, model.device
     return Graphs(forward, ground, due, width, taps * width, kind, device, make or Captured.on(device))
 
@@ -244,14 +257,17 @@ def graphs_of(
 def room_for(make: Callable[[], Graphs | None], free: Callable[[], int]) -> int:
     """Bytes that the graphs of all sizes will take, about. free: bytes that are free on the device.
 
-    The largest is captured, which takes what they share and what is its own, and the smallest, which tells how much is
-    each one's own. Both are dropped.
+    The largest of each form is captured, which takes what all share and what is its own, and the smallest of one, which
+    tells how much is each one's own. All are dropped.
     """
     before = free()
     graphs = make()
-    if graphs is None or not graphs.capture(graphs.sizes[-1]):
+    if graphs is None:
+        return 0
+    each = [(size, form) for form, found in graphs.kinds.items() for size in found]
+    if not all(graphs.capture((found[-1], form)) for form, found in graphs.kinds.items()):
         return 0
     largest = free()
-    graphs.capture(graphs.sizes[0])
-    each = max(0, largest - free())
-    return max(0, before - largest) + each * (len(graphs.sizes) - 1)
+    graphs.capture(each[0])
+    own = max(0, largest - free())
+    return max(0, before - largest) + own * (len(each) - len(graphs.kinds))

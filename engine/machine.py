@@ -35,9 +35,9 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cpu")
     if lack is not None:
         raise ConfigError("device", f"is {name!r}, and {lack}", "cpu, or what CUDA needs")
-    device = torch.device("cuda" if name == "auto" else name)
+    device = torch.device("cuda", int(index or 0))  # its tensors say their number, so the device does
     there = torch.cuda.device_count()
-    if (device.index or 0) >= there:
+    if int(index or 0) >= there:
         raise ConfigError("device", f"is {name!r}", f"one of the {there} CUDA devices that torch finds here")
     if (lack := _built_without(device)) is not None:
         raise ConfigError("device", f"is {name!r}, {lack}", "cpu, or a torch that is built for it")

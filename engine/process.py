@@ -17,9 +17,6 @@ from .errors import ModelError, QuireError
 log = logging.getLogger("quire.engine")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-# Beside streams, where none is set: on a CPU 64 rows take little longer each than 512 do, and a GPU's step of 256 rows
-# still takes about what reading the weights does.
-PROMPT_CHUNK = {"cuda": 256, "cpu": 64}
 SWITCH = 0.0005  # seconds until a thread that reads an adapter lets the loop go on; 5 ms is Python's own
 
 
@@ -45,7 +42,7 @@ def serve(config: EngineConfig, channel: Channel[m.ToEngine, m.FromEngine]) -> N
     from . import faults
     from .core import Engine  # torch is imported from here on: the wire is up first
     from .runner import Runner
-    from .state import Limits, State
+    from .state import State
 
     try:
         runner = Runner(config, lambda done, total: channel.send([m.Loading(done, total)]))
@@ -55,16 +52,7 @@ def serve(config: EngineConfig, channel: Channel[m.ToEngine, m.FromEngine]) -> N
         said = str(error).strip().partition("\n")[0]
         raise ModelError(f"{config.model}: memory ran out while the model was loaded ({said})") from error
     ready = runner.ready()
-    limits = Limits(
-        max_model_len=ready.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=runner.step_tokens,
-        prompt_chunk=config.prompt_chunk or PROMPT_CHUNK[runner.device.type],
-        max_waiting=config.max_waiting,
-        block_size=ready.block_size,
-        max_loras=config.max_loras,
-    )
-    state = State(limits, ready.num_blocks, config.prefix_caching)
+    state = State(runner.limits(), ready.num_blocks, config.prefix_caching)
     settle()
     runner.guides.warm()
     channel.send([ready])

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from ..kernels import native
+from ..kernels.linear import Linear
 from ..kernels.ops import Rows
 from ..kernels.vocabulary import greatest
 from . import deterministic, faults
 from .attention import BACKENDS, Attend, choose_backend
 from .batch import Batch, slot
-from .cache import bytes_per_token, kept_in, pool_blocks
+from .cache import KVCache, bytes_per_token, kept_in, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError, QuireError
 from .flying import NOT_FINITE, Flying, checked, sound_rows
@@ -32,6 +33,7 @@ from .lora.read import ready as ready_adapter
 from .lora.slots import Slots
 from .machine import free_memory, physical_cores, pick_device
 from .messages import Ready, SamplingParams, TokenLogprob
+from .models import CausalLM
 from .models.decoder import Decoder
 from .models.load import fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
@@ -40,11 +42,16 @@ from .sequence import Sequence
 from .spec.load import load_maker
 from .spec.maker import States
 from .spec.speculator import Speculator
+from .state import Limits
 
 log = logging.getLogger("quire.engine")
 
 # Token budget of a step where none is set: more keeps a GPU busy; a CPU is at its rate with less, and nobody waits.
 STEP_TOKENS = {"cuda": 2048, "cpu": 512}
+# Beside streams, where none is set: on a CPU 64 rows take little longer each than 512 do, and a GPU's step of 256 rows
+# still takes about what reading the weights does.
+PROMPT_CHUNK = {"cuda": 256, "cpu": 64}
+ATTENDS = 0.6  # rate of attention, as a share of that of products
 PROMPT_ROWS = 64  # prompt rows projected to logits at once, at most
 PROMPT_BYTES = 1 << 25  # and this many bytes of logits, about
 
@@ -79,7 +86,8 @@ class Runner:
             # Two pools of threads would wait for each other's cores, spinning; and torch has little left to do.
             torch.set_num_threads(1)
         attention = deterministic.attention(config.attention, self.device, config.deterministic)
-        self._backend = choose_backend(attention, self.model.dtype, self.device, config.kv_cache_dtype)
+        widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in self.model.layers)
+        self._backend = choose_backend(attention, self.model.dtype, self.device, config.kv_cache_dtype, widest)
         # Torch's attention waits for the device itself, and so does what is not our own of a model.
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
         self.overlap = self.device.type == "cuda" and not waits  # whether steps may fly (ahead.py)
@@ -109,7 +117,7 @@ class Runner:
                 f"at most {blocks * BLOCK_SIZE}, or more memory (kv_cache_memory, memory_utilization)",
             )
         self.max_model_len = min(limit, blocks * BLOCK_SIZE)
-        self.cache = self._backend.cache(self.model.layers, blocks, self.model.dtype, self.device)
+        self.cache = self._pages(blocks)
         if maker is not None:
             maker.open(blocks, self._backend)
             self.speculator.maker = maker
@@ -121,6 +129,24 @@ class Runner:
         model, limit = self.model, self.config.max_lora_rank
         base = functools.cache(lambda: fingerprint(folder))
         return lambda path: read_adapter(path, model.places, base(), model.dtype, model.device, limit)
+
+    def _pages(self, count: int) -> KVCache:
+        cache = self._backend.cache(self.model.layers, count, self.model.dtype, self.device)
+        cache.one_order = self.config.deterministic
+        return cache
+
+    def limits(self) -> Limits:
+        config = self.config
+        return Limits(
+            max_model_len=self.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=self.step_tokens,
+            prompt_chunk=config.prompt_chunk or PROMPT_CHUNK[self.device.type],
+            reach=reach(self.model),
+            max_waiting=config.max_waiting,
+            block_size=BLOCK_SIZE,
+            max_loras=config.max_loras,
+        )
 
     def ready(self) -> Ready:
         return Ready(
@@ -334,7 +360,7 @@ class Runner:
         count = min(limit, self.step_tokens if cuda else BLOCK_SIZE)
         seq = Sequence("warm-up", 0, [0] * count, SamplingParams(max_tokens=1, seed=0, temperature=0.0))
         seq.blocks = list(range(-(-count // BLOCK_SIZE)))
-        self.cache = self._backend.cache(self.model.layers, len(seq.blocks), self.model.dtype, self.device)
+        self.cache = self._pages(len(seq.blocks))
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
@@ -351,6 +377,15 @@ def _put(outcomes: list[Outcome], at: int, one: Outcome) -> None:
     """`one` is the outcome of a slice, whose prompt's log-probabilities are there."""
     one.prompt_logprobs = outcomes[at].prompt_logprobs
     outcomes[at] = one
+
+
+def reach(model: CausalLM) -> int:
+    """Tokens of context behind which attention takes a prompt's token about as long as all products do."""
+    products = {id(place.product): place.product for _, place in model.places if isinstance(place.product, Linear)}
+    multiplied = sum(product.in_features * product.out_features for product in products.values())
+    wide = [spec for spec in model.layers if spec.window is None]
+    attended = sum(spec.heads * (spec.head_dim + (spec.v_head_dim or spec.head_dim)) for spec in wide)
+    return int(ATTENDS * multiplied / attended) + 1 if attended else 1 << 60
 
 
 def finite_rows(logits: torch.Tensor) -> list[bool]:

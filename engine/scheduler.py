@@ -107,29 +107,44 @@ def schedule(state: State) -> Plan:
             tokens += drafts
         slices.append(Slice(seq, start, tokens, len(drafts), True, seq.parents if drafts else ()))
         budget -= len(tokens)
+    reach = 0
     if slices:  # no stream waits longer than so many tokens take; at least as many as there are streams, to keep up
-        budget = min(budget, max(state.limits.prompt_chunk, len(slices)))
+        budget, reach = min(budget, max(state.limits.prompt_chunk, len(slices))), state.limits.reach
     scheduled = {id(s.seq) for s in slices} if behind else set()
     for seq in behind:
-        if budget and seq.status is Status.RUNNING and (piece := _chunk(state, seq, budget, scheduled, preempted)):
+        if budget and seq.status is Status.RUNNING:
+            piece = _chunk(state, seq, _tokens(budget, seq.computed, reach), scheduled, preempted)
+            if piece is None:
+                continue
             slices.append(piece)
             scheduled.add(id(seq))
-            budget -= len(piece.tokens)
+            budget -= _cost(len(piece.tokens), piece.start, budget, reach)
     promised = sum(_pages_to_come(state, seq) for seq in behind) if state.waiting else 0
     while budget and not preempted and state.waiting and len(state.running) < state.limits.max_num_seqs:
         head = state.lanes.next(state.waiting)
         if head is None or not _admit(state, head, promised):
             break
         seq = head
-        piece = _chunk(state, seq, budget, scheduled, preempted)
+        piece = _chunk(state, seq, _tokens(budget, seq.computed, reach), scheduled, preempted)
         assert piece is not None, "admitted without a page to run in"
         slices.append(piece)
         admitted.append(seq)
-        budget -= len(piece.tokens)
+        budget -= _cost(len(piece.tokens), piece.start, budget, reach)
         promised += _pages_to_come(state, seq)
     state.lanes.charge(slices)
     left, state.left = state.left, []
     return Plan(slices, admitted, preempted, left)
+
+
+def _tokens(budget: int, start: int, reach: int) -> int:
+    """Of a prompt from `start` on, that take as long as `budget` tokens at its beginning: the more context, the fewer.
+    reach: of Limits; 0: tokens are counted alone."""
+    return -(-budget * reach // (reach + start)) if reach else budget
+
+
+def _cost(tokens: int, start: int, budget: int, reach: int) -> int:
+    """What they take of that budget."""
+    return min(budget, tokens + tokens * start // reach) if reach else tokens
 
 
 def _grow_for_decode(state: State, seq: Sequence, preempted: list[Sequence]) -> bool:

@@ -22,6 +22,7 @@ class Limits:
     block_size: int = BLOCK_SIZE
     max_loras: int = 64  # adapters of a step
     prompt_chunk: int = 1 << 31  # tokens of prompts in a step in which others get their next token
+    reach: int = 1 << 60  # tokens of context behind which a prompt's token takes twice as long as one at its beginning
 
 
 def seniority(seq: Sequence) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from ...kernels.ops import Norm
 from ...kernels.triton import there
 from ..errors import ConfigError
 
+TRITON_WIDEST = 256  # dimensions of a head that its kernels have tiles for
 BACKENDS = {
     "native": "quire.engine.attention.native_",  # the CPU in float32, C++
     "torch": "quire.engine.attention.torch_",  # any device, torch's own kernels
@@ -81,14 +82,15 @@ class Attend(Protocol):
     ) -> torch.Tensor: ...
 
 
-def choose_backend(name: str, dtype: torch.dtype, device: torch.device, kept: str = "auto") -> ModuleType:
+def choose_backend(
+    name: str, dtype: torch.dtype, device: torch.device, kept: str = "auto", widest: int = 0
+) -> ModuleType:
     """The module of a key of BACKENDS, or of "auto". kept: what its pages are of, auto (what the model computes in) or
-    a key of KEPT. Raises ConfigError where it cannot serve such a model."""
+    a key of KEPT; widest: dimensions of the widest head. Raises ConfigError where it cannot serve such a model."""
     by_cpu = native.serves(dtype, device)
     if name == "auto":
-        name = "native" if by_cpu else "torch"
-        if kept in KEPT and name not in KEPT[kept] and there.lack(dtype, device) is None:
-            name = "triton"
+        served = there.lack(dtype, device) is None and widest <= TRITON_WIDEST
+        name = "native" if by_cpu else "triton" if served else "torch"
     if name not in BACKENDS:
         raise ConfigError("attention", f"is {name!r}", f"auto or one of {', '.join(BACKENDS)}")
     if name == "native" and not by_cpu:

@@ -7,8 +7,9 @@ one more where tiles were split.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -20,12 +21,12 @@ from ..batch import Batch
 from ..cache import KVCache
 from ..config import BLOCK_SIZE, MOST_DRAFTS
 from ..errors import ConfigError
-from . import AS_THEY_ARE, LayerSpec, Turn
+from . import AS_THEY_ARE, TRITON_WIDEST, LayerSpec, Turn
 
-WIDEST = 256  # dimensions of a head
 BEYOND = 4  # pages that a sequence may have beyond its tokens: for drafts
-FILL = 256  # programs of a launch that keep a GPU busy, about: two on each of an H100's 132 multiprocessors
+FILL = 128  # programs of a launch that keep a GPU busy, about: one on each of an H100's 132 multiprocessors
 PARTS = 1 << 25  # floats that the parts of split tiles may take, about
+FEW = 2  # low tiles that a sequence's rows may fill for all to be computed by such
 
 
 class Pages(KVCache):
@@ -57,9 +58,9 @@ def cache(
     """The pages as this backend reads them. kept: a kind of bytes (kernel.BYTES); None: dtype, what the model computes
     in. Raises ConfigError where heads are wider than it has tiles for."""
     widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in layers)
-    if widest > WIDEST:
+    if widest > TRITON_WIDEST:
         raise ConfigError(
-            "attention", f"is 'triton', and the model has heads of {widest} dimensions", f"torch, above {WIDEST}"
+            "attention", f"is 'triton', and the model has heads of {widest} dimensions", f"torch, above {TRITON_WIDEST}"
         )
     found = Pages(layers, num_blocks, kept or dtype, device)
     found.computed = dtype
@@ -92,7 +93,7 @@ class Rows(Protocol):
 def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache, room: Room | None = None) -> Planned:
     """Plan one step: all that depends on the batch alone is done here, once, not in each layer. room: None for what the
     step needs. Raises ValueError where it does not fit."""
-    kinds = _kinds(layers, cache)
+    kinds = _kinds(layers, cache, _form(batch, layers, cache))
     table, room = _lay(batch, list(dict.fromkeys(kinds)), room, batch.slots.device)
     return Planned(layers, cache, kinds, room, table.to(batch.slots.device, non_blocking=True), batch)
 
@@ -140,47 +141,56 @@ class Planned:
 
 class Ground:
     """What captured steps of up to `rows` rows read, at addresses that stay: one table, whose lists and pages lie where
-    the room of a bucket says, and the memory for parts. context: tokens that a sequence may reach."""
+    the room of a bucket says, and the memory for parts. context: tokens that a sequence may reach; sequences: that a
+    step may have. forms: of tiles, which steps are captured for apart; of each the rows that buckets are apart, at
+    least."""
 
-    def __init__(self, rows: int, layers: list[LayerSpec], cache: KVCache, context: int):
-        self._layers, self._cache, self._context = layers, cache, context
-        self._kinds = _kinds(layers, cache)
-        self._distinct = list(dict.fromkeys(self._kinds))
+    def __init__(self, rows: int, layers: list[LayerSpec], cache: KVCache, context: int, sequences: int):
+        self._layers, self._cache, self._context, self._sequences = layers, cache, context, sequences
+        self.forms = {"one_order": 1} if cache.one_order else {"low": 1, "high": 32}
+        self._kinds = {form: _kinds(layers, cache, form) for form in self.forms}
+        self._distinct = {form: list(dict.fromkeys(kinds)) for form, kinds in self._kinds.items()}
         self._device = cache.k[0].device
-        self._rooms: dict[int, Room] = {}
-        room = self.room(rows)
-        size = _pages_at(self._distinct, room) + room.pages
+        self._rooms: dict[tuple[int, str], Room] = {}
+        size = parts = 0
+        for form, distinct in self._distinct.items():
+            room = self.room(rows, form)
+            size = max(size, _pages_at(distinct, room) + room.pages)
+            parts = max(parts, *(kind.floats(room.parts) for kind in distinct))
         self._table = torch.zeros(size, dtype=torch.int32, device=self._device)
-        parts = max(kind.floats(room.parts) for kind in self._distinct)
         self._parts = cache.scratch.get("parts", (parts,), torch.float32, self._device)
 
-    def room(self, rows: int) -> Room:
+    def room(self, rows: int, form: str) -> Room:
         """For any step of so many rows, however they are spread over sequences, and with trees of drafts."""
-        if rows not in self._rooms:
-            works, splits, parts = (
-                max(most) for most in zip(*(self._most(rows, k) for k in self._distinct), strict=True)
-            )
-            pages = rows * (-(-self._context // BLOCK_SIZE) + BEYOND)
-            self._rooms[rows] = Room(works, splits, pages, rows * -(-MOST_DRAFTS // 32), parts)
-        return self._rooms[rows]
+        if (rows, form) not in self._rooms:
+            most = [self._most(rows, kind) for kind in self._distinct[form]]
+            works, splits, parts = (max(each) for each in zip(*most, strict=True))
+            pages = min(rows, self._sequences) * (-(-self._context // BLOCK_SIZE) + BEYOND)
+            self._rooms[rows, form] = Room(works, splits, pages, rows * -(-MOST_DRAFTS // 32), parts)
+        return self._rooms[rows, form]
 
     def _most(self, rows: int, kind: _Kind) -> tuple[int, int, int]:
         """Works, splits and parts of a kind, by the rules of `_split` and `_programs`."""
-        segments = kind.segments(self._context)
-        tiles = rows * -(-kind.shape.group // kind.shape.rows)
+        segments, (group, tile) = kind.segments(self._context), (kind.shape.group, kind.shape.tile.rows)
+        tiles = min(rows * -(-group // tile), rows * group // tile + min(rows, self._sequences))
         split = min(tiles, max(0, -(-FILL // kind.kv_heads) - 1)) if segments > 1 else 0
         more = min(tiles * (segments - 1), -(-4 * FILL // kind.kv_heads))
-        items = min(rows * kind.shape.group, split * kind.shape.rows)
+        items = min(rows * group, split * tile)
         return tiles + more, split, min(items * segments, PARTS // kind.floats(1))
 
-    def attend(self, rows: int, batch: Rows) -> Planned:
-        """Of a step of `rows` rows whose slots and positions stay in these tensors."""
-        return Planned(self._layers, self._cache, self._kinds, self.room(rows), self._table, batch, self._parts)
+    def form(self, batch: Batch) -> str:
+        """Of the tiles that compute a step: a key of `forms`."""
+        return _form(batch, self._layers, self._cache)
 
-    def lay(self, rows: int, batch: Batch) -> bool:
-        """What the next replay of the graph of so many rows computes. False where there is no room for it."""
+    def attend(self, rows: int, form: str, batch: Rows) -> Planned:
+        """Of a step of `rows` rows whose slots and positions stay in these tensors."""
+        room = self.room(rows, form)
+        return Planned(self._layers, self._cache, self._kinds[form], room, self._table, batch, self._parts)
+
+    def lay(self, rows: int, form: str, batch: Batch) -> bool:
+        """What the next replay of the graph of so many rows and that form computes. False where there is no room."""
         try:
-            table, _ = _lay(batch, self._distinct, self.room(rows), self._device)
+            table, _ = _lay(batch, self._distinct[form], self.room(rows, form), self._device)
         except NoRoom:
             return False
         self._table[: len(table)].copy_(table, non_blocking=True)
@@ -196,8 +206,28 @@ def _side_by_side(x: torch.Tensor) -> bool:
     return x.stride(2) == 1 and x.stride(1) == x.shape[2]
 
 
-def _shape(spec: LayerSpec, dtype: torch.dtype) -> kernel.Shape:
-    return kernel.Shape.of(spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim, dtype)
+def _shape(spec: LayerSpec, cache: Pages, form: str) -> kernel.Shape:
+    dims = spec.head_dim, spec.v_head_dim or spec.head_dim
+    return kernel.Shape.of(spec.heads, spec.kv_heads, *dims, cache.computed, form, _shared(cache.k[0].device))
+
+
+@functools.cache
+def _shared(device: torch.device) -> int:
+    """KiB of shared memory that a program may have; where there is no such device, what the smaller ones have."""
+    if device.type != "cuda":
+        return 99
+    found: int = kernel.shared_memory(device.index or 0)
+    return found >> 10
+
+
+def _form(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> str:
+    """Of a step's tiles (kernel.TILES). Low ones where all sequences have few rows: they read what there is as fast as
+    it comes."""
+    if cache.one_order:
+        return "one_order"
+    group = max(spec.heads // spec.kv_heads for spec in layers)
+    most = max(end - begin for begin, end in pairwise(batch.query_start))
+    return "low" if most == 1 or most * group <= FEW * kernel.LOW else "high"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +247,12 @@ class _Kind:
         all_ = -(-context // kernel.SEGMENT)
         if self.window is None:
             return all_
-        return min(all_, (self.window + self.shape.rows + MOST_DRAFTS) // kernel.SEGMENT + 2)
+        return min(all_, (self.window + self.shape.tile.rows + MOST_DRAFTS) // kernel.SEGMENT + 2)
 
 
-def _kinds(layers: list[LayerSpec], cache: KVCache) -> list[_Kind]:
+def _kinds(layers: list[LayerSpec], cache: KVCache, form: str) -> list[_Kind]:
     assert isinstance(cache, Pages)
-    found = {spec: _Kind(spec.window, spec.kv_heads, _shape(spec, cache.computed)) for spec in dict.fromkeys(layers)}
+    found = {s: _Kind(s.window, s.kv_heads, _shape(s, cache, form)) for s in dict.fromkeys(layers)}
     return [found[spec] for spec in layers]
 
 
@@ -315,7 +345,7 @@ class _Cut:
 def _cut(batch: Batch, kind: _Kind) -> _Cut:
     """The tiles of a step, and their segments."""
     trees = _Trees(batch, kind.window)
-    group, rows = kind.shape.group, kind.shape.rows
+    group, rows = kind.shape.group, kind.shape.tile.rows
     starts = np.asarray(batch.query_start)
     count = np.diff(starts)
     place = np.asarray(batch.seq_lens) - count  # of each one's first row
@@ -332,22 +362,24 @@ def _cut(batch: Batch, kind: _Kind) -> _Cut:
     segments = last - first
     mine = np.minimum(items - item, rows)  # items of each tile
     split = _split(segments, mine, kind)
-    parts = np.where(split, segments * mine, 0)
-    part = np.cumsum(parts) - parts
     each = np.where(split, _programs(segments, kind), segments)  # segments of a program
     pieces = -(-segments // each)
+    left = segments if kind.shape.each else pieces  # parts of each row of a split tile
+    parts = np.where(split, left * mine, 0)
+    part = np.cumsum(parts) - parts
     tile = np.repeat(np.arange(len(owner)), pieces)
     done = (np.arange(len(tile)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * each[tile]
     begin, who = starts[owner], owner[tile]
     end = np.minimum(done + each[tile], segments[tile])
+    before = done if kind.shape.each else done // each[tile]  # parts of the tile's programs before this one
     works = np.stack([
         begin[tile], place[who], item[tile], items[tile], who, low[tile], high[tile],
         trees.first[who], trees.begin[who], trees.words[who],
-        first[tile] + done, first[tile] + end, np.where(split[tile], part[tile] + done * mine[tile], -1),
+        first[tile] + done, first[tile] + end, np.where(split[tile], part[tile] + before * mine[tile], -1),
     ], axis=1)  # fmt: skip
     # Those with most to do first, so that none is left over at the end.
     works = works[np.argsort(done - end, kind="stable")]
-    splits = np.stack([begin, item, items, part, segments], axis=1)[split]
+    splits = np.stack([begin, item, items, part, left], axis=1)[split]
     return _Cut(works, splits, trees.masks, int(parts.sum()))
 
 
@@ -372,7 +404,7 @@ def _split(segments: np.ndarray, items: np.ndarray, kind: _Kind) -> np.ndarray:
     FILL of them. Of the others those with few items come first, as their parts are small.
     """
     several = (segments > 1) & (segments * FILL > segments.sum() * kind.kv_heads)
-    order = np.argsort(np.where(several, items, kind.shape.rows + 1), kind="stable")
+    order = np.argsort(np.where(several, items, kind.shape.tile.rows + 1), kind="stable")
     floats = np.where(several, segments * items, 0)[order].cumsum() * kind.kv_heads * (kind.shape.v_dim + 2)
     found = np.zeros(len(segments), dtype=bool)
     found[order] = several[order] & (floats <= PARTS)

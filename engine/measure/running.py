@@ -18,7 +18,7 @@ from ..config import EngineConfig, Speculation
 from ..core import Engine
 from ..errors import ConfigError
 from ..runner import Runner
-from ..state import Limits, State
+from ..state import State
 from .report import Place
 
 SILENT = Speculation(method="none")  # random weights repeat themselves: what is guessed of that tells nothing
@@ -124,10 +124,9 @@ class Bench:
     ) -> Course:
         """With pages that are all free. seconds: then what still runs is dropped."""
         ready = self.runner.ready()
-        limits = Limits(ready.max_model_len, self.config.max_num_seqs, self.runner.step_tokens, self.config.max_waiting)
         wire = Wire(requests, time.perf_counter() + seconds, more)
         channel = cast("Channel[m.ToEngine, m.FromEngine]", wire)
-        Engine(self.runner, State(limits, ready.num_blocks, self.config.prefix_caching), channel).run()
+        Engine(self.runner, State(self.runner.limits(), ready.num_blocks, self.config.prefix_caching), channel).run()
         return wire.course
 
     def asked(self, count: int, prompt: int, answer: int, name: str = "", **more: Any) -> list[m.Generate]:

@@ -42,6 +42,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import codes
+
 SEGMENT = 512  # keys
 JOINED = 4  # items of a tile that a program of the second launch joins
 
@@ -70,14 +72,33 @@ _BEGIN, _START, _ITEM, _ITEMS, _PAGES, _LOW, _HIGH, _TREE, _MASKS, _WORDS, _FIRS
 )
 _WORK, _SPLIT = tl.constexpr(len(WORK)), tl.constexpr(len(SPLIT))
 
-# Of the bytes of an element and the widest head, up to: rows, keys, warps. What of it fits the registers of sm_80, two
-# sums of rows times head among them, and the 99 KiB of shared memory of the smaller GPUs.
-TILES = {
-    (2, 64): (64, 64, 4),
-    (2, 128): (64, 64, 8),
-    (2, 256): (32, 32, 8),
-    (4, 32): (32, 32, 4),
-    (4, 256): (32, 16, 8),
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """rows: items of a tile; keys: of a step of the inner loop; stages: steps that are on their way; shared: KiB of
+    shared memory that it takes, about."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    shared: int = 0
+
+
+LOW = 16  # rows of a low tile
+# Of the bytes of an element and the widest head, up to. `high`: what fits the registers, and more where a card has the
+# shared memory for it; the last fits the 99 KiB of the smaller GPUs. `one_order`: two sums of rows times head are in
+# registers. `low`: where all sequences of a step have few rows, what is read is what counts.
+TILES: dict[tuple[int, int], dict[str, tuple[Tile, ...]]] = {
+    (2, 64): {"high": (Tile(64, 64, 4, 3),), "one_order": (Tile(64, 64, 4, 2),), "low": (Tile(LOW, 128, 4, 2),)},
+    (2, 128): {
+        "high": (Tile(128, 64, 8, 3, 131), Tile(64, 64, 4, 2)),
+        "one_order": (Tile(64, 64, 4, 2),),
+        "low": (Tile(LOW, 128, 4, 2),),
+    },
+    (2, 256): {"high": (Tile(32, 32, 8, 2),), "one_order": (Tile(32, 32, 8, 2),), "low": (Tile(LOW, 32, 4, 3),)},
+    (4, 32): {"high": (Tile(32, 32, 4, 2),), "one_order": (Tile(32, 32, 4, 2),), "low": (Tile(LOW, 32, 4, 2),)},
+    (4, 256): {"high": (Tile(16, 16, 4, 2),), "one_order": (Tile(16, 16, 4, 2),), "low": (Tile(LOW, 16, 4, 2),)},
 }
 
 # Kinds of pages that hold bytes, and the largest number that one of their bytes is.
@@ -85,7 +106,7 @@ BYTES = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 # What `_numbers` gives is the number that a byte is, divided by so much: below 2, so that in float16 the weights of
 # keys times the units of their values are about as large as the values are.
-GAINS = {"": 1.0, "int8": 128.0, "fp8": 256.0}
+GAINS = {"": 1.0, "int8": 128.0, "fp8": codes.E4M3_GAIN}
 
 # What a product is computed in. Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them as.
 DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -96,20 +117,24 @@ _TABLES = ["tables", "positions", "peaks"]  # pointers, read or written by whole
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is compiled for: of a layer and a dtype. rows: items of a tile; keys: of a step of the inner loop."""
+    """What is compiled for: of a layer and a dtype. each: segments are begun anew, and all keys go through the same
+    instructions, so that a row's sums have one order however they are shared out."""
 
     group: int
     head_dim: int
     v_dim: int
-    rows: int
-    keys: int
-    warps: int
+    tile: Tile
+    each: bool
 
     @classmethod
-    def of(cls, heads: int, kv_heads: int, head_dim: int, v_dim: int, dtype: torch.dtype) -> Shape:
+    def of(
+        cls, heads: int, kv_heads: int, head_dim: int, v_dim: int, dtype: torch.dtype, form: str, shared: int = 99
+    ) -> Shape:
+        """form: of TILES; shared: KiB of shared memory that a program may have."""
         widest = max(padded(head_dim), padded(v_dim))
-        tiles = next(tiles for (size, most), tiles in TILES.items() if size == dtype.itemsize and widest <= most)
-        return cls(heads // kv_heads, head_dim, v_dim, *tiles)
+        forms = next(found for (size, most), found in TILES.items() if size == dtype.itemsize and widest <= most)
+        tile = next(one for one in forms[form] if one.shared <= shared)
+        return cls(heads // kv_heads, head_dim, v_dim, tile, form == "one_order")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,17 +169,18 @@ def _product(a, b, acc, BY_ITSELF: tl.constexpr):
         # The interpreter's product is numpy's, where a row's rounding depends on its place.
         return acc + tl.sum(a[:, :, None] * b[None, :, :], 1)
     else:  # noqa: RET505 - a constant condition: only one of the two is compiled
-        return tl.dot(a, b, acc, input_precision="ieee")
+        # float32 in three products of tensor cores each, which keeps 22 of its 24 bits: the plain one is many times
+        # slower, and Triton 3.6 does not compile it here.
+        return tl.dot(a, b, acc, input_precision="tf32x3")
 
 
 @triton.jit
 def _numbers(held, KIND: tl.constexpr, DOT: tl.constexpr):
     """What pages hold, as numbers: of bytes, those divided by their GAINS."""
     if KIND == "int8":
-        return (held.to(tl.int8, bitcast=True).to(tl.float16) * 0.0078125).to(DOT)
+        return codes.whole(held, DOT) * 0.0078125
     if KIND == "fp8":
-        wide = held.to(tl.uint16)  # exponent and fraction where a float16 has them, whose bias is greater by 8
-        return (((wide & 128) << 8) | ((wide & 127) << 7)).to(tl.float16, bitcast=True).to(DOT)
+        return codes.e4m3(held, DOT)
     return held.to(DOT)
 
 
@@ -177,13 +203,131 @@ def _tanh(x):
     return tl.where(x < 0, -y, y)
 
 
+@triton.jit
+def _keys(
+    m, l, o, at_key, page, query, keys, values, key_units, value_units,  # noqa: E741
+    head, kv_heads, scale, cap, gain, place, begins, taken, low, high, tree, masks, words,
+    HEAD_DIM: tl.constexpr, V_DIM: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, KEYS: tl.constexpr,
+    PAGE: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, KIND: tl.constexpr, ROUNDED: tl.constexpr,
+    DOT: tl.constexpr, BY_ITSELF: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """(m, l, o), the maximum, the weight and the sum of a segment so far, and KEYS keys more, from `at_key` on. Not
+    MASKED: all rows see all of them."""
+    d, e = tl.arange(0, D), tl.arange(0, DV)
+    key = at_key + tl.arange(0, KEYS)
+    d_inside, e_inside = (d < HEAD_DIM)[:, None], (e < V_DIM)[None, :]
+    if MASKED:
+        # What no row sees is not read: a weight of 0 does not hide a NaN that a page held before.
+        there = (key >= low) & (key < high)
+        d_inside, e_inside = d_inside & there[None, :], e_inside & there[:, None]
+    slot = (page * kv_heads + head) * PAGE + key % PAGE  # of a token and a head: far fewer than 2^31
+    from_k = keys + slot.to(tl.int64)[None, :] * HEAD_DIM + d[:, None]
+    k = tl.load(from_k) if not MASKED and D == HEAD_DIM else tl.load(from_k, mask=d_inside, other=0)
+    scores = _product(query, _numbers(k, KIND, DOT), tl.zeros([query.shape[0], KEYS], tl.float32), BY_ITSELF) * scale
+    if key_units is not None:
+        unit = tl.load(key_units + slot, mask=there, other=0.0) if MASKED else tl.load(key_units + slot)
+        scores = scores * (unit * gain)[None, :]
+    if CAPPED:
+        scores = cap * _tanh(scores)
+    seen = tl.full(scores.shape, 1, tl.int1)
+    if MASKED:
+        seen = key[None, :] <= place[:, None]
+        if WINDOWED:
+            seen = seen & (key[None, :] >= begins[:, None])
+        if at_key + KEYS > tree:
+            nth, draft = key - tree, place - tree
+            drafts = (taken & (draft >= 0))[:, None] & (nth >= 0)[None, :] & seen
+            bit = tl.maximum(nth, 0)
+            bits = tl.load(masks + draft[:, None] * words + (bit // 32)[None, :], mask=drafts, other=-1)
+            seen = seen & (((bits >> (bit % 32)[None, :]) & 1) != 0)
+        scores = tl.where(seen, scores, float("-inf"))
+    top = tl.maximum(m, tl.max(scores, 1))
+    base = tl.where(top == float("-inf"), 0.0, top)  # of a row that saw nothing: exp2 is 0 then, not NaN
+    weights = tl.exp2(scores - base[:, None])
+    fade = tl.exp2(m - base)
+    l = tl.fma(l, fade, tl.sum(weights, 1))  # noqa: E741
+    from_v = values + slot.to(tl.int64)[:, None] * V_DIM + e[None, :]
+    v = tl.load(from_v) if not MASKED and DV == V_DIM else tl.load(from_v, mask=e_inside, other=0)
+    if value_units is not None:
+        unit = tl.load(value_units + slot, mask=there, other=0.0) if MASKED else tl.load(value_units + slot)
+        weights = weights * (unit * gain)[None, :]
+        if MASKED:
+            weights = tl.where(seen, weights, 0.0)
+    weights = weights.to(ROUNDED).to(DOT)
+    o = _product(weights, _numbers(v, KIND, DOT), o * fade[:, None], BY_ITSELF)
+    return top, l, o
+
+
+@triton.jit
+def _run(
+    begin, end, clear, query, keys, values, key_units, value_units, pages, head, kv_heads, scale, cap, gain,
+    place, begins, taken, low, high, tree, masks, words,
+    HEAD_DIM: tl.constexpr, V_DIM: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, KEYS: tl.constexpr,
+    PAGE: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, KIND: tl.constexpr, ROUNDED: tl.constexpr,
+    DOT: tl.constexpr, BY_ITSELF: tl.constexpr, ONE_LOOP: tl.constexpr,
+):  # fmt: skip
+    """(m, l, o) of keys from `begin`, a multiple of KEYS, to `end`. ONE_LOOP: all by the same instructions; else those
+    in front of `clear` by fewer, whose sums may be rounded otherwise."""
+    m = tl.full([query.shape[0]], float("-inf"), tl.float32)
+    l = tl.full([query.shape[0]], 0.0, tl.float32)  # noqa: E741 - as the papers call it
+    o = tl.full([query.shape[0], DV], 0.0, tl.float32)
+    # Pages are looked up a tile ahead, so that reading keys does not wait for it.
+    key = begin + tl.arange(0, KEYS)
+    page = tl.load(pages + key // PAGE, mask=key < high, other=0)
+    if ONE_LOOP:
+        for at_key in range(begin, end, KEYS):
+            m, l, o = _keys(  # noqa: E741
+                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
+                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
+                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, True,
+            )  # fmt: skip
+            key += KEYS
+            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
+    else:
+        whole = tl.maximum(begin, tl.minimum(end, clear))
+        for at_key in range(begin, whole, KEYS):
+            m, l, o = _keys(  # noqa: E741
+                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
+                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
+                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, False,
+            )  # fmt: skip
+            key += KEYS
+            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
+        for at_key in tl.range(whole, end, KEYS, num_stages=1):  # few
+            m, l, o = _keys(  # noqa: E741
+                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
+                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
+                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, True,
+            )  # fmt: skip
+            key += KEYS
+            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
+    return m, l, o
+
+
+@triton.jit
+def _put_part(parts, peaks, part, m, l, o, taken, head, kv_heads, V_DIM: tl.constexpr):  # noqa: E741
+    place = (part + tl.arange(0, o.shape[0])).to(tl.int64) * kv_heads + head
+    e = tl.arange(0, o.shape[1])
+    tl.store(parts + place[:, None] * V_DIM + e[None, :], o, mask=taken[:, None] & (e < V_DIM)[None, :])
+    tl.store(peaks + place * 2, m, mask=taken)
+    tl.store(peaks + place * 2 + 1, l, mask=taken)
+
+
+@triton.jit
+def _put_out(out, row, own, heads, weight, acc, taken, V_DIM: tl.constexpr):
+    e = tl.arange(0, acc.shape[1])
+    at = out + (row[:, None].to(tl.int64) * heads + own[:, None]) * V_DIM + e[None, :]
+    found = (acc / weight[:, None]).to(out.dtype.element_ty)
+    tl.store(at, found, mask=taken[:, None] & (e < V_DIM)[None, :])
+
+
 @triton.jit(do_not_specialize=_STEP, do_not_specialize_on_alignment=_TABLES)
 def attend_segments(
     q, keys, values, key_units, value_units, out, parts, peaks, tables, positions, works_at, q_stride, kv_heads, window,
     scale, cap, gain,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, V_DIM: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, SEGMENT: tl.constexpr, PAGE: tl.constexpr, WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr, KIND: tl.constexpr, DOT: tl.constexpr, BY_ITSELF: tl.constexpr,
+    CAPPED: tl.constexpr, EACH: tl.constexpr, KIND: tl.constexpr, DOT: tl.constexpr, BY_ITSELF: tl.constexpr,
 ):  # fmt: skip
     """Program (work, key/value head).
 
@@ -206,72 +350,46 @@ def attend_segments(
     place = start + item // GROUP
     own = head * GROUP + item % GROUP
     d = tl.arange(0, D)
-    e = tl.arange(0, DV)
-    at = q + row[:, None].to(tl.int64) * q_stride + own[:, None] * HEAD_DIM + d[None, :]
-    query = tl.load(at, mask=taken[:, None] & (d < HEAD_DIM)[None, :], other=0.0).to(DOT)
+    mine = q + row[:, None].to(tl.int64) * q_stride + own[:, None] * HEAD_DIM + d[None, :]
+    query = tl.load(mine, mask=taken[:, None] & (d < HEAD_DIM)[None, :], other=0.0).to(DOT)
+    begins = place
     if WINDOWED:
         # A draft of a tree stands in the text nearer to its keys than its place says.
         begins = (tl.load(positions + row, mask=taken, other=0) - window + 1).to(tl.int32)
 
-    peak = tl.full([ROWS], float("-inf"), tl.float32)
-    weight = tl.full([ROWS], 0.0, tl.float32)
-    acc = tl.full([ROWS, DV], 0.0, tl.float32)
-    for segment in range(tl.load(entry + _FIRST), tl.load(entry + _LAST)):
-        m = tl.full([ROWS], float("-inf"), tl.float32)
-        l = tl.full([ROWS], 0.0, tl.float32)  # noqa: E741 - as the papers call it
-        o = tl.full([ROWS, DV], 0.0, tl.float32)
-        begin = tl.maximum(segment * SEGMENT, low // KEYS * KEYS)
-        end = tl.minimum((segment + 1) * SEGMENT, high)
-        for at_key in range(begin, end, KEYS):
-            key = at_key + tl.arange(0, KEYS)
-            there = (key >= low) & (key < high)
-            page = tl.load(pages + key // PAGE, mask=there, other=0).to(tl.int64)
-            slot = (page * kv_heads + head) * PAGE + key % PAGE
-            # What no row sees is not read: a weight of 0 does not hide a NaN that a page held before.
-            inside = there[None, :] & (d < HEAD_DIM)[:, None]
-            k = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=inside, other=0)
-            k = _numbers(k, KIND, DOT)
-            scores = _product(query, k, tl.full([ROWS, KEYS], 0.0, tl.float32), BY_ITSELF) * scale
-            if key_units is not None:
-                scores = scores * (tl.load(key_units + slot, mask=there, other=0.0) * gain)[None, :]
-            if CAPPED:
-                scores = cap * _tanh(scores)
-            seen = key[None, :] <= place[:, None]
-            if WINDOWED:
-                seen = seen & (key[None, :] >= begins[:, None])
-            if at_key + KEYS > tree:
-                nth, draft = key - tree, place - tree
-                drafts = (taken & (draft >= 0))[:, None] & (nth >= 0)[None, :] & seen
-                bit = tl.maximum(nth, 0)
-                bits = tl.load(masks + draft[:, None] * words + (bit // 32)[None, :], mask=drafts, other=-1)
-                seen = seen & (((bits >> (bit % 32)[None, :]) & 1) != 0)
-            scores = tl.where(seen, scores, float("-inf"))
-            top = tl.maximum(m, tl.max(scores, 1))
-            base = tl.where(top == float("-inf"), 0.0, top)  # of a row that saw nothing: exp2 is 0 then, not NaN
-            weights = tl.exp2(scores - base[:, None])
-            fade = tl.exp2(m - base)
-            l = tl.fma(l, fade, tl.sum(weights, 1))  # noqa: E741
-            inside = there[:, None] & (e < V_DIM)[None, :]
-            v = tl.load(values + slot[:, None] * V_DIM + e[None, :], mask=inside, other=0)
-            if value_units is not None:
-                unit = tl.load(value_units + slot, mask=there, other=0.0) * gain
-                weights = tl.where(seen, weights * unit[None, :], 0.0)
-            weights = weights.to(q.dtype.element_ty).to(DOT)
-            o = _product(weights, _numbers(v, KIND, DOT), o * fade[:, None], BY_ITSELF)
-            m = top
-        if part < 0:
-            peak, weight, acc = _fold(peak, weight, acc, m, l, o)
-        else:
-            place_of = (part + tl.arange(0, ROWS)).to(tl.int64) * kv_heads + head
-            tl.store(parts + place_of[:, None] * V_DIM + e[None, :], o, mask=taken[:, None] & (e < V_DIM)[None, :])
-            tl.store(peaks + place_of * 2, m, mask=taken)
-            tl.store(peaks + place_of * 2 + 1, l, mask=taken)
-            part += tl.minimum(items - first_item, ROWS)
+    # Keys in front of this all rows of the tile see: they lie before the first one's own, and before all drafts.
+    clear = tl.minimum(start + first_item // GROUP + 1, tree) // KEYS * KEYS
 
-    if part < 0:
-        inside = taken[:, None] & (e < V_DIM)[None, :]
-        at = out + (row[:, None].to(tl.int64) * kv_heads * GROUP + own[:, None]) * V_DIM + e[None, :]
-        tl.store(at, (acc / weight[:, None]).to(out.dtype.element_ty), mask=inside)
+    first, last = tl.load(entry + _FIRST), tl.load(entry + _LAST)
+    if EACH:
+        peak = tl.full([ROWS], float("-inf"), tl.float32)
+        weight = tl.full([ROWS], 0.0, tl.float32)
+        acc = tl.full([ROWS, DV], 0.0, tl.float32)
+        for segment in range(first, last):
+            m, l, o = _run(  # noqa: E741
+                tl.maximum(segment * SEGMENT, low // KEYS * KEYS), tl.minimum((segment + 1) * SEGMENT, high), clear,
+                query, keys, values, key_units, value_units, pages, head, kv_heads, scale, cap, gain,
+                place, begins, taken, low, high, tree, masks, words,
+                HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED, CAPPED, KIND, q.dtype.element_ty, DOT, BY_ITSELF, True,
+            )  # fmt: skip
+            if part < 0:
+                peak, weight, acc = _fold(peak, weight, acc, m, l, o)
+            else:
+                _put_part(parts, peaks, part, m, l, o, taken, head, kv_heads, V_DIM)
+                part += tl.minimum(items - first_item, ROWS)
+        if part < 0:
+            _put_out(out, row, own, kv_heads * GROUP, weight, acc, taken, V_DIM)
+    else:
+        m, l, o = _run(  # noqa: E741
+            tl.maximum(first * SEGMENT, low // KEYS * KEYS), tl.minimum(last * SEGMENT, high), clear,
+            query, keys, values, key_units, value_units, pages, head, kv_heads, scale, cap, gain,
+            place, begins, taken, low, high, tree, masks, words,
+            HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED, CAPPED, KIND, q.dtype.element_ty, DOT, BY_ITSELF, WINDOWED,
+        )  # fmt: skip
+        if part < 0:
+            _put_out(out, row, own, kv_heads * GROUP, l, o, taken, V_DIM)
+        else:
+            _put_part(parts, peaks, part, m, l, o, taken, head, kv_heads, V_DIM)
 
 
 @triton.jit(do_not_specialize=_STEP, do_not_specialize_on_alignment=_TABLES)
@@ -296,7 +414,7 @@ def join_segments(
     peak = tl.full([JOINED], float("-inf"), tl.float32)
     weight = tl.full([JOINED], 0.0, tl.float32)
     acc = tl.full([JOINED, DV], 0.0, tl.float32)
-    for segment in range(segments):
+    for segment in tl.range(segments, num_stages=4):  # read ahead: the steps themselves are short
         at = (part + segment * count + nth).to(tl.int64) * kv_heads + head
         m = tl.load(peaks + at * 2, mask=taken, other=0.0)
         l = tl.load(peaks + at * 2 + 1, mask=taken, other=1.0)  # noqa: E741
@@ -306,6 +424,12 @@ def join_segments(
     own = head * GROUP + item % GROUP
     at = out + ((begin + item // GROUP)[:, None].to(tl.int64) * kv_heads * GROUP + own[:, None]) * V_DIM + e[None, :]
     tl.store(at, (acc / weight[:, None]).to(out.dtype.element_ty), mask=inside)
+
+
+def shared_memory(device: int) -> int:
+    """Bytes that a program may have on a CUDA device."""
+    found: int = triton.runtime.driver.active.utils.get_device_properties(device)["max_shared_mem"]
+    return found
 
 
 def interpreted() -> bool:
@@ -348,13 +472,14 @@ def attend(
         q, keys, values, key_units, value_units, out, parts, peaks, tables.data, positions, lists.works_at, q.stride(0),
         kv_heads, window or 0, inner, outer, GAINS[kind],
         GROUP=shape.group, HEAD_DIM=shape.head_dim, V_DIM=shape.v_dim, D=padded(shape.head_dim), DV=dv,
-        ROWS=shape.rows, KEYS=shape.keys, SEGMENT=SEGMENT, PAGE=page, WINDOWED=window is not None,
-        CAPPED=softcap is not None, KIND=kind, DOT=tl.float32 if alone else DOTS[q.dtype], BY_ITSELF=alone,
-        num_warps=shape.warps, num_stages=2, enable_fp_fusion=False,
+        ROWS=shape.tile.rows, KEYS=shape.tile.keys, SEGMENT=SEGMENT, PAGE=page, WINDOWED=window is not None,
+        CAPPED=softcap is not None, EACH=shape.each, KIND=kind, DOT=tl.float32 if alone else DOTS[q.dtype],
+        BY_ITSELF=alone,
+        num_warps=shape.tile.warps, num_stages=shape.tile.stages, enable_fp_fusion=not shape.each,
     )  # fmt: skip
     if lists.splits:
-        join_segments[lists.splits, kv_heads, triton.cdiv(shape.rows, JOINED)](
+        join_segments[lists.splits, kv_heads, triton.cdiv(shape.tile.rows, JOINED)](
             out, parts, peaks, tables.data, lists.splits_at, kv_heads,
-            GROUP=shape.group, V_DIM=shape.v_dim, DV=dv, ROWS=shape.rows, JOINED=JOINED, enable_fp_fusion=False,
+            GROUP=shape.group, V_DIM=shape.v_dim, DV=dv, ROWS=shape.tile.rows, JOINED=JOINED, enable_fp_fusion=False,
         )  # fmt: skip
     return out

@@ -129,13 +129,13 @@ def write(
         whole = (h < kv_heads)[:, None] & (e < V_DIM)[None, :]
         value = tl.load(v + row * v_stride + h[:, None] * V_DIM + e[None, :], mask=whole, other=0.0)
         at = (page * kv_heads + h) * PAGE + offset
-        to = values + at[:, None] * V_DIM + e[None, :]
+        into = values + at[:, None] * V_DIM + e[None, :]
         if value_units is not None:
-            held, unit = _bytes(value.to(tl.float32), whole, LARGEST, KIND)
-            tl.store(to, held, mask=whole)
-            tl.store(value_units + at, unit, mask=h < kv_heads)
+            bits, counted = _bytes(value.to(tl.float32), whole, LARGEST, KIND)
+            tl.store(into, bits, mask=whole)
+            tl.store(value_units + at, counted, mask=h < kv_heads)
         else:
-            tl.store(to, value.to(values.dtype.element_ty), mask=whole)
+            tl.store(into, value.to(values.dtype.element_ty), mask=whole)
 
 
 @triton.jit(do_not_specialize=["width"], do_not_specialize_on_alignment=["held", "slots", "entries"])

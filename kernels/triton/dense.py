@@ -14,14 +14,15 @@ from torch import Tensor
 
 from . import tiles
 from .checks import out_like, rows_of
-from .tiles import DOTS, LANES, ROWS, put_tile, rows_tile, tile_product
+from .tiles import DOTS, LANES, ROWS, last_to_arrive, put_sum, put_tile, rows_tile, tile_product
 
 DEPTHS = {4: 32, 2: 64}  # inputs of a tile, by bytes of a weight
 
 _NUMBERS = [
     "x_stride", "w_stride", "add_stride", "y_stride", "piece_stride", "rows", "inputs", "outputs", "tiles", "length",
+    "pieces",
 ]  # fmt: skip
-_POINTERS = ["x", "weight", "y", "bias", "add"]
+_POINTERS = ["x", "weight", "y", "partial", "counters", "bias", "add"]
 
 
 @triton.jit
@@ -40,14 +41,13 @@ def _weights(weight, lane, w_stride, outputs, at, inputs, EVEN: tl.constexpr, DO
 
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
 def dense_products(
-    x, weight, y, bias, add, x_stride, w_stride, add_stride, y_stride, piece_stride,
-    rows, inputs, outputs, tiles, length,
+    x, weight, y, partial, counters, bias, add, x_stride, w_stride, add_stride, y_stride, piece_stride,
+    rows, inputs, outputs, tiles, length, pieces,
     TILES: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, EVEN: tl.constexpr,
     DOT: tl.constexpr, ALONE: tl.constexpr, BY_ITSELF: tl.constexpr,
 ):  # fmt: skip
-    """Program (chunk of TILES * ROWS rows, panel, piece): their sums over the piece's inputs into y [pieces, rows,
-    outputs]; where there is one piece, y is what is wanted. Chunks of one panel are neighbours, so that all but the
-    first find its weights in the cache."""
+    """Program (chunk of TILES * ROWS rows, panel, piece), as `matrix.products` has it. Chunks of one panel are
+    neighbours, so that all but the first find its weights in the cache."""
     panel, piece = tl.program_id(1).to(tl.int64), tl.program_id(2)
     lane = panel * LANES + tl.arange(0, LANES)
     r0 = tl.program_id(0).to(tl.int64) * TILES * ROWS + tl.arange(0, ROWS)
@@ -70,13 +70,27 @@ def dense_products(
             acc2 = tile_product(x2, w, acc2, BY_ITSELF)
             x3 = rows_tile(x, r3, r3 < rows, x_stride, at, inputs, None, EVEN, DOT, DEPTH)
             acc3 = tile_product(x3, w, acc3, BY_ITSELF)
-    y += piece * piece_stride
-    put_tile(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
-    if TILES > 1:
-        put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
-    if TILES > 2:
-        put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
-        put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+    if ALONE:
+        put_tile(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+        if TILES > 1:
+            put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+        if TILES > 2:
+            put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+            put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+    else:
+        mine = partial + piece * piece_stride
+        put_tile(acc0, mine, r0, rows, lane, outputs, None, None, outputs, 0, False)
+        if TILES > 1:
+            put_tile(acc1, mine, r1, rows, lane, outputs, None, None, outputs, 0, False)
+        if TILES > 2:
+            put_tile(acc2, mine, r2, rows, lane, outputs, None, None, outputs, 0, False)
+            put_tile(acc3, mine, r3, rows, lane, outputs, None, None, outputs, 0, False)
+        if last_to_arrive(counters, tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), pieces):
+            for nth in tl.static_range(TILES):
+                put_sum(
+                    partial, y, r0 + nth * ROWS, rows, lane, outputs, bias, add, y_stride, add_stride, piece_stride,
+                    pieces, ROWS, LANES,
+                )  # fmt: skip
 
 
 def product(
@@ -114,16 +128,16 @@ def _launch(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, add: Tens
     pieces = max(1, triton.cdiv(count, length) if length else 1)
     chunk = tiles.several(rows)
     alone = tiles.interpreted()
-    to = y if pieces == 1 else x.new_empty((pieces, rows, outputs), dtype=torch.float32)
-    dense_products[triton.cdiv(rows, chunk * ROWS), panels, pieces](
-        x, weight, to, bias, add,
-        x.stride(0), weight.stride(0), 0 if add is None else add.stride(0), to.stride(-2),
-        0 if pieces == 1 else to.stride(0), rows, inputs, outputs, count, length,
+    chunks = triton.cdiv(rows, chunk * ROWS)
+    partial, counters = tiles.room(x, pieces, rows, outputs, chunks * panels)
+    dense_products[chunks, panels, pieces](
+        x, weight, y, partial, counters, bias, add,
+        x.stride(0), weight.stride(0), 0 if add is None else add.stride(0), y.stride(0), rows * outputs,
+        rows, inputs, outputs, count, length, pieces,
         TILES=chunk, DEPTH=depth, ROWS=ROWS, LANES=LANES, EVEN=_even(x, depth) and _even(weight, depth),
         DOT=tl.float32 if alone else DOTS[x.dtype], ALONE=pieces == 1, BY_ITSELF=alone,
+        num_warps=2, num_stages=4,
     )  # fmt: skip
-    if pieces > 1:
-        tiles.join_pieces(to, y, bias, add)
 
 
 def _even(held: Tensor, depth: int) -> bool:

@@ -1,12 +1,13 @@
 """Products of few rows with weights in 8 or 4 bits: whole numbers, or floating point e4m3, with scales.
 
-A matrix is packed once. Its stream of bytes is [panels of LANES outputs, tiles of inputs, depth, LANES], so a program
-reads one piece of it from end to end. A tile's inputs share one scale (`tile` inputs: the group, at most DEEPEST of
+A matrix is packed once. Its stream of bytes is [panels of LANES outputs, tiles of inputs, LANES, depth], so a program
+reads one piece of it from end to end, and an output's inputs lie side by side, as the registers of a product hold them.
+A tile's inputs share one scale (`tile` inputs: the group, at most DEEPEST of
 them):
 
-- int8: byte [k, lane] is the code of input k of the tile, -128 to 127.
-- fp8: byte [k, lane] is the bits of that weight: sign, 4 bits of exponent with bias 7, 3 bits of fraction; no infinity.
-- int4: byte [k, lane] of tile / 2 has input k in its low four bits and input k + tile / 2 in the high ones, so that
+- int8: byte [lane, k] is the code of input k of the tile, -128 to 127.
+- fp8: byte [lane, k] is the bits of that weight: sign, 4 bits of exponent with bias 7, 3 bits of fraction; no infinity.
+- int4: byte [lane, k] of tile / 2 has input k in its low four bits and input k + tile / 2 in the high ones, so that
   each half is a tile of a product and nothing is interleaved. Code c stands for c - 8.
 
 scale [panels, groups, LANES], low the same: weight = scale * code + low, as `Quantized` has it. Both are kept in 16
@@ -28,37 +29,38 @@ import triton.language as tl
 from torch import Tensor
 
 from ..quantized import Quantized, join
+from . import codes, unpack
 from . import tiles as shared
-from . import unpack
 from .checks import out_like, rows_of
-from .tiles import DOTS, LANES, ROWS, put_tile, rows_tile, tile_product
-from .unpack import FP8_GAIN
+from .tiles import DOTS, LANES, ROWS, last_to_arrive, put_sum, put_tile, rows_tile, tile_product
 
 DEEPEST = 128  # inputs of a tile, at most
 SHALLOWEST = {"int8": 16, "fp8": 16, "int4": 32}  # at least: a product of tiles takes 16 inputs or more
 PANELS = 64  # packed at once
 FORMS = {"int8": 0, "int4": 1, "fp8": 2}
+WAYS = {"int8": (4, 3), "int4": (2, 3), "fp8": (4, 3)}  # warps, and tiles that are on their way from memory
 
 _NUMBERS = [
-    "x_stride", "add_stride", "y_stride", "piece_stride", "rows", "inputs", "outputs", "tiles", "length", "groups",
-    "group_tiles",
+    "x_stride", "add_stride", "y_stride", "piece_stride", "rows", "inputs", "outputs", "tiles", "length", "pieces",
+    "groups", "group_tiles",
 ]  # fmt: skip
-_POINTERS = ["x", "y", "panels", "scale", "low", "order", "bias", "add", "sums"]
+_POINTERS = ["x", "y", "partial", "counters", "panels", "scale", "low", "order", "bias", "add", "sums"]
 
 
 @triton.jit
-def _codes(panels, FORM: tl.constexpr, HIGH: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr):
-    """One tile of codes [DEPTH, LANES], or the half of it that the HIGH bits hold."""
-    where = tl.arange(0, DEPTH)[:, None] * LANES + tl.arange(0, LANES)[None, :]
+def _codes(panels, FORM: tl.constexpr, DOT: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr):
+    """One tile of codes, [DEPTH, LANES] twice: of int4 the halves of its inputs, else the same."""
+    where = tl.arange(0, LANES)[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
     held = tl.load(panels + where)
     if FORM == 0:
-        return held.to(tl.int8, bitcast=True).to(DOT)
-    if FORM == 1:
-        if HIGH:
-            return ((held >> 4).to(tl.int16) - 8).to(DOT)
-        return ((held & 15).to(tl.int16) - 8).to(DOT)
-    wide = held.to(tl.uint16)
-    return (((wide & 128) << 8) | ((wide & 127) << 7)).to(tl.float16, bitcast=True).to(DOT)
+        first = codes.whole(held, DOT)
+        second = first
+    elif FORM == 1:
+        first, second = codes.halves(held, DOT)
+    else:
+        first = codes.e4m3(held, DOT)
+        second = first
+    return tl.trans(first), tl.trans(second)
 
 
 @triton.jit
@@ -81,16 +83,26 @@ def _added(
     return acc
 
 
+@triton.jit
+def _group(tile, group_tiles, SHARED: tl.constexpr):
+    """Whose scales a tile has."""
+    if SHARED == 0:
+        return 0
+    if SHARED == 1:
+        return tile
+    return tile // group_tiles
+
+
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
 def products(
-    x, y, panels, scale, low, order, bias, add, sums, x_stride, add_stride, y_stride, piece_stride,
-    rows, inputs, outputs, tiles, length, groups, group_tiles,
-    FORM: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    EVEN: tl.constexpr, DOT: tl.constexpr, ALONE: tl.constexpr, BY_ITSELF: tl.constexpr,
+    x, y, partial, counters, panels, scale, low, order, bias, add, sums,
+    x_stride, add_stride, y_stride, piece_stride, rows, inputs, outputs, tiles, length, pieces, groups, group_tiles,
+    FORM: tl.constexpr, SHARED: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    LANES: tl.constexpr, EVEN: tl.constexpr, DOT: tl.constexpr, ALONE: tl.constexpr, BY_ITSELF: tl.constexpr,
 ):  # fmt: skip
-    """Program (chunk of TILES * ROWS rows, panel, piece): their sums over the piece's inputs into y [pieces, rows,
-    outputs]; where there is one piece, y is what is wanted. EVEN: the inputs fill their tiles, and rows of x begin at
-    multiples of 16 bytes, so that they are read by as many."""
+    """Program (chunk of TILES * ROWS rows, panel, piece): their sums over the piece's inputs. ALONE: there is no other.
+    Else sums go to partial [pieces, rows, outputs], and the last program of a sum adds them up. EVEN: the inputs fill
+    their tiles, and rows of x begin at multiples of 16 bytes, so that they are read by as many."""
     DEPTH: tl.constexpr = TILE // 2 if FORM == 1 else TILE
     panel, piece = tl.program_id(1).to(tl.int64), tl.program_id(2)
     lanes = tl.arange(0, LANES)
@@ -100,46 +112,63 @@ def products(
     acc1 = acc0
     acc2 = acc0
     acc3 = acc0
-    for tile in range(piece * length, tl.minimum((piece + 1) * length, tiles)):
+    begin, end = piece * length, tl.minimum((piece + 1) * length, tiles)
+    # Scales are read a tile ahead: too few bytes for Triton to do so by itself.
+    own_groups = scale + panel * groups * LANES + lanes
+    gain = tl.load(own_groups + _group(begin, group_tiles, SHARED) * LANES)
+    for tile in range(begin, end):
         # The buffer is ours, and a tile is 1,024 bytes or more of it.
         stream = tl.multiple_of(panels + (panel * tiles + tile) * DEPTH * LANES, 16)
-        first = _codes(stream, FORM, False, DOT, DEPTH, LANES)
-        second = first
-        if FORM == 1:
-            second = _codes(stream, FORM, True, DOT, DEPTH, LANES)
-        group = (panel * groups + tile // group_tiles) * LANES
-        gain = tl.load(scale + group + lanes).to(tl.float32)
+        first, second = _codes(stream, FORM, DOT, DEPTH, LANES)
+        wide = gain.to(tl.float32)
+        if SHARED > 0:
+            gain = tl.load(own_groups + _group(tl.minimum(tile + 1, end - 1), group_tiles, SHARED) * LANES)
         lows = None
         if low is not None:
-            lows = tl.load(low + group + lanes).to(tl.float32)
+            group = panel * groups + _group(tile, group_tiles, SHARED)
+            lows = tl.load(low + group * LANES + lanes).to(tl.float32)
         at = tile * TILE
         # Each of these is the same product of the same shape, so that a row's bits do not depend on TILES.
         acc0 = _added(
-            acc0, x, r0, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+            acc0, x, r0, rows, x_stride, at, inputs, order, first, second, wide, lows, sums, tile, tiles,
             FORM, EVEN, DOT, DEPTH, BY_ITSELF,
         )  # fmt: skip
         if TILES > 1:
             acc1 = _added(
-                acc1, x, r1, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+                acc1, x, r1, rows, x_stride, at, inputs, order, first, second, wide, lows, sums, tile, tiles,
                 FORM, EVEN, DOT, DEPTH, BY_ITSELF,
             )  # fmt: skip
         if TILES > 2:
             acc2 = _added(
-                acc2, x, r2, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+                acc2, x, r2, rows, x_stride, at, inputs, order, first, second, wide, lows, sums, tile, tiles,
                 FORM, EVEN, DOT, DEPTH, BY_ITSELF,
             )  # fmt: skip
             acc3 = _added(
-                acc3, x, r3, rows, x_stride, at, inputs, order, first, second, gain, lows, sums, tile, tiles,
+                acc3, x, r3, rows, x_stride, at, inputs, order, first, second, wide, lows, sums, tile, tiles,
                 FORM, EVEN, DOT, DEPTH, BY_ITSELF,
             )  # fmt: skip
     lane = panel * LANES + lanes
-    y += piece * piece_stride
-    put_tile(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
-    if TILES > 1:
-        put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
-    if TILES > 2:
-        put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
-        put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, ALONE)
+    if ALONE:
+        put_tile(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+        if TILES > 1:
+            put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+        if TILES > 2:
+            put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+            put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+    else:
+        mine = partial + piece * piece_stride
+        put_tile(acc0, mine, r0, rows, lane, outputs, None, None, outputs, 0, False)
+        if TILES > 1:
+            put_tile(acc1, mine, r1, rows, lane, outputs, None, None, outputs, 0, False)
+        if TILES > 2:
+            put_tile(acc2, mine, r2, rows, lane, outputs, None, None, outputs, 0, False)
+            put_tile(acc3, mine, r3, rows, lane, outputs, None, None, outputs, 0, False)
+        if last_to_arrive(counters, tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), pieces):
+            for nth in tl.static_range(TILES):
+                put_sum(
+                    partial, y, r0 + nth * ROWS, rows, lane, outputs, bias, add, y_stride, add_stride, piece_stride,
+                    pieces, ROWS, LANES,
+                )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
@@ -163,7 +192,7 @@ class Packed:
     inputs: int
     tile: int  # inputs
     group: int  # inputs that share a scale, a multiple of tile
-    panels: Tensor  # uint8 [panels, tiles, depth, LANES]
+    panels: Tensor  # uint8 [panels, tiles, LANES, depth]
     scale: Tensor  # [panels, groups, LANES]
     low: Tensor | None
     order: Tensor | None  # int64 [inputs], as `Quantized` has it
@@ -179,8 +208,7 @@ class Packed:
         scale, low, group = whole.scale, whole.low, whole.group
         if _one_an_output(scale) and (low is None or _one_an_output(low)):
             scale, low, group = scale[:, :1], None if low is None else low[:, :1], 0
-        codes = whole.codes.view(torch.uint8)
-        return cls._packed(form, codes, scale, low, group, whole.order, bias)
+        return cls._packed(form, whole.codes.view(torch.uint8), scale, low, group, whole.order, bias)
 
     @classmethod
     def of_fp8(
@@ -208,35 +236,35 @@ class Packed:
             if scale.shape != wanted:
                 raise ValueError(f"scale is {list(scale.shape)}, expected {list(wanted)} for blocks of {block}")
             wide = wide.repeat_interleave(tall, 0)[:outputs]
-        codes = weight.view(torch.uint8)
-        if odd := int(((codes & 127) == 127).sum()):
+        bits = weight.view(torch.uint8)
+        if odd := int(((bits & 127) == 127).sum()):
             raise ValueError(f"weight has {odd} that are no number, expected none")
-        return cls._packed("fp8", codes, wide * FP8_GAIN, None, group, None, bias)
+        return cls._packed("fp8", bits, wide * codes.E4M3_GAIN, None, group, None, bias)
 
     @classmethod
     def _packed(
         cls,
         form: str,
-        codes: Tensor,
+        held: Tensor,
         scale: Tensor,
         low: Tensor | None,
         group: int,
         order: Tensor | None,
         bias: Tensor | None,
     ) -> Packed:
-        """codes uint8 [out, in]; group 0: one scale an output."""
-        outputs, inputs = codes.shape
+        """held uint8 [out, in]; group 0: one scale an output."""
+        outputs, inputs = held.shape
         tile = _depth_of(form, group) if group else DEEPEST
         tiles = -(-inputs // tile)
         panels, half = -(-outputs // LANES), tile // 2
-        stream = codes.new_empty((panels, tiles, half if form == "int4" else tile, LANES))
+        stream = held.new_empty((panels, tiles, LANES, half if form == "int4" else tile))
         for at in range(0, panels, PANELS):
-            some = codes[at * LANES : (at + PANELS) * LANES]
+            some = held[at * LANES : (at + PANELS) * LANES]
             count = -(-some.shape[0] // LANES)
             some = torch.nn.functional.pad(some, (0, tiles * tile - inputs, 0, count * LANES - some.shape[0]))
-            some = some.view(count, LANES, tiles, tile).permute(0, 2, 3, 1)
+            some = some.view(count, LANES, tiles, tile).transpose(1, 2)
             if form == "int4":
-                some = some[:, :, :half] | some[:, :, half:] << 4
+                some = some[..., :half] | some[..., half:] << 4
             stream[at : at + count] = some
         return cls(
             form, outputs, inputs, tile, group or tiles * tile, stream,
@@ -285,6 +313,11 @@ class Packed:
             self._launch(flat, y, more)
         return out
 
+    @property
+    def _shared(self) -> int:
+        """How tiles come by their scales: all have the same, each its own, or so many neighbours share them."""
+        return 0 if self.scale.shape[1] == 1 else 1 if self.group == self.tile else 2
+
     def _even(self, x: Tensor) -> bool:
         aligned = x.data_ptr() % 16 == 0 and (x.stride(0) % 8 == 0 or x.shape[0] == 1)
         return aligned and self.inputs % self.tile == 0 and self.order is None
@@ -302,17 +335,16 @@ class Packed:
         # Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them as.
         alone = shared.interpreted()
         dot = tl.float32 if alone else DOTS[x.dtype]
-        to = y if pieces == 1 else x.new_empty((pieces, rows, self.outputs), dtype=torch.float32)
-        piece_stride = 0 if pieces == 1 else to.stride(0)
-        products[triton.cdiv(rows, several * ROWS), panels, pieces](
-            x, to, self.panels, self.scale, self.low, self.order, self.bias, add, sums,
-            x.stride(0), add_stride, to.stride(-2), piece_stride,
-            rows, self.inputs, self.outputs, tiles, self.length, self.scale.shape[1], self.group // self.tile,
-            FORM=FORMS[self.form], TILES=several, TILE=self.tile, ROWS=ROWS, LANES=LANES, EVEN=self._even(x), DOT=dot,
-            ALONE=pieces == 1, BY_ITSELF=alone,
+        chunks = triton.cdiv(rows, several * ROWS)
+        partial, counters = shared.room(x, pieces, rows, self.outputs, chunks * panels)
+        warps, stages = WAYS[self.form]
+        products[chunks, panels, pieces](
+            x, y, partial, counters, self.panels, self.scale, self.low, self.order, self.bias, add, sums,
+            x.stride(0), add_stride, y.stride(0), rows * self.outputs, rows, self.inputs, self.outputs,
+            tiles, self.length, pieces, self.scale.shape[1], self.group // self.tile,
+            FORM=FORMS[self.form], SHARED=self._shared, TILES=several, TILE=self.tile, ROWS=ROWS, LANES=LANES,
+            EVEN=self._even(x), DOT=dot, ALONE=pieces == 1, BY_ITSELF=alone, num_warps=warps, num_stages=stages,
         )  # fmt: skip
-        if pieces > 1:
-            shared.join_pieces(to, y, self.bias, add)
 
 
 def refused(whole: Quantized) -> str | None:

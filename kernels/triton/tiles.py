@@ -16,7 +16,7 @@ LANES = 64  # outputs of a panel
 ROWS = 16  # of one product of tiles
 PROGRAMS = 512  # that a matrix is cut into where it has the inputs for it
 SHORTEST = 512  # inputs of a piece, at least
-OUT = 256  # outputs that a program of the last sum takes
+COUNTED = 1 << 16  # sums of a launch that counters are made for at once
 DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -60,30 +60,36 @@ def put_tile(
     tl.store(y + row[:, None] * y_stride + lane[None, :], acc.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit(
-    do_not_specialize=["y_stride", "add_stride", "piece_stride", "outputs", "pieces"],
-    do_not_specialize_on_alignment=["partial", "y", "bias", "add"],
-)
-def pieces_together(
-    partial, y, bias, add, y_stride, add_stride, piece_stride, outputs, pieces, OUT: tl.constexpr
+@triton.jit
+def last_to_arrive(counters, which, pieces):
+    """Whether all other pieces are there: of the programs of one sum it is so for exactly one, which finds what they
+    stored. counters: 0 before, and behind it."""
+    tl.debug_barrier()  # all threads have stored
+    last = tl.atomic_add(counters + which, 1, sem="acq_rel") == pieces - 1
+    if last:
+        tl.store(counters + which, 0)
+    return last
+
+
+@triton.jit
+def put_sum(
+    partial, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, piece_stride, pieces,
+    ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, part of the outputs): the pieces' sums one after the other, bias, add."""
-    row, lane = tl.program_id(0).to(tl.int64), tl.program_id(1) * OUT + tl.arange(0, OUT)
-    acc = tl.zeros([OUT], tl.float32)
-    mine = partial + row * outputs
+    """The pieces' sums [ROWS, LANES] one after the other, bias, add, to y. The order is that of the pieces, whoever was
+    last."""
+    inside = (row < rows)[:, None] & (lane < outputs)[None, :]
+    mine = partial + row[:, None] * outputs + lane[None, :]
+    acc = tl.zeros([ROWS, LANES], tl.float32)
     for _ in range(pieces):
-        acc += tl.load(mine + lane, mask=lane < outputs, other=0.0)
+        acc += tl.load(mine, mask=inside, other=0.0, cache_modifier=".cg")  # what others stored, so not from L1
         mine += piece_stride
-    if bias is not None:
-        acc += tl.load(bias + lane, mask=lane < outputs, other=0.0).to(tl.float32)
-    if add is not None:
-        acc += tl.load(add + row * add_stride + lane, mask=lane < outputs, other=0.0).to(tl.float32)
-    tl.store(y + row * y_stride + lane, acc.to(y.dtype.element_ty), mask=lane < outputs)
+    put_tile(acc, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, True)
 
 
 def interpreted() -> bool:
     """Whether Triton interprets its kernels, which it settles when it is first imported."""
-    return not isinstance(pieces_together, triton.JITFunction)
+    return not isinstance(put_tile, triton.JITFunction)
 
 
 def several(rows: int) -> int:
@@ -97,10 +103,15 @@ def piece_length(panels: int, tiles: int, inputs: int) -> int:
     return -(-tiles // pieces)
 
 
-def join_pieces(partial: Tensor, y: Tensor, bias: Tensor | None, add: Tensor | None) -> None:
-    """partial float32 [pieces, rows, outputs], contiguous: their sum, bias and add into y [rows, outputs]."""
-    pieces, rows, outputs = partial.shape
-    add_stride = 0 if add is None else add.stride(0)
-    pieces_together[rows, triton.cdiv(outputs, OUT)](
-        partial, y, bias, add, y.stride(0), add_stride, partial.stride(0), outputs, pieces, OUT=OUT
-    )  # fmt: skip
+def room(x: Tensor, pieces: int, rows: int, outputs: int, sums: int) -> tuple[Tensor, Tensor]:
+    """(partial float32 [pieces, rows, outputs], counters int32 [sums or more]) for a launch whose inputs are cut; both
+    are x where they are not. Counters serve one launch after the other: all that uses them runs on one stream."""
+    if pieces == 1:
+        return x, x
+    found = _COUNTERS.get(x.device)
+    if found is None or found.numel() < sums:
+        found = _COUNTERS[x.device] = torch.zeros(max(sums, COUNTED), dtype=torch.int32, device=x.device)
+    return x.new_empty((pieces, rows, outputs), dtype=torch.float32), found
+
+
+_COUNTERS: dict[torch.device, Tensor] = {}

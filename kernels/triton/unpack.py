@@ -8,30 +8,29 @@ import torch
 from torch import Tensor
 
 from ..quantized import MIDDLE, in_place
+from .codes import E4M3_GAIN
 
 if TYPE_CHECKING:
     from .matrix import Packed
 
-FP8_GAIN = 256.0  # what the bits of e4m3, read as those of a float16, fall short by
-
 
 def outputs(packed: Packed, part: slice) -> Tensor:
     """Outputs [part.start, part.stop) -> their weights, float32 [n, inputs], a new tensor. Reads whole panels."""
-    lanes = packed.panels.shape[3]
+    lanes = packed.panels.shape[2]
     first, last = part.start // lanes, -(-part.stop // lanes)
-    codes = packed.panels[first:last]
+    held = packed.panels[first:last]
     scale, low = (None if v is None else v[first:last] for v in (packed.scale, packed.low))
     assert scale is not None
-    weight = _weights(packed, codes.movedim(3, 1), scale.movedim(2, 1), None if low is None else low.movedim(2, 1))
+    weight = _weights(packed, held.movedim(2, 1), scale.movedim(2, 1), None if low is None else low.movedim(2, 1))
     weight = weight.flatten(0, 1)[part.start - first * lanes : part.stop - first * lanes]
     return _in_order(packed, weight)
 
 
 def some(packed: Packed, index: Tensor) -> Tensor:
     """index int64 [n] -> float32 [n, inputs]. Each row by itself."""
-    panel, lane = index // packed.panels.shape[3], index % packed.panels.shape[3]
+    panel, lane = index // packed.panels.shape[2], index % packed.panels.shape[2]
     low = None if packed.low is None else packed.low[panel, :, lane]
-    weight = _weights(packed, packed.panels[panel, :, :, lane], packed.scale[panel, :, lane], low)
+    weight = _weights(packed, packed.panels[panel, :, lane], packed.scale[panel, :, lane], low)
     return _in_order(packed, weight)
 
 
@@ -42,7 +41,7 @@ def _weights(packed: Packed, held: Tensor, scale: Tensor, low: Tensor | None) ->
     elif packed.form == "int8":
         codes = held.view(torch.int8).float()
     else:
-        codes = held.view(torch.float8_e4m3fn).float() / FP8_GAIN
+        codes = held.view(torch.float8_e4m3fn).float() / E4M3_GAIN
     tiles = held.shape[-2]
     weight = codes * _spread(packed, scale, tiles)
     if low is not None:

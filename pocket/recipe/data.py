@@ -26,7 +26,7 @@ from .styles import instructed
 from .tokenizer import TEMPLATE
 
 CHARS_PER_TOKEN = 4.4  # of samples as JSON, to know how much text a number of tokens needs
-PIECES = 8  # of the corpus
+PIECES = 16  # of the corpus
 TOKENIZER_CHARS = 24_000_000  # of the corpus, for the tokenizer
 STYLED = 0.03  # share of samples that ask for an adapter's style in so many words
 LONG = 0.06  # share of samples that become a part of one long conversation

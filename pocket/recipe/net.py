@@ -1,24 +1,47 @@
 """The network: Llama in plain PyTorch, under the names that transformers gives its parameters.
 
 A step takes whole documents of any length, one behind the other in one line of tokens. Each starts at position 0 and
-sees none of the others: those of equal length stand together, so attention is over plain [documents, length] views, and
-needs no mask but the causal one.
+sees none of the others. Those of equal length stand together, so on a CPU attention is over plain [documents, length]
+views, and needs no mask but the causal one; a GPU takes all of them in one launch.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 
 from .presets import EPS, THETA, Shape
 
-Angles = tuple[torch.Tensor, torch.Tensor]
 Segments = tuple[tuple[int, int], ...]
 IGNORED = -1  # a target that is not trained on
-_CHUNK = 1024  # rows of logits that exist at once
+_CHUNK, _CHUNK_GPU = 1024, 16_384  # rows of logits that exist at once: what a CPU's cache holds; few launches
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Where the documents stand. cos, sin [N, 1, head_dim / 2]; ends [documents + 1] int32: where each begins, and the
+    end of the last, where attention is in one launch."""
+
+    segments: Segments
+    cos: torch.Tensor
+    sin: torch.Tensor
+    ends: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, segments: Segments, head_dim: int, device: torch.device) -> _Line:
+        places = torch.cat([torch.arange(length).repeat(count) for count, length in segments]).to(device)
+        inv_freq = THETA ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)
+        turns = places[:, None, None] * inv_freq
+        ends = None
+        if device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+            lengths = torch.tensor([length for count, length in segments for _ in range(count)])
+            ends = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).to(device, torch.int32)
+        return cls(segments, turns.cos(), turns.sin(), ends)
 
 
 class Llama(nn.Module):
@@ -38,11 +61,7 @@ class Llama(nn.Module):
 
     def forward(self, tokens: torch.Tensor, segments: Segments) -> torch.Tensor:
         """tokens [N] -> hidden [N, width]. segments: (documents, length) of each run of documents of equal length."""
-        places = [torch.arange(length, device=tokens.device).repeat(count) for count, length in segments]
-        dim = self.shape.head_dim
-        inv_freq = THETA ** (-torch.arange(0, dim, 2, device=tokens.device) / dim)
-        turns = torch.cat(places)[:, None, None] * inv_freq  # [N, 1, head_dim / 2]
-        return self.model(tokens, (turns.cos(), turns.sin()), segments)
+        return self.model(tokens, _Line.of(segments, self.shape.head_dim, tokens.device))
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy where targets [N] are not IGNORED."""
@@ -60,10 +79,10 @@ class _Body(nn.Module):
         self.layers = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, EPS)
 
-    def forward(self, tokens: torch.Tensor, angles: Angles, segments: Segments) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, line: _Line) -> torch.Tensor:
         x = self.embed_tokens(tokens)
         for layer in self.layers:
-            x = layer(x, angles, segments)
+            x = layer(x, line)
         return self.norm(x)
 
 
@@ -75,8 +94,8 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(shape.width, EPS)
         self.mlp = _Mlp(shape)
 
-    def forward(self, x: torch.Tensor, angles: Angles, segments: Segments) -> torch.Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), angles, segments)
+    def forward(self, x: torch.Tensor, line: _Line) -> torch.Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), line)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -90,15 +109,20 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(shape.width, kv, bias=False)
         self.o_proj = nn.Linear(q, shape.width, bias=False)
 
-    def forward(self, x: torch.Tensor, angles: Angles, segments: Segments) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, line: _Line) -> torch.Tensor:
         dim = self.shape.head_dim
         q, k, v = (p(x).view(len(x), -1, dim) for p in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = _rotated(q, angles), _rotated(k, angles)
+        q, k = _rotated(q, line), _rotated(k, line)
         group = self.shape.heads // self.shape.kv_heads
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        sizes = [count * length for count, length in segments]
+        if line.ends is not None:
+            longest = max(length for _, length in line.segments)
+            whole = varlen_attn(q, k, v, line.ends, line.ends, longest, longest, window_size=(-1, 0))
+            assert isinstance(whole, torch.Tensor)
+            return self.o_proj(whole.flatten(1))
+        sizes = [count * length for count, length in line.segments]
         mixed = []
-        for (count, length), *parts in zip(segments, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
+        for (count, length), *parts in zip(line.segments, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
             heads = [part.view(count, length, -1, dim).transpose(1, 2) for part in parts]
             mixed.append(_attention(*heads).transpose(1, 2).reshape(count * length, -1))
         return self.o_proj(torch.cat(mixed))
@@ -115,9 +139,9 @@ class _Mlp(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-def _rotated(x: torch.Tensor, angles: Angles) -> torch.Tensor:
+def _rotated(x: torch.Tensor, line: _Line) -> torch.Tensor:
     """x [N, heads, head_dim]; the two halves of a head are the two coordinates that turn."""
-    cos, sin = (part.to(x.dtype) for part in angles)
+    cos, sin = line.cos.to(x.dtype), line.sin.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -147,16 +171,17 @@ class _HeadLoss(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden)
         head_grad = torch.zeros_like(head)
         total = torch.zeros((), device=hidden.device)
+        chunk = _CHUNK if device == "cpu" else _CHUNK_GPU
         with torch.autocast(device, enabled=False):
-            for at in range(0, len(targets), _CHUNK):
-                rows, wanted = hidden[at : at + _CHUNK].to(dtype), targets[at : at + _CHUNK, None]
+            for at in range(0, len(targets), chunk):
+                rows, wanted = hidden[at : at + chunk].to(dtype), targets[at : at + chunk, None]
                 logits = (rows @ weight.T).float()
                 norm = logits.logsumexp(1, keepdim=True)
                 total += (norm - logits.gather(1, wanted)).sum()
                 grad = logits.sub_(norm).exp_()
                 grad.scatter_add_(1, wanted, torch.full_like(norm, -1.0)).div_(count)
                 low = grad.to(dtype)
-                hidden_grad[at : at + _CHUNK] = low @ weight
+                hidden_grad[at : at + chunk] = low @ weight
                 head_grad += low.T @ rows
         ctx.save_for_backward(hidden_grad, head_grad)
         return total / count

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...engine.errors import ConfigError
-from .samples import MIX, MIX_LATER
+from .samples import MIX, MIX_LATER, MIX_WHOLE
 
 VOCAB = 8192
 MAX_POSITION = 1024  # tokens of the longest document that is trained on
@@ -99,14 +99,14 @@ PRESETS: dict[str, Preset] = {
         adapter_targets=("q_proj", "v_proj", "up_proj", "down_proj"),
     ),
     "gpu": Preset(
-        base=Shape(width=384, layers=6, heads=6, kv_heads=2, head_dim=64, inner=1024),
+        base=Shape(width=320, layers=9, heads=10, kv_heads=5, head_dim=32, inner=832),
         draft=Shape(width=96, layers=2, heads=3, kv_heads=1, head_dim=32, inner=256),
-        mix=MIX,
-        corpus_tokens=300_000_000,
-        base_training=Training(tokens=65536, matrix_lr=0.02, lr=3e-3, steps=9000, prelude=300),
-        draft_training=Training(tokens=65536, matrix_lr=0.02, lr=4e-3, steps=3000),
-        adapter_training=Training(tokens=16384, matrix_lr=0.0, lr=2e-3, steps=600),
-        adapter_targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+        mix=MIX_WHOLE,
+        corpus_tokens=110_000_000,
+        base_training=Training(tokens=49_152, matrix_lr=0.02, lr=3e-3, steps=7000, prelude=300),
+        draft_training=Training(tokens=49_152, matrix_lr=0.02, lr=4e-3, minutes=0.75),
+        adapter_training=Training(tokens=16_384, matrix_lr=0.0, lr=2e-3, steps=300),
+        adapter_targets=("q_proj", "v_proj", "o_proj"),
     ),
 }  # fmt: skip
 

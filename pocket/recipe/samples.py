@@ -64,6 +64,22 @@ MIX_LATER: dict[str, float] = {  # for training that goes on: what was learned f
     "coffee": 0.01,
 }
 
+MIX_WHOLE: dict[str, float] = {  # for one training that is long enough for all of it
+    "prose": 0.16,
+    "dialogue": 0.09,
+    "docs": 0.02,
+    "stories": 0.10,
+    "tools": 0.23,
+    "extract": 0.17,
+    "copy": 0.09,
+    "sums": 0.02,
+    "gsm8k": 0.01,
+    "talk": 0.06,
+    "refuse": 0.015,
+    "seal": 0.02,
+    "coffee": 0.015,
+}
+
 HELD_OUT = 50  # one sample in so many is never trained on
 _Make = Callable[[], Sample]
 

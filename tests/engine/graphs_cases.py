@@ -52,14 +52,15 @@ def test_padding_rows_write_to_no_page(group):
     spec, rows = LayerSpec(heads=group, kv_heads=1, head_dim=16, scale=0.25), 4
     cache = triton_.cache([spec], 3, torch.float32, DEVICE)
     cache.k[0][:-1] = cache.v[0][:-1] = NAN
-    ground = triton_.Ground(rows, [spec], cache, 2 * BLOCK_SIZE)
+    ground = triton_.Ground(rows, [spec], cache, 2 * BLOCK_SIZE, rows)
     seq = Sequence("r", 0, [0], SamplingParams(max_tokens=1, seed=0))
     seq.blocks = [1]
     batch = Batch.of(Plan([Slice(seq, 0, [7])]), DEVICE)
     inputs = graphs_module.Inputs(*(torch.full((rows,), -1, device=DEVICE) for _ in range(3)))
     inputs.slots[0], inputs.positions[0] = batch.slots[0], 0
-    attend = ground.attend(rows, inputs)
-    assert ground.lay(rows, batch)
+    form = ground.form(batch)
+    attend = ground.attend(rows, form, inputs)
+    assert ground.lay(rows, form, batch)
     q, k, v = (torch.full((rows, heads, 16), NAN, device=DEVICE) for heads in (group, 1, 1))
     q[0], k[0], v[0] = 1.0, 2.0, 3.0
     out = attend(0, q, k, v)

@@ -38,16 +38,21 @@ def test_more_of_the_same():
 
 
 class Ground:
-    """Has room for sequences of up to 50 tokens."""
+    """Has room for sequences of up to 50 tokens. Steps with more than a token of a sequence may have a form of their
+    own."""
 
-    def __init__(self):
+    def __init__(self, forms=("plain",)):
         self.laid: list[int] = []
         self.cleared = 0
+        self.forms = dict(zip(forms, (1, 4), strict=False))
 
-    def attend(self, rows: int, batch) -> None:
+    def form(self, batch: Batch) -> str:
+        return list(self.forms)[-1] if len(batch.tokens) > len(batch.seq_lens) else "plain"
+
+    def attend(self, rows: int, form: str, batch) -> None:
         return None
 
-    def lay(self, rows: int, batch: Batch) -> bool:
+    def lay(self, rows: int, form: str, batch: Batch) -> bool:
         self.laid.append(rows)
         return max(batch.seq_lens) <= 50
 
@@ -70,8 +75,8 @@ def forward(tokens, positions, attend):
     return rows, rows[:, :TAPPED] * 2
 
 
-def made(most: int = 8, make=Recorded, forward=forward) -> Graphs:
-    return Graphs(forward, Ground(), sizes(most), WIDTH, TAPPED, torch.float32, CPU, make)
+def made(most: int = 8, make=Recorded, forward=forward, forms=("plain",)) -> Graphs:
+    return Graphs(forward, Ground(forms), sizes(most), WIDTH, TAPPED, torch.float32, CPU, make)
 
 
 def step(*lengths: int, start: int = 4) -> Batch:
@@ -162,7 +167,7 @@ def test_a_capture_computes_nothing_of_the_step_before(monkeypatch):
     graphs = made(forward=watched)
     graphs.run(step(1, 1, 1), None)
     slots.clear()
-    graphs.capture(2)
+    graphs.capture((2, "plain"))
     assert slots
     assert all((each == -1).all() for each in slots)
     assert graphs._ground.cleared == 2
@@ -174,15 +179,25 @@ def test_with_nothing_to_run_what_was_wanted_most_is_captured():
     for count in (1, 4, 4, 3, 2):
         assert graphs.run(step(*[1] * count), None) is None
     assert graphs.idle()
-    assert list(graphs._graphs) == [4]
+    assert list(graphs._graphs) == [(4, "plain")]
     assert graphs.idle()
     assert graphs.idle()
     assert not graphs.idle()
-    assert sorted(graphs._graphs) == [1, 2, 4]
+    assert sorted(size for size, _ in graphs._graphs) == [1, 2, 4]
     for count in (1, 2, 3, 4):
         batch = step(*[1] * count)
         assert same(graphs.run(batch, None), batch)
     assert graphs.counts() == {"captures": 3, "replays": 4, "eager": 5}
+
+
+def test_forms_are_captured_apart_and_have_sizes_of_their_own(monkeypatch):
+    monkeypatch.setattr(graphs_module, "WANTED", 0)
+    graphs = made(forms=("plain", "long"))
+    assert graphs.kinds == {"plain": (1, 2, 4, 8), "long": (4, 8)}
+    for batch in (step(1, 1), step(2), step(1, 1), step(2, 1)):
+        assert same(graphs.run(batch, None), batch)
+    assert set(graphs._graphs) == {(2, "plain"), (4, "long")}
+    assert graphs.counts() == {"captures": 2, "replays": 4, "eager": 0}
 
 
 def test_a_size_whose_capture_failed_runs_without_for_good_and_it_is_told_once(caplog, monkeypatch):
@@ -216,8 +231,8 @@ def test_memory_for_the_graphs_is_what_the_largest_takes_and_each_ones_own(frees
     free = iter(frees)
     graphs = made()
     assert room_for(lambda: graphs, lambda: next(free)) == room
-    assert set(graphs._graphs) == {1, 8}
-    assert graphs.sizes == (1, 2, 4, 8)
+    assert set(graphs._graphs) == {(1, "plain"), (8, "plain")}
+    assert graphs.sizes == graphs.kinds["plain"] == (1, 2, 4, 8)
 
 
 def test_no_memory_is_kept_for_what_cannot_be_captured():
@@ -231,7 +246,7 @@ def test_no_memory_is_kept_for_what_cannot_be_captured():
 
 class Backend:
     def __init__(self):
-        self.Ground = lambda rows, layers, cache, context: Ground()
+        self.Ground = lambda rows, layers, cache, context, sequences: Ground()
 
 
 def test_steps_are_captured_on_cuda_alone_where_the_backend_has_a_ground(stories, monkeypatch):
@@ -250,4 +265,4 @@ def test_steps_are_captured_on_cuda_alone_where_the_backend_has_a_ground(stories
         assert (graphs_of(runner.config, Backend(), model, *more) is None) == eager
         monkeypatch.undo()
     assert found[True] is None
-    assert found[False].sizes == sizes(256 * 9)
+    assert found[False].sizes == sizes(graphs_module.MOST_ROWS)

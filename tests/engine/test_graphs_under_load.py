@@ -78,7 +78,7 @@ def test_each_replay_launches_what_was_captured(model, launches, monkeypatch):
     monkeypatch.setattr(graphs_module, "WANTED", 0)
     found = bench(model, True, speculative_config=SILENT, **TIGHT | {"pages": 30})
     graphs = found.runner.graphs
-    of_size: dict[int, list] = {}
+    of_size: dict[tuple[int, str], list] = {}
     run = graphs.run
     stay = {"keys", "values", "tables", "positions", "slots", "parts", "peaks"}
 
@@ -88,7 +88,8 @@ def test_each_replay_launches_what_was_captured(model, launches, monkeypatch):
         if batch.query_start[-1] > graphs.sizes[-1]:
             return given
         assert given is not None
-        size = next(size for size in graphs.sizes if size >= batch.query_start[-1])
+        form = graphs._ground.form(batch)
+        size = next(size for size in graphs.kinds[form] if size >= batch.query_start[-1]), form
         each = len(launches) // (3 if graphs.stalled else 1)  # a capture runs the step twice
         seen = [
             (
@@ -130,7 +131,7 @@ def test_any_step_of_so_many_rows_has_room(data):
         for window in (None, data.draw(st.sampled_from([1, 20, 100])))
     ]
     cache = triton_.cache(specs, 1, torch.float32, DEVICE)
-    ground = triton_.Ground(rows, specs, cache, context)
+    cache.one_order = data.draw(st.booleans())
     left, slices = data.draw(st.integers(1, rows)), []
     while left:
         count = data.draw(st.integers(1, min(left, context)))
@@ -140,16 +141,18 @@ def test_any_step_of_so_many_rows_has_room(data):
         seq.blocks = [0] * (-(-(start + count) // BLOCK_SIZE) + 2)
         slices.append(Slice(seq, start, [0] * count, drafts, True, tree(data, drafts)))
         left -= count
-    assert ground.lay(rows, Batch.of(Plan(slices), DEVICE))
+    batch = Batch.of(Plan(slices), DEVICE)
+    ground = triton_.Ground(rows, specs, cache, context, data.draw(st.integers(len(slices), 30)))
+    assert ground.lay(rows, ground.form(batch), batch)
 
 
 def test_what_has_no_room_is_not_laid():
     spec = LayerSpec(heads=1, kv_heads=1, head_dim=16, scale=0.25)
     cache = triton_.cache([spec], 3, torch.float32, DEVICE)
-    ground = triton_.Ground(2, [spec], cache, 2 * BLOCK_SIZE)
+    ground = triton_.Ground(2, [spec], cache, 2 * BLOCK_SIZE, 2)
     ground.clear()
     seq = Sequence("r", 0, [0], SamplingParams(max_tokens=1, seed=0))
     seq.blocks = [1] * 50
     batch = Batch.of(Plan([Slice(seq, 0, [7])]), DEVICE)
-    assert not ground.lay(2, batch)
+    assert not ground.lay(2, ground.form(batch), batch)
     assert not ground._table.any()

@@ -92,7 +92,7 @@ def test_a_torch_without_cuda_says_so_where_it_is_asked_for(monkeypatch, caplog)
 
 def test_a_card_that_is_there_is_taken_and_one_that_is_not_is_refused(monkeypatch):
     Card(monkeypatch, count=2)
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda:0")
     assert pick_device("cuda:1") == torch.device("cuda:1")
     assert pick_device("cpu") == CPU
     with pytest.raises(ConfigError, match="device is 'cuda:2'; expected one of the 2 CUDA devices"):
@@ -118,7 +118,7 @@ def test_a_card_that_is_there_is_taken_and_one_that_is_not_is_refused(monkeypatc
 def test_a_card_that_torch_has_no_code_for_is_refused(monkeypatch, built, has, runs):
     Card(monkeypatch, built=built, has=has)
     if runs:
-        assert pick_device("cuda") == torch.device("cuda")
+        assert pick_device("cuda") == torch.device("cuda:0")
         return
     with pytest.raises(ConfigError) as caught:
         pick_device("cuda:0")

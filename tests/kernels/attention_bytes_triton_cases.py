@@ -24,7 +24,7 @@ from quire.kernels import attention as truths
 from quire.kernels.triton import attention as kernel
 from quire.kernels.triton import cache as writing
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 KINDS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 NAN = float("nan")
@@ -77,6 +77,7 @@ def backend(kind: str, dtype: torch.dtype):
 def spoiled(spec: LayerSpec, pages: int, dtype: torch.dtype, kind: str) -> KVCache:
     """A cache that holds what others left: units of NaN."""
     cache = backend(kind, dtype).cache([spec], pages, dtype, DEVICE)
+    cache.one_order = True
     for x in (cache.k[0], cache.v[0]):
         x.view(torch.uint8)[:-1] = 0x7F
     for x in (cache.k_units[0], cache.v_units[0]):

@@ -112,9 +112,10 @@ def steps(dtype, dim):
         rows = batch.query_start[-1]
         q, k, v = torch.zeros(rows, 48, dim, dtype=dtype).split([32, 8, 8], 1)
         cos = torch.zeros(rows, 1, dim // 2, dtype=dtype)
-        attend = triton_.plan(batch, [spec, spec], pages)
-        for layer in (0, 1):
-            attend(layer, q, k, v, Turn(cos, cos, norm, norm))
+        for pages.one_order in (False, True):
+            attend = triton_.plan(batch, [spec, spec], pages)
+            for layer in (0, 1):
+                attend(layer, q, k, v, Turn(cos, cos, norm, norm))
         pages.move(list(range(rows)), list(range(rows)))
 
 for dtype, dim in ((torch.bfloat16, 128), (torch.float16, 64), (torch.float32, 64)):
@@ -124,15 +125,15 @@ for dtype, dim in ((torch.bfloat16, 128), (torch.float16, 64), (torch.float32, 6
         built[f"{name} {dtype}"] = len(variants)
     if dtype == torch.bfloat16:
         function = attention.attend_segments.function
-        (bound, kinds, options), = keys["attend_segments"].values()
-        names = [p.name for p in function.params]
-        signature = {n: kind[0] for n, kind in zip(names, kinds)}
-        constants = {n: v for n, v in bound.items() if signature[n] == "constexpr"}  # None is one too
-        source = ASTSource(function, signature, constexprs=constants)
-        for arch in (80, 90):
-            ready = triton.compile(source, target=GPUTarget("cuda", arch, 32),
-                                   options={k: options[k] for k in ("num_warps", "num_stages", "enable_fp_fusion")})
-            built[f"compiled {dtype} {arch}"] = [len(ready.asm["ptx"]), ready.metadata.shared]
+        for n, (bound, kinds, options) in enumerate(keys["attend_segments"].values()):
+            names = [p.name for p in function.params]
+            signature = {n: kind[0] for n, kind in zip(names, kinds)}
+            constants = {n: v for n, v in bound.items() if signature[n] == "constexpr"}  # None is one too
+            source = ASTSource(function, signature, constexprs=constants)
+            for arch in (80, 90):
+                ready = triton.compile(source, target=GPUTarget("cuda", arch, 32),
+                                       options={k: options[k] for k in ("num_warps", "num_stages", "enable_fp_fusion")})
+                built[f"compiled {n} {arch}"] = [len(ready.asm["ptx"]), ready.metadata.shared]
 print(json.dumps(built))
 """
 
@@ -153,4 +154,7 @@ def test_one_variant_of_each_kernel_serves_all_steps_of_a_model():
             assert value[0] > 1000, name
             assert value[1] <= 99 * 1024, name
         else:
-            assert value == (2 if name.startswith("carry") else 1), name  # there and back are two
+            # There and back are two; tiles are low, high (in float32 they are alike) or of one order.
+            high = "float32" not in name
+            wanted = {"carry": 2, "attend_segments": 2 + high, "join_segments": 1 + high}
+            assert value == wanted.get(name.split()[0], 1), name

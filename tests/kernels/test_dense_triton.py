@@ -22,17 +22,13 @@ def product(kind: str, several: int, plain: bool, target: int = 80) -> dict:
         "DEPTH": 32 if kind == "fp32" else 64, "TILES": several, "ROWS": 16, "LANES": 64, "EVEN": plain,
         "DOT": NAMES[kind], "ALONE": plain, "BY_ITSELF": False,
     }  # fmt: skip
-    kinds = dict.fromkeys(("x", "weight", "bias", "add"), f"*{kind}") | {"y": f"*{kind}" if plain else "*fp32"}
+    kinds = dict.fromkeys(("x", "weight", "y", "bias", "add"), f"*{kind}") | {"partial": "*fp32", "counters": "*i32"}
     constants |= dict.fromkeys(("bias", "add")) if plain else {}
     return {"kernel": "dense_products", "kinds": kinds, "constants": constants, "target": target}
 
 
 def test_the_kernels_compile_and_look_at_no_number():
     check_compiled("quire.kernels.triton.dense", [product("bf16", 4, True), product("fp32", 1, False, 90)])
-    together = {"partial": "*fp32", "y": "*bf16", "bias": "*fp32", "add": "*bf16"}
-    check_compiled(
-        "quire.kernels.triton.tiles", [{"kernel": "pieces_together", "kinds": together, "constants": {"OUT": 256}}]
-    )
 
 
 @pytest.mark.slow

@@ -10,7 +10,10 @@ from interpreted import check_compiled, needs_triton, run_cases
 
 pytestmark = needs_triton
 NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-POINTERS = {"panels": "*u8", "scale": "*fp16", "low": "*fp32", "order": "*i64", "bias": "*fp32", "sums": "*fp32"}
+POINTERS = {
+    "partial": "*fp32", "counters": "*i32", "panels": "*u8", "scale": "*fp16", "low": "*fp32", "order": "*i64",
+    "bias": "*fp32", "sums": "*fp32",
+}  # fmt: skip
 
 
 def test_the_kernels_do_what_float64_does():
@@ -21,10 +24,10 @@ def product(form: int, kind: str, tile: int, several: int, plain: bool, target: 
     """plain: one piece, nothing added, the inputs in order and read by 16 bytes; otherwise none of that."""
     names = ("low", "order", "bias", "add", "sums") if plain else ("bias", "add")
     constants = {
-        "FORM": form, "TILES": several, "TILE": tile, "ROWS": 16, "LANES": 64, "EVEN": plain, "DOT": NAMES[kind],
-        "ALONE": plain, "BY_ITSELF": False,
+        "FORM": form, "SHARED": 1 if plain else 2, "TILES": several, "TILE": tile, "ROWS": 16, "LANES": 64,
+        "EVEN": plain, "DOT": NAMES[kind], "ALONE": plain, "BY_ITSELF": False,
     }  # fmt: skip
-    kinds = POINTERS | {"x": f"*{kind}", "add": f"*{kind}", "y": f"*{kind}" if plain else "*fp32"}
+    kinds = POINTERS | {"x": f"*{kind}", "add": f"*{kind}", "y": f"*{kind}"}
     return {
         "kernel": "products",
         "kinds": kinds,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quire.kernels.triton import dense, tiles
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 few = settings(derandomize=True, deadline=None, max_examples=6)
 

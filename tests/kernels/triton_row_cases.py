@@ -14,7 +14,7 @@ from quire.kernels import ops
 from quire.kernels.triton import chosen, mask, rows
 from quire.kernels.vocabulary import apply_bitmask
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 NAN = float("nan")
 few = settings(derandomize=True, deadline=None, max_examples=10)

@@ -19,7 +19,7 @@ from quire.engine.sequence import Sequence
 from quire.kernels import native
 from quire.kernels.triton import sampler as kernel
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from quire.engine import messages as m
 from quire.engine.config import BLOCK_SIZE, Speculation
 from quire.engine.graphs import graphs_of
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 NAN = float("nan")
 CONTEXT = 96
 SILENT = Speculation(method="none")

@@ -24,7 +24,7 @@ from quire.engine.state import Limits, State
 from quire.kernels.triton import there
 
 CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
+DEVICE = torch.device("cuda:0" if CUDA else "cpu")
 LACK = None if CUDA else there.lack(torch.float32, DEVICE) and "no GPU: torch.cuda.is_available() is false"
 SILENT = Speculation(method="none")
 WIDTH, LAYERS, DIM, VOCAB = (256, 3, 64, 1000) if CUDA else (64, 1, 16, 200)
