@@ -106,6 +106,11 @@ class Linear:
         return self.out_features * self.in_features * self._weight.element_size()
 
     @property
+    def adds(self) -> bool:
+        """Whether it adds as it multiplies, and not in an operation of its own."""
+        return self.matrix is not None or (self._few is not None and not self._fixed)
+
+    @property
     def kind(self) -> str:
         """What the weights are held in: float32, bfloat16, float16, int8, int4 or fp8."""
         if self.matrix is not None:

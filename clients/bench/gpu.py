@@ -28,8 +28,8 @@ from .sides import Side, first_model, running, stop
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where there is one
 # What is measured, in the order of how much it matters, and the seconds after which each begins nothing more.
 MEASURED = {
-    "machine": 15, "throughput": 80, "transformers": 100, "decode": 70, "server": 70, "modes": 75, "attention": 30,
-    "kernels": 45, "gap": 40,
+    "machine": 15, "throughput": 90, "decode": 70, "attention": 30, "gap": 40, "transformers": 70, "modes": 60,
+    "server": 50, "kernels": 45,
 }  # fmt: skip
 ENGINES = ("server",)  # not a part of quire.engine.measure, but of this program
 GRACE = 20.0  # seconds that a part may take beyond its own, for what it is in the middle of

@@ -34,17 +34,17 @@ class Mode:
 DRAWN: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
 MODES = {
     "plain": Mode(),
-    "no_graphs": Mode({"enforce_eager": True}),
-    "no_overlap": Mode(overlap=False),
-    "neither": Mode({"enforce_eager": True}, overlap=False),
     "deterministic": Mode({"deterministic": True}),
+    "no_overlap": Mode(overlap=False),
+    "no_graphs": Mode({"enforce_eager": True}),
     "sampled": Mode(sampled=True),
-    "sampled_torch": Mode(torch=("sampler",), sampled=True),
-    "torch_norms": Mode(torch=("norm", "gate")),
     "fp8_pages": Mode({"kv_cache_dtype": "fp8"}),
+    "torch_norms": Mode(torch=("norm", "gate")),
+    "sampled_torch": Mode(torch=("sampler",), sampled=True),
     "torch_attention": Mode({"attention": "torch"}),
+    "neither": Mode({"enforce_eager": True}, overlap=False),
 }
-RUNS = {"qwen3-0.6b": tuple(MODES), "llama-3.1-8b": ("plain", "deterministic")}
+RUNS = {"llama-3.1-8b": ("plain", "deterministic"), "qwen3-0.6b": tuple(MODES)}
 
 
 def measure(report: Report, place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 
 from .report import Place, Report
 from .running import Bench, Course
@@ -20,21 +21,29 @@ def sizes(place: Place) -> tuple[int, int, int, int]:
 def measure(report: Report, place: Place) -> None:
     """`throughput.first.N` is what answers of N tokens give: all tokens until each has N, by the time that takes. So it
     can be held against another program's run with answers of N."""
+    report.attempt("throughput", partial(one, report, place, "throughput", "auto"))
+    if place.cuda:
+        report.attempt("throughput.int8_pages", partial(one, report, place, "throughput.int8_pages", "int8"))
+
+
+def one(report: Report, place: Place, key: str, kept: str) -> None:
+    """kept: what pages are of."""
     count, prompt, answer, part = sizes(place)
-    bench = Bench(place, "llama-3.1-8b", max_model_len=prompt + answer, max_num_seqs=count)
+    bench = Bench(place, "llama-3.1-8b", max_model_len=prompt + answer, max_num_seqs=count, kv_cache_dtype=kept)
     bench.run(bench.asked(count, prompt // 2, min(answer, 24)))  # warm
     course = bench.run(bench.asked(count, prompt, answer), seconds=max(LEAST, report.left))
     done = min((len(tokens) for tokens in course.tokens.values()), default=0) if len(course.tokens) == count else 0
     for length in range(part, answer + 1, part):
         if length <= done:
-            report.row(f"throughput.first.{length}", rate(course, length), "output tokens/s")
+            report.row(f"{key}.first.{length}", rate(course, length), "output tokens/s")
     if done == answer:
         note = f"{count} at once, {prompt} in, {answer} out, prompts included"
-        report.row("throughput.output", rate(course, answer), "output tokens/s", note)
+        report.row(f"{key}.output", rate(course, answer), "output tokens/s", note)
     else:
-        report.lacks("throughput.output", f"the time was over when each had {done} of {answer} tokens")
+        report.lacks(f"{key}.output", f"the time was over when each had {done} of {answer} tokens")
     if steps := course.whole(count):
-        report.row("throughput.step", 1e3 * statistics.median(steps), "ms", f"of {len(steps)} steps that all decode in")
+        report.row(f"{key}.step", 1e3 * statistics.median(steps), "ms", f"of {len(steps)} steps that all decode in")
+    bench.close()
 
 
 def rate(course: Course, length: int) -> float:

@@ -5,7 +5,7 @@ What sets the families apart is data, `Shape`; each family's module reads it fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from ...kernels import native, ops
 from ...kernels.lora import Rows
+from ...kernels.triton import chosen
 from ..attention import Attend, LayerSpec, Turn
 from ..attention.native_ import Planned
 from ..weights import Weights
@@ -69,6 +70,9 @@ def read_shape(
         windows=windows or (None,) * layers,
         **more,
     )
+
+
+AddedNorm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]  # (x, residual, weight, eps)
 
 
 @dataclass(slots=True)
@@ -152,6 +156,8 @@ class Decoder:
                 cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width, *changed,
             )  # fmt: skip
             return self.norm(x)
+        if self._added is not None:
+            return self._by_sums(self._added, x, attend, Turn(cos, sin), rows, taps)
         for i, layer in enumerate(self.blocks):
             if taps is not None and i in taps:
                 taps[i] = x
@@ -161,6 +167,39 @@ class Decoder:
             x = layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows, add=x)
             x = layer.down(layer.gate_up(x, rows, before=layer.mlp_norm), rows, before=self.gate, add=x)
         return self.norm(x)
+
+    def _by_sums(
+        self,
+        added: AddedNorm,
+        x: torch.Tensor,
+        attend: Attend,
+        turn: Turn,
+        rows: Rows | None,
+        taps: dict[int, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """The loop of `forward` where a product does not add and a kernel adds and norms: to the bit the same, in two
+        launches less a layer. x is added to in place."""
+        s = self.shape
+        more: torch.Tensor | None = None
+        for i, layer in enumerate(self.blocks):
+            normed = layer.norm(x) if more is None else added(more, x, layer.norm.weight, layer.norm.eps)
+            if taps is not None and i in taps:
+                taps[i] = x.clone()
+            qkv = layer.qkv(normed, rows).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
+            q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
+            mixed = attend(i, q, k, v, Turn(turn.cos, turn.sin, layer.q_norm, layer.k_norm))
+            more = layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows)
+            normed = added(more, x, layer.mlp_norm.weight, layer.mlp_norm.eps)
+            more = layer.down(layer.gate_up(normed, rows), rows, before=self.gate)
+        return self.norm(x) if more is None else added(more, x, self.norm.weight, self.norm.eps)
+
+    @property
+    def _added(self) -> AddedNorm | None:
+        """The kernel that adds and norms; None where a product adds by itself, or torch norms."""
+        if self.blocks[0].out.adds:
+            return None
+        kernel = chosen.kernel("norm", self.dtype, self.device)
+        return None if kernel is None else kernel.add_rms_norm
 
     def _in_one_call(self) -> np.ndarray | None:
         """int64 [layers, 13], the DecoderLayer of each (kernels/cpu/decoder.h); None where a product is not native. The

@@ -51,6 +51,17 @@ def in_torch(monkeypatch):
     return turn
 
 
+def test_sums_and_norms_in_one_kernel_give_the_bits_of_two(tmp_path, monkeypatch):
+    make("Qwen3", tmp_path, head_dim=8)
+    model = load_model(tmp_path, dtype="auto", device=CPU, deterministic=True)
+    found = []
+    for _ in range(2):
+        found.append(run(model, PROMPTS, RAGGED, "torch"))
+        assert (model._added is None) == (len(found) == 2)
+        monkeypatch.setattr(type(model), "_added", None)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize(
     ("family", "fields"),
     [("Llama", {"attention_bias": True}), ("Qwen3", {"tie_word_embeddings": True, "head_dim": 8}), ("GPT2", {})],
