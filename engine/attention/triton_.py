@@ -21,12 +21,10 @@ from ..batch import Batch
 from ..cache import KVCache
 from ..config import BLOCK_SIZE, MOST_DRAFTS
 from ..errors import ConfigError
-from . import AS_THEY_ARE, TRITON_WIDEST, LayerSpec, Turn
+from . import AS_THEY_ARE, TRITON_WIDEST, LayerSpec, Turn, tiling
+from .tiling import Kind, cut
 
 BEYOND = 4  # pages that a sequence may have beyond its tokens: for drafts
-FILL = 128  # programs of a launch that keep a GPU busy, about: one on each of an H100's 132 multiprocessors
-PARTS = 1 << 25  # floats that the parts of split tiles may take, about
-FEW = 2  # low tiles that a sequence's rows may fill for all to be computed by such
 
 
 class Pages(KVCache):
@@ -94,7 +92,7 @@ def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache, room: Room | Non
     """Plan one step: all that depends on the batch alone is done here, once, not in each layer. room: None for what the
     step needs. Raises ValueError where it does not fit."""
     kinds = _kinds(layers, cache, _form(batch, layers, cache))
-    table, room = _lay(batch, list(dict.fromkeys(kinds)), room, batch.slots.device)
+    table, room = _lay(batch, _distinct(kinds), room, batch.slots.device)
     return Planned(layers, cache, kinds, room, table.to(batch.slots.device, non_blocking=True), batch)
 
 
@@ -102,13 +100,13 @@ class Planned:
     """The `Attend` of one step, or of a graph that many are replayed by. kinds: of each layer. table: on the device, as
     `_lay` laid it with that room. batch: has the slots and positions. parts: memory for them; None: the scratch's."""
 
-    __slots__ = ("_cache", "_held", "_layers", "_lists", "_parts", "_positions", "_shapes", "_slots", "_tables")
+    __slots__ = ("_cache", "_held", "_launches", "_layers", "_parts", "_positions", "_slots", "_tables")
 
     def __init__(
         self,
         layers: list[LayerSpec],
         cache: KVCache,
-        kinds: list[_Kind],
+        kinds: list[Kinds],
         room: Room,
         table: torch.Tensor,
         batch: Rows,
@@ -117,10 +115,9 @@ class Planned:
         self._layers, self._cache = layers, cache
         self._slots, self._positions = batch.slots, batch.positions
         self._tables = kernel.Tables(table)
-        self._shapes = [kind.shape for kind in kinds]
-        lists = _lists(list(dict.fromkeys(kinds)), room)
-        self._lists = [lists[kind] for kind in kinds]
-        self._parts = max(kind.floats(room.parts) for kind in kinds)
+        lists = _lists(_distinct(kinds), room)
+        self._launches = [[(lists[kind], kind.shape, kind.floats(room.parts)) for kind in each] for each in kinds]
+        self._parts = _floats(kinds, room)
         self._held = parts
 
     def __call__(
@@ -133,10 +130,15 @@ class Planned:
         parts = self._held
         if parts is None:
             parts = self._cache.scratch.get("parts", (self._parts,), torch.float32, q.device)
-        return kernel.attend(
-            q, keys, values, self._tables, self._lists[layer], self._shapes[layer], self._positions, parts,
-            scale=spec.scale, window=spec.window, softcap=spec.softcap, units=units,
-        )  # fmt: skip
+        out = q.new_empty((q.shape[0], spec.heads, v.shape[2]))
+        for lists, shape, floats in self._launches[layer]:
+            if lists.works:
+                kernel.attend(
+                    q, out, keys, values, self._tables, lists, shape, self._positions, parts,
+                    scale=spec.scale, window=spec.window, softcap=spec.softcap, units=units,
+                )  # fmt: skip
+            parts = parts[floats:]
+        return out
 
 
 class Ground:
@@ -147,16 +149,16 @@ class Ground:
 
     def __init__(self, rows: int, layers: list[LayerSpec], cache: KVCache, context: int, sequences: int):
         self._layers, self._cache, self._context, self._sequences = layers, cache, context, sequences
-        self.forms = {"one_order": 1} if cache.one_order else {"low": 1, "high": 32}
+        self.forms = {"one_order": 1} if cache.one_order else {"low": 1, "mixed": 32}
         self._kinds = {form: _kinds(layers, cache, form) for form in self.forms}
-        self._distinct = {form: list(dict.fromkeys(kinds)) for form, kinds in self._kinds.items()}
+        self._distinct = {form: _distinct(kinds) for form, kinds in self._kinds.items()}
         self._device = cache.k[0].device
         self._rooms: dict[tuple[int, str], Room] = {}
         size = parts = 0
         for form, distinct in self._distinct.items():
             room = self.room(rows, form)
             size = max(size, _pages_at(distinct, room) + room.pages)
-            parts = max(parts, *(kind.floats(room.parts) for kind in distinct))
+            parts = max(parts, _floats(self._kinds[form], room))
         self._table = torch.zeros(size, dtype=torch.int32, device=self._device)
         self._parts = cache.scratch.get("parts", (parts,), torch.float32, self._device)
 
@@ -169,14 +171,15 @@ class Ground:
             self._rooms[rows, form] = Room(works, splits, pages, rows * -(-MOST_DRAFTS // 32), parts)
         return self._rooms[rows, form]
 
-    def _most(self, rows: int, kind: _Kind) -> tuple[int, int, int]:
-        """Works, splits and parts of a kind, by the rules of `_split` and `_programs`."""
+    def _most(self, rows: int, kind: Kind) -> tuple[int, int, int]:
+        """Works, splits and parts of a kind, by the rules of `tiling.cut`."""
         segments, (group, tile) = kind.segments(self._context), (kind.shape.group, kind.shape.tile.rows)
-        tiles = min(rows * -(-group // tile), rows * group // tile + min(rows, self._sequences))
-        split = min(tiles, max(0, -(-FILL // kind.kv_heads) - 1)) if segments > 1 else 0
-        more = min(tiles * (segments - 1), -(-4 * FILL // kind.kv_heads))
+        sequences = min(rows if kind.few is not False else rows // (tiling.most_few(group) + 1), self._sequences)
+        tiles = min(rows * -(-group // tile), rows * group // tile + sequences)
+        split = min(tiles, max(0, -(-tiling.FILL // kind.kv_heads) - 1)) if segments > 1 else 0
+        more = min(tiles * (segments - 1), -(-4 * tiling.FILL // kind.kv_heads))
         items = min(rows * group, split * tile)
-        return tiles + more, split, min(items * segments, PARTS // kind.floats(1))
+        return tiles + more, split, min(items * segments, tiling.PARTS // kind.floats(1))
 
     def form(self, batch: Batch) -> str:
         """Of the tiles that compute a step: a key of `forms`."""
@@ -206,11 +209,6 @@ def _side_by_side(x: torch.Tensor) -> bool:
     return x.stride(2) == 1 and x.stride(1) == x.shape[2]
 
 
-def _shape(spec: LayerSpec, cache: Pages, form: str) -> kernel.Shape:
-    dims = spec.head_dim, spec.v_head_dim or spec.head_dim
-    return kernel.Shape.of(spec.heads, spec.kv_heads, *dims, cache.computed, form, _shared(cache.k[0].device))
-
-
 @functools.cache
 def _shared(device: torch.device) -> int:
     """KiB of shared memory that a program may have; where there is no such device, what the smaller ones have."""
@@ -221,39 +219,41 @@ def _shared(device: torch.device) -> int:
 
 
 def _form(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> str:
-    """Of a step's tiles (kernel.TILES). Low ones where all sequences have few rows: they read what there is as fast as
-    it comes."""
+    """Of a step: a key of `Ground.forms`. Sequences of few rows are computed by low tiles (kernel.TILES), which read as
+    fast as memory gives; a step is mixed where others stand beside them."""
     if cache.one_order:
         return "one_order"
     group = max(spec.heads // spec.kv_heads for spec in layers)
     most = max(end - begin for begin, end in pairwise(batch.query_start))
-    return "low" if most == 1 or most * group <= FEW * kernel.LOW else "high"
+    return "low" if most <= tiling.most_few(group) else "mixed"
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What layers have in common that share their lists."""
-
-    window: int | None
-    kv_heads: int
-    shape: kernel.Shape
-
-    def floats(self, parts: int) -> int:
-        """That so many parts take."""
-        return parts * self.kv_heads * (self.shape.v_dim + 2)
-
-    def segments(self, context: int) -> int:
-        """Of a tile, at most, where sequences have up to so many tokens."""
-        all_ = -(-context // kernel.SEGMENT)
-        if self.window is None:
-            return all_
-        return min(all_, (self.window + self.shape.tile.rows + MOST_DRAFTS) // kernel.SEGMENT + 2)
+Kinds = tuple[Kind, ...]  # of one layer, a launch each
 
 
-def _kinds(layers: list[LayerSpec], cache: KVCache, form: str) -> list[_Kind]:
+def _kinds(layers: list[LayerSpec], cache: KVCache, form: str) -> list[Kinds]:
     assert isinstance(cache, Pages)
-    found = {s: _Kind(s.window, s.kv_heads, _shape(s, cache, form)) for s in dict.fromkeys(layers)}
+    shared = _shared(cache.k[0].device)
+
+    def kind(spec: LayerSpec, tiles: str, few: bool | None = None) -> Kind:
+        dims = spec.head_dim, spec.v_head_dim or spec.head_dim
+        shape = kernel.Shape.of(spec.heads, spec.kv_heads, *dims, cache.computed, tiles, shared)
+        return Kind(spec.window, spec.kv_heads, shape, few)
+
+    found = {
+        spec: (kind(spec, "low", True), kind(spec, "high", False)) if form == "mixed" else (kind(spec, form),)
+        for spec in dict.fromkeys(layers)
+    }
     return [found[spec] for spec in layers]
+
+
+def _distinct(kinds: list[Kinds]) -> list[Kind]:
+    return list(dict.fromkeys(chain.from_iterable(kinds)))
+
+
+def _floats(kinds: list[Kinds], room: Room) -> int:
+    """That the parts of a layer take."""
+    return max(sum(kind.floats(room.parts) for kind in each) for each in kinds)
 
 
 def _sizes(room: Room) -> tuple[int, int, int]:
@@ -261,11 +261,11 @@ def _sizes(room: Room) -> tuple[int, int, int]:
     return 1 + room.works * len(kernel.WORK), 1 + room.splits * len(kernel.SPLIT), room.masks
 
 
-def _pages_at(kinds: list[_Kind], room: Room) -> int:
+def _pages_at(kinds: list[Kind], room: Room) -> int:
     return len(kinds) * sum(_sizes(room))
 
 
-def _lists(kinds: list[_Kind], room: Room) -> dict[_Kind, kernel.Lists]:
+def _lists(kinds: list[Kind], room: Room) -> dict[Kind, kernel.Lists]:
     works, splits, masks = _sizes(room)
     each = works + splits + masks
     return {
@@ -274,11 +274,14 @@ def _lists(kinds: list[_Kind], room: Room) -> dict[_Kind, kernel.Lists]:
     }
 
 
-def _lay(batch: Batch, kinds: list[_Kind], room: Room | None, device: torch.device) -> tuple[torch.Tensor, Room]:
+_PAGES, _MASKS = kernel.WORK.index("pages"), kernel.WORK.index("masks")
+
+
+def _lay(batch: Batch, kinds: list[Kind], room: Room | None, device: torch.device) -> tuple[torch.Tensor, Room]:
     """The table on the host: of each kind its works, its splits and its masks, and then pages, as many as there are.
     Raises NoRoom."""
     held = list(map(len, batch.blocks))
-    found = [_cut(batch, kind) for kind in kinds]
+    found = [cut(batch, kind) for kind in kinds]
     need = Room(
         max(len(each.works) for each in found), max(len(each.splits) for each in found),
         sum(held), max(len(each.masks) for each in found), max(each.parts for each in found),
@@ -303,115 +306,3 @@ def _lay(batch: Batch, kinds: list[_Kind], room: Room | None, device: torch.devi
             table[start + 1 : start + 1 + entries.size] = entries.ravel()
         table[masks : masks + len(each.masks)] = each.masks
     return buffer, room
-
-
-_PAGES, _MASKS = kernel.WORK.index("pages"), kernel.WORK.index("masks")
-
-
-class _Trees:
-    """masks: int32, of all drafts of trees, bits of the drafts that each sees. Of each sequence the place of its first
-    draft, where its masks begin, and the words of each of them."""
-
-    def __init__(self, batch: Batch, window: int | None):
-        count = len(batch.blocks)
-        self.first = np.full(count, kernel.NO_TREE, dtype=np.int64)
-        self.begin = np.zeros(count, dtype=np.int64)
-        self.words = np.zeros(count, dtype=np.int64)
-        found: list[np.ndarray] = []
-        size = 0
-        for r, behind in batch.trees.items():
-            drafts = len(behind) - 1
-            words = -(-drafts // 32)
-            bits = np.zeros((drafts, 32 * words), dtype=np.uint8)
-            for n, path in enumerate(behind[1:]):
-                bits[n, path if window is None else path[-window:]] = 1
-            self.first[r], self.begin[r], self.words[r] = batch.seq_lens[r] - drafts, size, words
-            found.append(np.packbits(bits, axis=1, bitorder="little").view("<i4").ravel())
-            size += found[-1].size
-        self.masks = np.concatenate(found) if found else np.zeros(0, dtype=np.int32)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Cut:
-    """works [n, WORK], splits [n, SPLIT], masks [words], and how many parts there are. `pages` of a work is its
-    sequence for now, and `masks` counts from the first mask."""
-
-    works: np.ndarray
-    splits: np.ndarray
-    masks: np.ndarray
-    parts: int
-
-
-def _cut(batch: Batch, kind: _Kind) -> _Cut:
-    """The tiles of a step, and their segments."""
-    trees = _Trees(batch, kind.window)
-    group, rows = kind.shape.group, kind.shape.tile.rows
-    starts = np.asarray(batch.query_start)
-    count = np.diff(starts)
-    place = np.asarray(batch.seq_lens) - count  # of each one's first row
-    tiles = -(-count * group // rows)
-    owner = np.repeat(np.arange(len(count)), tiles)
-    item = (np.arange(len(owner)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * rows
-    items = count[owner] * group
-    high = place[owner] + (np.minimum(item + rows, items) - 1) // group + 1
-    low = np.zeros(len(owner), dtype=np.int64)
-    if kind.window is not None:
-        near = _nearest(place[owner] + item // group, high, owner, trees, batch.trees)
-        low = np.maximum(near - kind.window + 1, 0)
-    first, last = low // kernel.SEGMENT, (high - 1) // kernel.SEGMENT + 1
-    segments = last - first
-    mine = np.minimum(items - item, rows)  # items of each tile
-    split = _split(segments, mine, kind)
-    each = np.where(split, _programs(segments, kind), segments)  # segments of a program
-    pieces = -(-segments // each)
-    left = segments if kind.shape.each else pieces  # parts of each row of a split tile
-    parts = np.where(split, left * mine, 0)
-    part = np.cumsum(parts) - parts
-    tile = np.repeat(np.arange(len(owner)), pieces)
-    done = (np.arange(len(tile)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * each[tile]
-    begin, who = starts[owner], owner[tile]
-    end = np.minimum(done + each[tile], segments[tile])
-    before = done if kind.shape.each else done // each[tile]  # parts of the tile's programs before this one
-    works = np.stack([
-        begin[tile], place[who], item[tile], items[tile], who, low[tile], high[tile],
-        trees.first[who], trees.begin[who], trees.words[who],
-        first[tile] + done, first[tile] + end, np.where(split[tile], part[tile] + before * mine[tile], -1),
-    ], axis=1)  # fmt: skip
-    # Those with most to do first, so that none is left over at the end.
-    works = works[np.argsort(done - end, kind="stable")]
-    splits = np.stack([begin, item, items, part, left], axis=1)[split]
-    return _Cut(works, splits, trees.masks, int(parts.sum()))
-
-
-def _nearest(
-    near: np.ndarray, high: np.ndarray, owner: np.ndarray, trees: _Trees, behind: dict[int, list[list[int]]]
-) -> np.ndarray:
-    """Where in the text the first row of each tile stands, of all its rows, given that row's place and one behind the
-    last's. A draft of a tree is nearer to its keys than its place says."""
-    for r, paths in behind.items():
-        first = int(trees.first[r])
-        text = [first + len(path) - 1 for path in paths[1:]]
-        for tile in np.flatnonzero(owner == r):
-            drafts = text[max(int(near[tile]) - first, 0) : max(int(high[tile]) - first, 0)]
-            near[tile] = min([int(near[tile]), *drafts])
-    return near
-
-
-def _split(segments: np.ndarray, items: np.ndarray, kind: _Kind) -> np.ndarray:
-    """Which tiles are split. That is for speed alone: it may depend on all that is in the step.
-
-    A tile is whole where its segments are no more than what each program had to do if all had the same and there were
-    FILL of them. Of the others those with few items come first, as their parts are small.
-    """
-    several = (segments > 1) & (segments * FILL > segments.sum() * kind.kv_heads)
-    order = np.argsort(np.where(several, items, kind.shape.tile.rows + 1), kind="stable")
-    floats = np.where(several, segments * items, 0)[order].cumsum() * kind.kv_heads * (kind.shape.v_dim + 2)
-    found = np.zeros(len(segments), dtype=bool)
-    found[order] = several[order] & (floats <= PARTS)
-    return found
-
-
-def _programs(segments: np.ndarray, kind: _Kind) -> int:
-    """How many segments a program of a split tile takes: half of what each program had to do if all had the same. So
-    there are fewer than 4 * FILL / kv_heads programs more than tiles, however long the sequences are."""
-    return max(1, int(segments.sum()) * kind.kv_heads // max(1, 2 * FILL))

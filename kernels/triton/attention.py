@@ -2,21 +2,25 @@
 
 Pages are [pages, kv_heads, PAGE, head_dim], values the same with v_head_dim; query head h reads head h // group.
 The rows of a sequence times the group of heads that share a key/value head are its items, row by row; a tile is up to
-`Shape.rows` of them, so that each read of a page serves a whole group, and as many rows as there are. Keys are cut into
+`Tile.rows` of them, so that each read of a page serves a whole group, and as many rows as there are. Keys are cut into
 segments of SEGMENT at fixed places. A program has a tile, a key/value head and some of the tile's segments, and goes
-over their keys with a running maximum (online softmax, Milakov and Gimelshein 2018; its tiling, Dao 2023). A tile is
-either whole, all its segments in one program, or split over several, which leave a part of each segment for a second
-launch to join.
+over their keys with a running maximum (online softmax, Milakov and Gimelshein 2018; its tiling, Dao 2023; softmax.py).
+A tile is either whole, all its segments in one program, or split over several, which leave parts for a second launch to
+join: one each, or (`Shape.each`) one of each segment.
 
-Batch invariance. A row's bits depend on its query and its keys alone:
+Batch invariance, with `Shape.each`. A row's bits depend on its query and its keys alone:
 
 - a program's products always have the same shape, whether one row of its tile is taken or all are, and in a product of
   matrices each row is summed by itself, in an order that its place in the tile does not change;
 - tiles of keys and segments stand at absolute places. A key that a row does not see weighs exactly nothing, and a tile
   of keys or a segment of which it sees nothing leaves its sums as they are: all is multiplied by 1 and 0 is added;
-- each segment is begun anew, and segments are folded in order by `_fold`, which is the same code in both launches and
-  leaves no choice to the compiler (a product and a sum in one are written as `fma`). So whole or split gives the same
-  bits, and which of the two is chosen may depend on what else is in the step.
+- each segment is begun anew, all its keys go through the same instructions, and segments are folded in order by
+  `softmax.fold`, which is the same code in both launches and leaves no choice to the compiler (a product and a sum in
+  one are written as `fma`). So whole or split gives the same bits, and which of the two is chosen may depend on what
+  else is in the step.
+
+Without it a program's segments are one run of keys, those that all rows see take fewer instructions, and products and
+sums are joined wherever the compiler likes: faster, and a row's last bits depend on the tiles of the step.
 
 Pages of bytes (`BYTES`): each token's key of a head, and its value, is so many whole numbers of 8 bits or floats of
 e4m3 (Micikevicius et al. 2022) times a unit of its own. A key's unit multiplies its score, a value's its weight, so a
@@ -42,7 +46,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import codes
+from . import codes, softmax
 
 SEGMENT = 512  # keys
 JOINED = 4  # items of a tile that a program of the second launch joins
@@ -163,148 +167,6 @@ def padded(dim: int) -> int:
 
 
 @triton.jit
-def _product(a, b, acc, BY_ITSELF: tl.constexpr):
-    """acc + a b in float32."""
-    if BY_ITSELF:
-        # The interpreter's product is numpy's, where a row's rounding depends on its place.
-        return acc + tl.sum(a[:, :, None] * b[None, :, :], 1)
-    else:  # noqa: RET505 - a constant condition: only one of the two is compiled
-        # float32 in three products of tensor cores each, which keeps 22 of its 24 bits: the plain one is many times
-        # slower, and Triton 3.6 does not compile it here.
-        return tl.dot(a, b, acc, input_precision="tf32x3")
-
-
-@triton.jit
-def _numbers(held, KIND: tl.constexpr, DOT: tl.constexpr):
-    """What pages hold, as numbers: of bytes, those divided by their GAINS."""
-    if KIND == "int8":
-        return codes.whole(held, DOT) * 0.0078125
-    if KIND == "fp8":
-        return codes.e4m3(held, DOT)
-    return held.to(DOT)
-
-
-@triton.jit
-def _fold(peak, weight, acc, more_peak, more_weight, more):
-    """What was found so far, and the next segment: -> both. An empty one, (-inf, 0, 0), changes nothing."""
-    top = tl.maximum(peak, more_peak)
-    base = tl.where(top == float("-inf"), 0.0, top)
-    old, new = tl.exp2(peak - base), tl.exp2(more_peak - base)
-    weight = tl.fma(weight, old, more_weight * new)
-    acc = tl.fma(acc, tl.broadcast_to(old[:, None], acc.shape), more * new[:, None])
-    return top, weight, acc
-
-
-@triton.jit
-def _tanh(x):
-    """tanh, to 1e-7 of 1"""
-    t = tl.exp2(-2.8853900817779268 * tl.abs(x))  # exp(-2 |x|)
-    y = (1.0 - t) / (1.0 + t)
-    return tl.where(x < 0, -y, y)
-
-
-@triton.jit
-def _keys(
-    m, l, o, at_key, page, query, keys, values, key_units, value_units,  # noqa: E741
-    head, kv_heads, scale, cap, gain, place, begins, taken, low, high, tree, masks, words,
-    HEAD_DIM: tl.constexpr, V_DIM: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, KEYS: tl.constexpr,
-    PAGE: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, KIND: tl.constexpr, ROUNDED: tl.constexpr,
-    DOT: tl.constexpr, BY_ITSELF: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """(m, l, o), the maximum, the weight and the sum of a segment so far, and KEYS keys more, from `at_key` on. Not
-    MASKED: all rows see all of them."""
-    d, e = tl.arange(0, D), tl.arange(0, DV)
-    key = at_key + tl.arange(0, KEYS)
-    d_inside, e_inside = (d < HEAD_DIM)[:, None], (e < V_DIM)[None, :]
-    if MASKED:
-        # What no row sees is not read: a weight of 0 does not hide a NaN that a page held before.
-        there = (key >= low) & (key < high)
-        d_inside, e_inside = d_inside & there[None, :], e_inside & there[:, None]
-    slot = (page * kv_heads + head) * PAGE + key % PAGE  # of a token and a head: far fewer than 2^31
-    from_k = keys + slot.to(tl.int64)[None, :] * HEAD_DIM + d[:, None]
-    k = tl.load(from_k) if not MASKED and D == HEAD_DIM else tl.load(from_k, mask=d_inside, other=0)
-    scores = _product(query, _numbers(k, KIND, DOT), tl.zeros([query.shape[0], KEYS], tl.float32), BY_ITSELF) * scale
-    if key_units is not None:
-        unit = tl.load(key_units + slot, mask=there, other=0.0) if MASKED else tl.load(key_units + slot)
-        scores = scores * (unit * gain)[None, :]
-    if CAPPED:
-        scores = cap * _tanh(scores)
-    seen = tl.full(scores.shape, 1, tl.int1)
-    if MASKED:
-        seen = key[None, :] <= place[:, None]
-        if WINDOWED:
-            seen = seen & (key[None, :] >= begins[:, None])
-        if at_key + KEYS > tree:
-            nth, draft = key - tree, place - tree
-            drafts = (taken & (draft >= 0))[:, None] & (nth >= 0)[None, :] & seen
-            bit = tl.maximum(nth, 0)
-            bits = tl.load(masks + draft[:, None] * words + (bit // 32)[None, :], mask=drafts, other=-1)
-            seen = seen & (((bits >> (bit % 32)[None, :]) & 1) != 0)
-        scores = tl.where(seen, scores, float("-inf"))
-    top = tl.maximum(m, tl.max(scores, 1))
-    base = tl.where(top == float("-inf"), 0.0, top)  # of a row that saw nothing: exp2 is 0 then, not NaN
-    weights = tl.exp2(scores - base[:, None])
-    fade = tl.exp2(m - base)
-    l = tl.fma(l, fade, tl.sum(weights, 1))  # noqa: E741
-    from_v = values + slot.to(tl.int64)[:, None] * V_DIM + e[None, :]
-    v = tl.load(from_v) if not MASKED and DV == V_DIM else tl.load(from_v, mask=e_inside, other=0)
-    if value_units is not None:
-        unit = tl.load(value_units + slot, mask=there, other=0.0) if MASKED else tl.load(value_units + slot)
-        weights = weights * (unit * gain)[None, :]
-        if MASKED:
-            weights = tl.where(seen, weights, 0.0)
-    weights = weights.to(ROUNDED).to(DOT)
-    o = _product(weights, _numbers(v, KIND, DOT), o * fade[:, None], BY_ITSELF)
-    return top, l, o
-
-
-@triton.jit
-def _run(
-    begin, end, clear, query, keys, values, key_units, value_units, pages, head, kv_heads, scale, cap, gain,
-    place, begins, taken, low, high, tree, masks, words,
-    HEAD_DIM: tl.constexpr, V_DIM: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, KEYS: tl.constexpr,
-    PAGE: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, KIND: tl.constexpr, ROUNDED: tl.constexpr,
-    DOT: tl.constexpr, BY_ITSELF: tl.constexpr, ONE_LOOP: tl.constexpr,
-):  # fmt: skip
-    """(m, l, o) of keys from `begin`, a multiple of KEYS, to `end`. ONE_LOOP: all by the same instructions; else those
-    in front of `clear` by fewer, whose sums may be rounded otherwise."""
-    m = tl.full([query.shape[0]], float("-inf"), tl.float32)
-    l = tl.full([query.shape[0]], 0.0, tl.float32)  # noqa: E741 - as the papers call it
-    o = tl.full([query.shape[0], DV], 0.0, tl.float32)
-    # Pages are looked up a tile ahead, so that reading keys does not wait for it.
-    key = begin + tl.arange(0, KEYS)
-    page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-    if ONE_LOOP:
-        for at_key in range(begin, end, KEYS):
-            m, l, o = _keys(  # noqa: E741
-                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
-                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
-                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, True,
-            )  # fmt: skip
-            key += KEYS
-            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-    else:
-        whole = tl.maximum(begin, tl.minimum(end, clear))
-        for at_key in range(begin, whole, KEYS):
-            m, l, o = _keys(  # noqa: E741
-                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
-                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
-                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, False,
-            )  # fmt: skip
-            key += KEYS
-            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-        for at_key in tl.range(whole, end, KEYS, num_stages=1):  # few
-            m, l, o = _keys(  # noqa: E741
-                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
-                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
-                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, True,
-            )  # fmt: skip
-            key += KEYS
-            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-    return m, l, o
-
-
-@triton.jit
 def _put_part(parts, peaks, part, m, l, o, taken, head, kv_heads, V_DIM: tl.constexpr):  # noqa: E741
     place = (part + tl.arange(0, o.shape[0])).to(tl.int64) * kv_heads + head
     e = tl.arange(0, o.shape[1])
@@ -366,21 +228,21 @@ def attend_segments(
         weight = tl.full([ROWS], 0.0, tl.float32)
         acc = tl.full([ROWS, DV], 0.0, tl.float32)
         for segment in range(first, last):
-            m, l, o = _run(  # noqa: E741
+            m, l, o = softmax.run(  # noqa: E741
                 tl.maximum(segment * SEGMENT, low // KEYS * KEYS), tl.minimum((segment + 1) * SEGMENT, high), clear,
                 query, keys, values, key_units, value_units, pages, head, kv_heads, scale, cap, gain,
                 place, begins, taken, low, high, tree, masks, words,
                 HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED, CAPPED, KIND, q.dtype.element_ty, DOT, BY_ITSELF, True,
             )  # fmt: skip
             if part < 0:
-                peak, weight, acc = _fold(peak, weight, acc, m, l, o)
+                peak, weight, acc = softmax.fold(peak, weight, acc, m, l, o)
             else:
                 _put_part(parts, peaks, part, m, l, o, taken, head, kv_heads, V_DIM)
                 part += tl.minimum(items - first_item, ROWS)
         if part < 0:
             _put_out(out, row, own, kv_heads * GROUP, weight, acc, taken, V_DIM)
     else:
-        m, l, o = _run(  # noqa: E741
+        m, l, o = softmax.run(  # noqa: E741
             tl.maximum(first * SEGMENT, low // KEYS * KEYS), tl.minimum(last * SEGMENT, high), clear,
             query, keys, values, key_units, value_units, pages, head, kv_heads, scale, cap, gain,
             place, begins, taken, low, high, tree, masks, words,
@@ -419,7 +281,7 @@ def join_segments(
         m = tl.load(peaks + at * 2, mask=taken, other=0.0)
         l = tl.load(peaks + at * 2 + 1, mask=taken, other=1.0)  # noqa: E741
         o = tl.load(parts + at[:, None] * V_DIM + e[None, :], mask=inside, other=0.0)
-        peak, weight, acc = _fold(peak, weight, acc, m, l, o)
+        peak, weight, acc = softmax.fold(peak, weight, acc, m, l, o)
     item = first + nth
     own = head * GROUP + item % GROUP
     at = out + ((begin + item // GROUP)[:, None].to(tl.int64) * kv_heads * GROUP + own[:, None]) * V_DIM + e[None, :]
@@ -439,6 +301,7 @@ def interpreted() -> bool:
 
 def attend(
     q: Tensor,
+    out: Tensor,
     keys: Tensor,
     values: Tensor,
     tables: Tables,
@@ -451,16 +314,16 @@ def attend(
     window: int | None = None,
     softcap: float | None = None,
     units: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """q [rows, heads, head_dim], a row's heads side by side, of any row stride -> [rows, heads, v_dim], contiguous.
+) -> None:
+    """q [rows, heads, head_dim], a row's heads side by side, of any row stride; out [rows, heads, v_dim], contiguous:
+    the lists' rows of it are written.
 
     keys, values: pages as above, contiguous, that hold the rows' own keys already. positions [rows] int64, where each
     row stands in the text. parts: float32, at least `lists.parts` * kv_heads * (v_dim + 2) of them. units: of keys and
     of values, float32 [pages, kv_heads, PAGE], where pages are of a kind of BYTES.
     """
     kv_heads, page = keys.shape[1], keys.shape[2]
-    heads, dv = q.shape[1], padded(shape.v_dim)
-    out = q.new_empty((q.shape[0], heads, shape.v_dim))
+    dv = padded(shape.v_dim)
     peaks = parts[lists.parts * kv_heads * shape.v_dim :]
     for_exp2 = math.log2(math.e)
     inner, outer = (scale * for_exp2, 1.0) if softcap is None else (scale / softcap, softcap * for_exp2)
@@ -482,4 +345,3 @@ def attend(
             out, parts, peaks, tables.data, lists.splits_at, kv_heads,
             GROUP=shape.group, V_DIM=shape.v_dim, DV=dv, ROWS=shape.tile.rows, JOINED=JOINED, enable_fp_fusion=False,
         )  # fmt: skip
-    return out

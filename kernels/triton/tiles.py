@@ -74,16 +74,19 @@ def last_to_arrive(counters, which, pieces):
 @triton.jit
 def put_sum(
     partial, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, piece_stride, pieces,
-    ROWS: tl.constexpr, LANES: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr = 8,
 ):  # fmt: skip
     """The pieces' sums [ROWS, LANES] one after the other, bias, add, to y. The order is that of the pieces, whoever was
     last."""
     inside = (row < rows)[:, None] & (lane < outputs)[None, :]
     mine = partial + row[:, None] * outputs + lane[None, :]
     acc = tl.zeros([ROWS, LANES], tl.float32)
-    for _ in range(pieces):
-        acc += tl.load(mine, mask=inside, other=0.0, cache_modifier=".cg")  # what others stored, so not from L1
-        mine += piece_stride
+    for first in range(0, pieces, AHEAD):
+        for nth in tl.static_range(AHEAD):  # all of them are on their way before one is added
+            there = inside & (tl.full([ROWS, LANES], first + nth, tl.int32) < pieces)
+            # What others stored, so not from L1.
+            acc += tl.load(mine + nth * piece_stride, mask=there, other=0.0, cache_modifier=".cg")
+        mine += AHEAD * piece_stride
     put_tile(acc, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, True)
 
 

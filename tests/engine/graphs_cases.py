@@ -9,7 +9,7 @@ from adapters import ask
 from graph_loads import DEVICE, NAN, SILENT, compared, poison, small_model, workload
 
 from quire.engine import graphs as graphs_module
-from quire.engine.attention import LayerSpec, triton_
+from quire.engine.attention import LayerSpec, tiling, triton_
 from quire.engine.batch import Batch
 from quire.engine.config import BLOCK_SIZE
 from quire.engine.graphs import Captured
@@ -23,7 +23,7 @@ from quire.kernels.triton import attention as kernel
 def short_segments_and_poisoned_memory(monkeypatch):
     """Segments of 32 keys, so that texts have several, and tiles are split."""
     monkeypatch.setattr(kernel, "SEGMENT", 32)
-    monkeypatch.setattr(triton_, "FILL", 64)
+    monkeypatch.setattr(tiling, "FILL", 64)
     monkeypatch.setattr(graphs_module, "WANTED", 0)
     poison(monkeypatch)
 

@@ -16,7 +16,7 @@ from plain_launches import stand_in
 
 from quire.engine import graphs as graphs_module
 from quire.engine import runner as runner_module
-from quire.engine.attention import LayerSpec, triton_
+from quire.engine.attention import LayerSpec, tiling, triton_
 from quire.engine.batch import Batch
 from quire.engine.config import BLOCK_SIZE, MOST_DRAFTS, Speculation
 from quire.engine.messages import SamplingParams
@@ -34,7 +34,7 @@ TIGHT = {"device": "cpu", "pages": 7, "max_num_batched_tokens": 24}
 def launches(monkeypatch):
     """Where they are noted. Segments of 32 keys, so that CONTEXT has three, and tiles are split."""
     monkeypatch.setattr(kernel, "SEGMENT", 32)
-    monkeypatch.setattr(triton_, "FILL", 64)
+    monkeypatch.setattr(tiling, "FILL", 64)
     monkeypatch.setattr(runner_module, "choose_backend", lambda *_: triton_)
     poison(monkeypatch)
     return stand_in(monkeypatch)

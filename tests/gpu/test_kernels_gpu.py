@@ -47,12 +47,27 @@ def test_attention_of_a_model_behind_long_texts(name):
         assert torch.equal(text.out[n:], beside)
 
 
+@pytest.mark.parametrize("name", HEADS if CUDA else ["8b"])
+@pytest.mark.parametrize("new", [(1, 1, 1), (5, 1, 40), (9, 70, 2)] if CUDA else [(1, 9), (20, 1)])
+def test_attention_as_it_is_fastest_is_near_too(name, new):
+    """Tokens and pieces of prompts side by side, behind texts that end anywhere in a tile of keys."""
+    shared, spec = cases("attention_triton_cases"), HEADS[name] if CUDA else LayerSpec(4, 2, 16, 0.25)
+    for shift in range(3):
+        texts = [shared.Text(spec, n + 41 * shift, n, KIND) for n in LENGTHS[: len(new)]]
+        known = [text.length - min(n, text.length) for text, n in zip(texts, new, strict=True)]
+        cache = shared.deal(spec, texts, known, 1, KIND, one_order=False)
+        shared.step(spec, cache, [(text, n, text.length - n) for text, n in zip(texts, known, strict=True)])
+        for text, n in zip(texts, known, strict=True):
+            assert off(text.out[n:].cpu(), shared.truth(spec, text, n)) < (1e-2 if CUDA else 1e-5)
+
+
 @pytest.mark.skipif(not CUDA, reason="a prompt of this length takes the interpreter an hour")
-def test_attention_of_a_whole_prompt_is_torchs():
+@pytest.mark.parametrize("one_order", [True, False])
+def test_attention_of_a_whole_prompt_is_torchs(one_order):
     spec, length = HEADS["8b"], 3000
     shared = cases("attention_triton_cases")
     text = shared.Text(spec, length, 1, KIND)
-    cache = shared.deal(spec, [text], [0], 1, KIND)
+    cache = shared.deal(spec, [text], [0], 1, KIND, one_order)
     shared.step(spec, cache, [(text, 0, length)])
     q, k, v = (x.movedim(0, 1)[None].float() for x in (text.q, text.k, text.v))
     wanted = torch.nn.functional.scaled_dot_product_attention(

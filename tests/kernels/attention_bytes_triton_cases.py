@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from speculation_cases import told
 
-from quire.engine.attention import LayerSpec, Turn, choose_backend, triton_
+from quire.engine.attention import LayerSpec, Turn, choose_backend, tiling, triton_
 from quire.engine.batch import Batch
 from quire.engine.cache import KVCache, bytes_per_token
 from quire.engine.config import BLOCK_SIZE, Speculation
@@ -156,7 +156,7 @@ def test_a_prompt_in_chunks_and_a_token_behind_it(kind, dtype):
     for fill in (0, 1 << 30):
         text = Text(spec, 70, 1, dtype)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(triton_, "FILL", fill)
+            patch.setattr(tiling, "FILL", fill)
             run(spec, [text], [[60, 9, 1]], 1, dtype, kind)
         found.append(text.out)
     assert torch.equal(found[0], found[1])

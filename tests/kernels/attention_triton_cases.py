@@ -11,7 +11,7 @@ from chunks import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engine.attention import LayerSpec, Turn, choose_backend, triton_
+from quire.engine.attention import LayerSpec, Turn, choose_backend, tiling, triton_
 from quire.engine.batch import Batch
 from quire.engine.cache import KVCache
 from quire.engine.config import BLOCK_SIZE
@@ -186,7 +186,7 @@ def test_whole_and_split_tiles_have_the_same_bits(name, dtype, monkeypatch):
     monkeypatch.setattr(kernel, "join_segments", Counted(join, launches))
     known = [122, 68, 30]
     for fill in (0, 1 << 30):
-        monkeypatch.setattr(triton_, "FILL", fill)
+        monkeypatch.setattr(tiling, "FILL", fill)
         texts = [Text(spec, 132, 1, dtype), Text(spec, 69, 2, dtype), Text(spec, 31, 3, dtype)]
         cache = deal(spec, texts, known, 3, dtype)
         step(spec, cache, [(text, n, text.length - n) for text, n in zip(texts, known, strict=True)])
@@ -280,7 +280,7 @@ def test_a_step_laid_out_with_more_room_has_the_same_bits_and_grids_of_that_room
         monkeypatch.setattr(kernel, name, Counted(getattr(kernel, name), grids))
     monkeypatch.setattr(kernel, "interpreted", lambda: DEVICE.type == "cpu")
     for fill in (0, 1 << 30):  # nothing for the second launch to do, and something
-        monkeypatch.setattr(triton_, "FILL", fill)
+        monkeypatch.setattr(tiling, "FILL", fill)
         text.out[139:] = NAN
         step(spec, cache, [(text, 139, 1)], triton_.Room(works=9, splits=5, pages=40, masks=7, parts=99))
         assert torch.equal(text.out[139:], tight)
@@ -292,9 +292,9 @@ def test_a_step_laid_out_with_more_room_has_the_same_bits_and_grids_of_that_room
 
 def test_parts_of_split_tiles_stay_within_their_bound(monkeypatch):
     spec, dtype = SPECS["grouped"], torch.float32
-    monkeypatch.setattr(triton_, "FILL", 1 << 30)
+    monkeypatch.setattr(tiling, "FILL", 1 << 30)
     bound = 3 * 2 * 3 * 2 * 18  # of a decode: 3 items, 3 segments, 2 kv heads; and once more
-    monkeypatch.setattr(triton_, "PARTS", bound)
+    monkeypatch.setattr(tiling, "PARTS", bound)
     texts = [Text(spec, 140, 1, dtype), Text(spec, 140, 2, dtype)]
     cache = deal(spec, texts, [139, 130], 3, dtype)
     slices = Slice(texts[0].seq, 139, [0]), Slice(texts[1].seq, 130, [0] * 10)
