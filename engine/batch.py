@@ -53,9 +53,10 @@ class Batch:
             starts.append(len(tokens))
             if s.sample:
                 rows += range(len(tokens) - s.drafts - 1, len(tokens))
-        made = [torch.tensor(xs, dtype=torch.int64) for xs in (tokens, positions, slots, rows)]
-        if device.type != "cpu":
-            made = [sent(each, device) for each in made]
+        # One tensor, so that it is sent at once.
+        lengths = [len(tokens), len(tokens), len(tokens), len(rows)]
+        whole = torch.tensor(tokens + positions + slots + rows, dtype=torch.int64)
+        made = list((whole if device.type == "cpu" else sent(whole, device)).split(lengths))
         if flying is not None and len(flying):
             found = flying[(-1 - made[0]).clamp_(min=0)].clamp_(min=0)
             made[0] = torch.where(made[0] < 0, found, made[0])

@@ -1,6 +1,7 @@
 """Which code computes what where Triton's kernels can run: one literal table, so that a measurement can turn it over.
 
-Nothing here was measured on a GPU yet. Read when an operation runs: a change holds from the next call on. Imports no
+On an H200 norms and gates by torch took 1.5 times as much of the device in a step of 64 answers, and draws by torch 8 times the
+step; PACKED_ROWS was not measured. Read when an operation runs: a change holds from the next call on. Imports no
 triton, which is not there on every machine.
 """
 

@@ -19,6 +19,7 @@ NaN counts as -inf here. Where there is +inf, the first of the greatest is taken
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -282,6 +283,18 @@ def sample_rows(
     tl.store(tokens + row, (block * TILE + tl.sum((cumulated <= target).to(tl.int32), 0)).to(tl.int64))
 
 
+@functools.lru_cache(4096)
+def _encoded(
+    temperature: float, top_p: float, min_p: float, repetition: float, presence: float, frequency: float
+) -> tuple[int, int, tuple[float, ...]]:
+    """Options as the kernel has them, which are the same from step to step: flags, the share of top_p, the floats."""
+    flags = GREEDY if temperature == 0 else SCALED * (temperature != 1) | TOP_P * (top_p < 1) | MIN_P * (min_p > 0)
+    share = min(int(max(top_p, 0.0) * 2.0**64), (1 << 64) - 1)
+    floor = math.log(min_p) if min_p > 0 else 0.0
+    tiny = torch.finfo(torch.float32).tiny
+    return flags, _signed(share), (max(temperature, tiny), repetition, presence, frequency, floor)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """What one row asks for: the fields of the same names in `SamplingParams`, and where its sequence stands.
@@ -302,26 +315,22 @@ class Row:
     in_prompt: Tensor | None = None
     answer: Tensor | None = None
 
-    def numbers(self) -> list[int]:
-        greedy = self.temperature == 0
-        flags = (
-            GREEDY if greedy else SCALED * (self.temperature != 1) | TOP_P * (self.top_p < 1) | MIN_P * (self.min_p > 0)
-        )
-        addresses = [0 if held is None else held.data_ptr() for held in (self.in_prompt, self.answer)]
-        share = min(int(max(self.top_p, 0.0) * 2.0**64), (1 << 64) - 1)
-        return [flags, _signed(self.seed), self.position, self.top_k, _signed(share), *addresses]
-
-    def floats(self) -> list[float]:
-        tiny = torch.finfo(torch.float32).tiny
-        floor = math.log(self.min_p) if self.min_p > 0 else 0.0
-        return [
-            max(self.temperature, tiny), self.repetition_penalty, self.presence_penalty, self.frequency_penalty, floor,
-        ]  # fmt: skip
+    def encoded(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """As the kernel has it: integers and floats."""
+        flags, share, floats = _encoded(
+            self.temperature, self.top_p, self.min_p,
+            self.repetition_penalty, self.presence_penalty, self.frequency_penalty,
+        )  # fmt: skip
+        a, b = self.in_prompt, self.answer
+        addresses = 0 if a is None else a.data_ptr(), 0 if b is None else b.data_ptr()
+        return (flags, _signed(self.seed), self.position, self.top_k, share, *addresses), floats
 
     def check(self, vocab: int, device: torch.device) -> None:
         """Raises ValueError where a penalty lacks its counts, or they are not [vocab] on that device."""
-        wanted = {"in_prompt": self.repetition_penalty != 1}
-        wanted["answer"] = bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+        repeats = self.repetition_penalty != 1
+        wanted = {"in_prompt": repeats, "answer": bool(repeats or self.presence_penalty or self.frequency_penalty)}
+        if not wanted["answer"] and self.in_prompt is None and self.answer is None:
+            return
         for name, kind in (("in_prompt", torch.bool), ("answer", torch.float32)):
             found: Tensor | None = getattr(self, name)
             if found is None:
@@ -348,8 +357,9 @@ class Table:
         at = torch.device(device)
         for row in rows:
             row.check(vocab, at)
-        integers = torch.tensor([row.numbers() for row in rows], dtype=torch.int64).view(-1, _INTEGERS)
-        floats = torch.tensor([row.floats() for row in rows], dtype=torch.float32).view(-1, _FLOATS)
+        found = [row.encoded() for row in rows]
+        integers = torch.tensor([n for one, _ in found for n in one], dtype=torch.int64).view(-1, _INTEGERS)
+        floats = torch.tensor([x for _, one in found for x in one], dtype=torch.float32).view(-1, _FLOATS)
         return cls(vocab, sent(integers, at), sent(floats, at), tuple(rows))
 
 
