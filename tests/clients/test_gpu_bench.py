@@ -33,7 +33,7 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
     assert found["server.gap_p99"]["value"] >= found["server.gap_p50"]["value"]
     assert found["gap.ratio"]["predicted"] == PREDICTED["gap.ratio"][0]
     text = (tmp_path / "gpu.md").read_text()
-    assert text.index("## throughput") < text.index("## server") < text.index("## gap")
+    assert text.index("## throughput") < text.index("## gap") < text.index("## server")
     assert "- torch: " in text
     assert str(tmp_path / "gpu.md") in capsys.readouterr().out
 
