@@ -60,7 +60,7 @@ def test_it_is_refused_where_it_cannot_run(monkeypatch):
 # Triton keys its compiled variants by types and constants, and by which numbers are 1 or divisible by 16 and which
 # addresses are divisible by 16. Launches are noted instead of made, and their keys counted.
 VARIANTS = """
-import json, random, sys, torch, triton
+import json, random, re, sys, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
@@ -94,6 +94,16 @@ for module, names in ((attention, ("attend_segments", "join_segments")), (cache,
     for name in names:
         setattr(module, name, Noted(getattr(module, name)))
 attention.interpreted = lambda: False
+
+def left_behind(ir):
+    # What is used of a pipelined loop behind it that is no sum of floats.
+    found = []
+    for name, types in re.findall(r"(%\\w+):\\d+ = scf.for .*? -> \\((.*?)\\)  : ", ir):
+        kinds = re.split(r", (?=tensor|!ttg|i32|i64)", types)
+        if any("async" in kind for kind in kinds):
+            used = {int(n) for n in re.findall(re.escape(name) + r"#(\\d+)", ir)}
+            found += [kinds[n] for n in sorted(used) if "xf32" not in kinds[n] and "async" not in kinds[n]]
+    return found
 
 def steps(dtype, dim):
     chance = random.Random(1)
@@ -129,11 +139,13 @@ for dtype, dim in ((torch.bfloat16, 128), (torch.float16, 64), (torch.float32, 6
             names = [p.name for p in function.params]
             signature = {n: kind[0] for n, kind in zip(names, kinds)}
             constants = {n: v for n, v in bound.items() if signature[n] == "constexpr"}  # None is one too
-            source = ASTSource(function, signature, constexprs=constants)
+            attrs = {(i,): backend.parse_attr(kind[1]) for i, kind in enumerate(kinds) if isinstance(kind[1], str)}
             for arch in (80, 90):
+                source = ASTSource(function, signature, constants | {"WINDOWED": arch == 80}, attrs)
                 ready = triton.compile(source, target=GPUTarget("cuda", arch, 32),
                                        options={k: options[k] for k in ("num_warps", "num_stages", "enable_fp_fusion")})
                 built[f"compiled {n} {arch}"] = [len(ready.asm["ptx"]), ready.metadata.shared]
+                built[f"left behind {n} {arch}"] = left_behind(ready.asm["ttgir"])
 print(json.dumps(built))
 """
 
@@ -146,13 +158,16 @@ def test_one_variant_of_each_kernel_serves_all_steps_of_a_model():
     done = subprocess.run([sys.executable, "-c", VARIANTS], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert {name for name in found if "bfloat16" in name and not name.startswith("compiled")} == {
+    assert {name for name in found if "bfloat16" in name} == {
         f"{name} torch.bfloat16" for name in ("attend_segments", "join_segments", "write", "carry")
     }
     for name, value in found.items():
         if name.startswith("compiled"):
             assert value[0] > 1000, name
             assert value[1] <= 99 * 1024, name
+        elif name.startswith("left behind"):
+            # Triton 3.6 gives what a later step of the loop would have begun with: wrong pages, once.
+            assert value == [], name
         else:
             # There and back are two; tiles are low, high (in float32 they are alike) or of one order.
             high = "float32" not in name
