@@ -7,14 +7,16 @@ is full; what runs is kept by its sequences.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_native_id
 from typing import Generic, TypeVar
 
 import msgspec
@@ -28,6 +30,9 @@ log = logging.getLogger("quire.engine")
 
 THREADS = 2
 SECONDS = 0.5  # between two reports that only say where the weights are
+# Of the threads: they give way to a step's. (To all others, as SCHED_IDLE would, they must not: now and then they hold
+# Python's lock, and a step would wait for who has to wait.)
+NICE = 10
 
 Recipe = tuple[tuple[tuple[str, float], ...], m.Merge]  # keys of raws with their scales, and how they become one
 
@@ -124,7 +129,7 @@ class Library:
         self._raws: Shelf[str, Raw] = Shelf(memory)
         self._adapters: Shelf[Recipe, Adapter] = Shelf(memory)
         self._making: dict[Recipe, Future[Adapter]] = {}
-        self._pool = ThreadPoolExecutor(THREADS, "adapter")
+        self._pool = ThreadPoolExecutor(THREADS, "adapter", initializer=_give_way)
         self._news: list[m.FromEngine] = []
         self._stand = (0, 0, 0)  # what had changed
         self._told = 0.0  # when `Adapters` was said last
@@ -279,6 +284,11 @@ def _info(name: str, known: _Known, raw: Raw) -> m.AdapterInfo:
 
 def _parts(recipe: Recipe) -> list[str]:
     return [key for key, _ in recipe[0]]
+
+
+def _give_way() -> None:
+    with contextlib.suppress(AttributeError, OSError):  # a system that has no such thing
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), NICE)
 
 
 def _recipe(entries: list[tuple[_Known, float]], merge: m.Merge) -> Recipe | None:

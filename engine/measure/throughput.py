@@ -21,7 +21,7 @@ def sizes(place: Place) -> tuple[int, int, int, int]:
 def measure(report: Report, place: Place) -> None:
     """`throughput.first.N` is what answers of N tokens give: all tokens until each has N, by the time that takes. So it
     can be held against another program's run with answers of N."""
-    report.attempt("throughput", partial(one, report, place, "throughput", "auto"))
+    one(report, place, "throughput", "auto")
     if place.cuda:
         report.attempt("throughput.int8_pages", partial(one, report, place, "throughput.int8_pages", "int8"))
 

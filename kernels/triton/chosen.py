@@ -1,8 +1,8 @@
 """Which code computes what where Triton's kernels can run: one literal table, so that a measurement can turn it over.
 
-On an H200 norms and gates by torch took 1.5 times as much of the device in a step of 64 answers, and draws by torch 8 times the
-step; PACKED_ROWS was not measured. Read when an operation runs: a change holds from the next call on. Imports no
-triton, which is not there on every machine.
+On an H200 norms and gates by torch took 1.5 times as much of the device in a step of 64 answers, and draws by torch 8
+times the step; PACKED_ROWS was not measured. Read when an operation runs: a change holds from the next call on. Imports
+no triton, which is not there on every machine.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def asked(bench: Bench, folders) -> Bench:
         bench.load(name, folder)
     requests = []
     for n, uses in enumerate(([], *([(name, 1.0)] for name in folders), [("a0", 0.5), ("a2", 1.5)])):
-        prompt = encoded(pocket.FOLDER, f"<|im_start|>user\nTell me about {n}.<|im_end|>\n<|im_start|>assistant\n")
+        prompt = encoded(pocket.FOLDER, "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistant\n")
         for temperature in (0.0, 1.0):
             name = f"{n} {temperature}"
             requests.append(ask(name, prompt, *uses, tokens=TOKENS, temperature=temperature))
@@ -58,4 +58,5 @@ def test_the_answers_are_those_without_guesses(folders, plain, monkeypatch, righ
     asked(bench, folders)
     assert bench.tokens == plain.tokens
     assert len(made) > 100
-    assert len({tuple(tokens) for tokens in plain.tokens.values()}) > 6, "adapters change the answer"
+    greedy = {tuple(tokens) for name, tokens in plain.tokens.items() if name.endswith(" 0.0")}
+    assert len(greedy) > 2, "adapters change the answer"
