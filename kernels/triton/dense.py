@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import tiles
 from .checks import out_like, rows_of
-from .tiles import DOTS, LANES, ROWS, last_to_arrive, put_sum, put_tile, rows_tile, tile_product
+from .tiles import DOTS, LANES, ROWS, put_sums, rows_tile, tile_product
 
 DEPTHS = {4: 32, 2: 64}  # inputs of a tile, by bytes of a weight
 
@@ -70,27 +70,10 @@ def dense_products(
             acc2 = tile_product(x2, w, acc2, BY_ITSELF)
             x3 = rows_tile(x, r3, r3 < rows, x_stride, at, inputs, None, EVEN, DOT, DEPTH)
             acc3 = tile_product(x3, w, acc3, BY_ITSELF)
-    if ALONE:
-        put_tile(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-        if TILES > 1:
-            put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-        if TILES > 2:
-            put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-            put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-    else:
-        mine = partial + piece * piece_stride
-        put_tile(acc0, mine, r0, rows, lane, outputs, None, None, outputs, 0, False)
-        if TILES > 1:
-            put_tile(acc1, mine, r1, rows, lane, outputs, None, None, outputs, 0, False)
-        if TILES > 2:
-            put_tile(acc2, mine, r2, rows, lane, outputs, None, None, outputs, 0, False)
-            put_tile(acc3, mine, r3, rows, lane, outputs, None, None, outputs, 0, False)
-        if last_to_arrive(counters, tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), pieces):
-            for nth in tl.static_range(TILES):
-                put_sum(
-                    partial, y, r0 + nth * ROWS, rows, lane, outputs, bias, add, y_stride, add_stride, piece_stride,
-                    pieces, ROWS, LANES,
-                )  # fmt: skip
+    put_sums(
+        acc0, acc1, acc2, acc3, partial, y, counters, r0, rows, lane, outputs, bias, add, y_stride, add_stride,
+        piece_stride, pieces, TILES, ROWS, LANES, ALONE,
+    )  # fmt: skip
 
 
 def product(

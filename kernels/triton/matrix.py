@@ -32,7 +32,7 @@ from ..quantized import Quantized, join
 from . import codes, unpack
 from . import tiles as shared
 from .checks import out_like, rows_of
-from .tiles import DOTS, LANES, ROWS, last_to_arrive, put_sum, put_tile, rows_tile, tile_product
+from .tiles import DOTS, LANES, ROWS, put_sums, rows_tile, tile_product
 
 DEEPEST = 128  # inputs of a tile, at most
 SHALLOWEST = {"int8": 16, "fp8": 16, "int4": 32}  # at least: a product of tiles takes 16 inputs or more
@@ -148,27 +148,10 @@ def products(
                 FORM, EVEN, DOT, DEPTH, BY_ITSELF,
             )  # fmt: skip
     lane = panel * LANES + lanes
-    if ALONE:
-        put_tile(acc0, y, r0, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-        if TILES > 1:
-            put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-        if TILES > 2:
-            put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-            put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, True)
-    else:
-        mine = partial + piece * piece_stride
-        put_tile(acc0, mine, r0, rows, lane, outputs, None, None, outputs, 0, False)
-        if TILES > 1:
-            put_tile(acc1, mine, r1, rows, lane, outputs, None, None, outputs, 0, False)
-        if TILES > 2:
-            put_tile(acc2, mine, r2, rows, lane, outputs, None, None, outputs, 0, False)
-            put_tile(acc3, mine, r3, rows, lane, outputs, None, None, outputs, 0, False)
-        if last_to_arrive(counters, tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), pieces):
-            for nth in tl.static_range(TILES):
-                put_sum(
-                    partial, y, r0 + nth * ROWS, rows, lane, outputs, bias, add, y_stride, add_stride, piece_stride,
-                    pieces, ROWS, LANES,
-                )  # fmt: skip
+    put_sums(
+        acc0, acc1, acc2, acc3, partial, y, counters, r0, rows, lane, outputs, bias, add, y_stride, add_stride,
+        piece_stride, pieces, TILES, ROWS, LANES, ALONE,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)

@@ -90,6 +90,38 @@ def put_sum(
     put_tile(acc, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, True)
 
 
+@triton.jit
+def put_sums(
+    acc0, acc1, acc2, acc3, partial, y, counters, row, rows, lane, outputs, bias, add, y_stride, add_stride,
+    piece_stride, pieces,
+    TILES: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, ALONE: tl.constexpr,
+):  # fmt: skip
+    """What program (chunk, panel, piece) summed up, of TILES tiles of rows: to y where there is one piece (ALONE). Else
+    to partial [pieces, rows, outputs], and the last program of the chunk and the panel adds up what all have left."""
+    r1, r2, r3 = row + ROWS, row + 2 * ROWS, row + 3 * ROWS
+    if ALONE:
+        put_tile(acc0, y, row, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+        if TILES > 1:
+            put_tile(acc1, y, r1, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+        if TILES > 2:
+            put_tile(acc2, y, r2, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+            put_tile(acc3, y, r3, rows, lane, outputs, bias, add, y_stride, add_stride, True)
+    else:
+        mine = partial + tl.program_id(2).to(tl.int64) * piece_stride
+        put_tile(acc0, mine, row, rows, lane, outputs, None, None, outputs, 0, False)
+        if TILES > 1:
+            put_tile(acc1, mine, r1, rows, lane, outputs, None, None, outputs, 0, False)
+        if TILES > 2:
+            put_tile(acc2, mine, r2, rows, lane, outputs, None, None, outputs, 0, False)
+            put_tile(acc3, mine, r3, rows, lane, outputs, None, None, outputs, 0, False)
+        if last_to_arrive(counters, tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), pieces):
+            for nth in tl.static_range(TILES):
+                put_sum(
+                    partial, y, row + nth * ROWS, rows, lane, outputs, bias, add, y_stride, add_stride, piece_stride,
+                    pieces, ROWS, LANES,
+                )  # fmt: skip
+
+
 def interpreted() -> bool:
     """Whether Triton interprets its kernels, which it settles when it is first imported."""
     return not isinstance(put_tile, triton.JITFunction)
