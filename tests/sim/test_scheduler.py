@@ -271,33 +271,21 @@ def test_beside_streams_a_prompt_comes_in_by_small_chunks_and_by_large_ones_alon
     assert place.plans[-1].num_tokens == 7 + 7, "as many tokens as there are streams, at least"
 
 
-def test_the_more_context_a_prompt_has_the_smaller_its_chunks_beside_streams():
+def test_the_more_context_a_prompt_has_the_less_of_it_comes_in_beside_streams():
     place = world(budget=64, chunk=8)
     place.state.limits = dataclasses.replace(place.state.limits, reach=100)
-    scheduler.add(place.state, generate("stream", [1], 90))
-    place.step()
-    scheduler.add(place.state, generate("long", [4] * 300, 5))
-    taken = []
+    for name, prompt, answer in (("stream", [1], 90), ("long", [4] * 300, 5), ("late", [5] * 30, 5)):
+        scheduler.add(place.state, generate(name, prompt, answer))
+        place.step()
+    taken = [8, 8]
     while sum(taken) < 300:
         place.step()
-        (piece,) = (s for s in place.plans[-1].slices if s.seq.request == "long")
-        assert len(piece.tokens) == min(300 - sum(taken), -(-8 * 100 // (100 + sum(taken))))
-        taken.append(len(piece.tokens))
-    assert taken[0] == 8
+        sizes = {s.seq.request: len(s.tokens) for s in place.plans[-1].slices}
+        taken.append(sizes["long"])
+        assert sizes["long"] == min(300 - sum(taken[:-1]), -(-8 * 100 // (100 + sum(taken[:-1]))))
     assert taken[-2] == 3
-
-
-def test_what_is_left_of_a_steps_prompts_counts_the_context_too():
-    place = world(budget=64, chunk=8)
-    place.state.limits = dataclasses.replace(place.state.limits, reach=100)
-    scheduler.add(place.state, generate("stream", [1], 90))
-    place.step()
-    scheduler.add(place.state, generate("first", [4] * 12, 5))
-    scheduler.add(place.state, generate("second", [5] * 30, 5))
-    place.step()  # 8 of the first
-    place.step()  # its other 4, and of the second what 4 tokens at its beginning take
-    sizes = {s.seq.request: len(s.tokens) for s in place.plans[-1].slices}
-    assert sizes == {"stream": 1, "first": 4, "second": 4}
+    cost = taken[-1] + taken[-1] * (300 - taken[-1]) // 100
+    assert sizes.get("late", 0) == max(0, 8 - cost), "what is left of a step goes by the context too"
 
 
 def test_first_come_first_served_within_a_priority():
