@@ -96,18 +96,19 @@ def figure(value: float) -> str:
 
 
 def ratios(report: Report) -> list[Row]:
-    """Of parts to each other: quire's tokens a second by those of transformers, for answers of the same length."""
-    for part in report.parts:
-        for row in part.rows:
-            if row["key"].startswith("transformers.first.") and "value" in row:
-                length = row["key"].rpartition(".")[2]
-                ours = report.value(f"throughput.first.{length}")
-                if ours is None:
-                    return [{"key": "transformers.ratio", "left_out": f"quire has no rate for answers of {length}"}]
+    """Of parts to each other: quire's tokens a second by those of transformers, for the longest answers that both had
+    time for."""
+    theirs = {row["key"]: row for part in report.parts for row in part.rows if "value" in row}
+    found: list[Row] = []
+    for key, row in theirs.items():
+        if key.startswith("transformers.first."):
+            length = key.rpartition(".")[2]
+            if (ours := report.value(f"throughput.first.{length}")) is not None:
                 note = f"answers of {length} tokens, the same machine, one after the other"
-                ratio = ours / row["value"]
-                return [{"key": "transformers.ratio", "value": ratio, "unit": "times", "note": note}]
-    return []
+                found = [{"key": "transformers.ratio", "value": ours / row["value"], "unit": "times", "note": note}]
+            elif not found:
+                found = [{"key": "transformers.ratio", "left_out": f"quire has no rate for answers of {length}"}]
+    return found
 
 
 def read_rows(path: Path) -> list[Row]:

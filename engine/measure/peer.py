@@ -12,11 +12,10 @@ import torch
 
 from .report import Place, Report
 from .running import random_prompt
-from .throughput import sizes
+from .throughput import SHORT, sizes
 
 log = logging.getLogger("quire.engine")
 
-TRIAL = 16  # tokens of the answers that say how long the rest will take
 GROWTH = 1.6  # by so much steps may become slower as the answers grow
 
 
@@ -24,7 +23,9 @@ def measure(report: Report, place: Place) -> None:
     """Answers as long as the time allows, in the parts that throughput.py reports; it has the rate for each length."""
     count, prompt, answer, part = sizes(place)
     run = Runs(place)
-    first = run.batch(count, prompt, min(TRIAL, part))
+    short = min(SHORT, part)
+    first = run.batch(count, prompt, short)  # says how long the rest will take
+    report.row(f"transformers.first.{short}", count * short / first.wall, "output tokens/s")
     room = report.left * 0.85 - (first.prompts + first.beside)
     length = min(answer, int(room / (first.step * GROWTH)) // part * part)
     note = f"transformers {run.version}, {run.attention}"

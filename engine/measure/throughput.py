@@ -10,6 +10,7 @@ from .running import Bench, Course
 
 AT_ONCE, PROMPT, ANSWER, PART = 256, 1000, 1000, 100
 LEAST = 1.0  # seconds that it gets, however late it is
+SHORT = 16  # tokens of the answers that any program should have time for
 AT_ONCE_TINY, PROMPT_TINY, ANSWER_TINY, PART_TINY = 4, 16, 12, 4
 
 
@@ -33,7 +34,7 @@ def one(report: Report, place: Place, key: str, kept: str) -> None:
     bench.run(bench.asked(count, prompt // 2, min(answer, 24)))  # warm
     course = bench.run(bench.asked(count, prompt, answer), seconds=max(LEAST, report.left))
     done = min((len(tokens) for tokens in course.tokens.values()), default=0) if len(course.tokens) == count else 0
-    for length in range(part, answer + 1, part):
+    for length in sorted({min(SHORT, part), *range(part, answer + 1, part)}):
         if length <= done:
             report.row(f"{key}.first.{length}", rate(course, length), "output tokens/s")
     if done == answer:
