@@ -138,6 +138,7 @@ class Shape:
         widest = max(padded(head_dim), padded(v_dim))
         forms = next(found for (size, most), found in TILES.items() if size == dtype.itemsize and widest <= most)
         tile = next(one for one in forms[form] if one.shared <= shared)
+        assert SEGMENT % tile.keys == 0, "a segment is made of whole tiles of keys"
         return cls(heads // kv_heads, head_dim, v_dim, tile, form == "one_order")
 
 
