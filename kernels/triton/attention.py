@@ -80,7 +80,7 @@ _WORK, _SPLIT = tl.constexpr(len(WORK)), tl.constexpr(len(SPLIT))
 @dataclass(frozen=True, slots=True)
 class Tile:
     """rows: items of a tile; keys: of a step of the inner loop; stages: steps that are on their way; shared: KiB of
-    shared memory that it takes, about."""
+    shared memory that it takes, 0 where every card has them."""
 
     rows: int
     keys: int

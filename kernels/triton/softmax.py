@@ -7,18 +7,11 @@ import triton
 import triton.language as tl
 
 from . import codes
+from .tiles import tile_product
 
-
-@triton.jit
-def _product(a, b, acc, BY_ITSELF: tl.constexpr):
-    """acc + a b in float32."""
-    if BY_ITSELF:
-        # The interpreter's product is numpy's, where a row's rounding depends on its place.
-        return acc + tl.sum(a[:, :, None] * b[None, :, :], 1)
-    else:  # noqa: RET505 - a constant condition: only one of the two is compiled
-        # float32 in three products of tensor cores each, which keeps 22 of its 24 bits: the plain one is many times
-        # slower, and Triton 3.6 does not compile it here.
-        return tl.dot(a, b, acc, input_precision="tf32x3")
+# float32 in three products of tensor cores each, which keeps 22 of its 24 bits: the plain one is many times slower, and
+# Triton 3.6 does not compile it here.
+_PRECISION = tl.constexpr("tf32x3")
 
 
 @triton.jit
@@ -70,7 +63,8 @@ def _keys(
     slot = (page * kv_heads + head) * PAGE + key % PAGE  # of a token and a head: far fewer than 2^31
     from_k = keys + slot.to(tl.int64)[None, :] * HEAD_DIM + d[:, None]
     k = tl.load(from_k) if not MASKED and D == HEAD_DIM else tl.load(from_k, mask=d_inside, other=0)
-    scores = _product(query, _numbers(k, KIND, DOT), tl.zeros([query.shape[0], KEYS], tl.float32), BY_ITSELF) * scale
+    none = tl.zeros([query.shape[0], KEYS], tl.float32)
+    scores = tile_product(query, _numbers(k, KIND, DOT), none, BY_ITSELF, _PRECISION) * scale
     if key_units is not None:
         unit = tl.load(key_units + slot, mask=there, other=0.0) if MASKED else tl.load(key_units + slot)
         scores = scores * (unit * gain)[None, :]
@@ -101,7 +95,7 @@ def _keys(
         if MASKED:
             weights = tl.where(seen, weights, 0.0)
     weights = weights.to(ROUNDED).to(DOT)
-    o = _product(weights, _numbers(v, KIND, DOT), o * fade[:, None], BY_ITSELF)
+    o = tile_product(weights, _numbers(v, KIND, DOT), o * fade[:, None], BY_ITSELF, _PRECISION)
     return top, l, o
 
 
@@ -118,20 +112,12 @@ def run(
     m = tl.full([query.shape[0]], float("-inf"), tl.float32)
     l = tl.full([query.shape[0]], 0.0, tl.float32)  # noqa: E741 - as the papers call it
     o = tl.full([query.shape[0], DV], 0.0, tl.float32)
-    # Pages are looked up a tile ahead, so that reading keys does not wait for it.
-    key = begin + tl.arange(0, KEYS)
-    page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-    if ONE_LOOP:
-        for at_key in range(begin, end, KEYS):
-            m, l, o = _keys(  # noqa: E741
-                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
-                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
-                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, True,
-            )  # fmt: skip
-            key += KEYS
-            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-    else:
+    whole = begin
+    if not ONE_LOOP:
         whole = tl.maximum(begin, tl.minimum(end, clear))
+        # Pages are looked up a tile ahead, so that reading keys does not wait for it.
+        key = begin + tl.arange(0, KEYS)
+        page = tl.load(pages + key // PAGE, mask=key < high, other=0)
         for at_key in range(begin, whole, KEYS):
             m, l, o = _keys(  # noqa: E741
                 m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
@@ -140,15 +126,15 @@ def run(
             )  # fmt: skip
             key += KEYS
             page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-        # Looked up anew: what a pipelined loop leaves behind is of one of its next steps (Triton 3.6).
-        key = whole + tl.arange(0, KEYS)
+    # Anew: what a pipelined loop leaves behind is of one of its next steps (Triton 3.6).
+    key = whole + tl.arange(0, KEYS)
+    page = tl.load(pages + key // PAGE, mask=key < high, other=0)
+    for at_key in tl.range(whole, end, KEYS, num_stages=None if ONE_LOOP else 1):  # beside another loop few
+        m, l, o = _keys(  # noqa: E741
+            m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
+            place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
+            CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, True,
+        )  # fmt: skip
+        key += KEYS
         page = tl.load(pages + key // PAGE, mask=key < high, other=0)
-        for at_key in tl.range(whole, end, KEYS, num_stages=1):  # few
-            m, l, o = _keys(  # noqa: E741
-                m, l, o, at_key, page, query, keys, values, key_units, value_units, head, kv_heads, scale, cap, gain,
-                place, begins, taken, low, high, tree, masks, words, HEAD_DIM, V_DIM, D, DV, KEYS, PAGE, WINDOWED,
-                CAPPED, KIND, ROUNDED, DOT, BY_ITSELF, True,
-            )  # fmt: skip
-            key += KEYS
-            page = tl.load(pages + key // PAGE, mask=key < high, other=0)
     return m, l, o

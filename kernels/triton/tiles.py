@@ -21,13 +21,13 @@ DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: t
 
 
 @triton.jit
-def tile_product(a, b, acc, BY_ITSELF: tl.constexpr):
-    """acc + a b in float32."""
+def tile_product(a, b, acc, BY_ITSELF: tl.constexpr, PRECISION: tl.constexpr = "ieee"):
+    """acc + a b in float32. PRECISION: of tl.dot, where a and b are float32 too."""
     if BY_ITSELF:
         # The interpreter's product is numpy's, where a row's rounding depends on its place.
         return acc + tl.sum(a[:, :, None] * b[None, :, :], 1)
     else:  # noqa: RET505 - a constant condition: only one of the two is compiled
-        return tl.dot(a, b, acc, input_precision="ieee")
+        return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
