@@ -28,7 +28,9 @@ Out = TypeVar("Out")
 class Channel(Generic[In, Out]):
     """One end of a wire: blocking where it may wait, never blocking where it sends."""
 
-    def __init__(self, wire: socket.socket, decode: Callable[[bytes], list[In]], encode: Callable[[list[Out]], bytes]):
+    def __init__(
+        self, wire: socket.socket, decode: Callable[[memoryview], list[In]], encode: Callable[[list[Out]], bytes]
+    ):
         wire.setblocking(False)
         with contextlib.suppress(OSError):
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
@@ -76,12 +78,13 @@ class Channel(Generic[In, Out]):
         """What is in the frames that have come."""
         found: list[In] = []
         coming, at = self._coming, 0
-        while len(coming) >= at + HEAD:
-            end = at + HEAD + int.from_bytes(coming[at : at + HEAD], "little")
-            if len(coming) < end:
-                break
-            found += self._decode(bytes(coming[at + HEAD : end]))
-            at = end
+        with memoryview(coming) as said:
+            while len(said) >= at + HEAD:
+                end = at + HEAD + int.from_bytes(said[at : at + HEAD], "little")
+                if len(said) < end:
+                    break
+                found += self._decode(said[at + HEAD : end])
+                at = end
         del coming[:at]
         return found
 

@@ -18,8 +18,6 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 
-import torch
-
 from .errors import EngineUnavailable, QuireError, from_code
 from .grammar import wire
 from .grammar.link import Gone, Link, wait_for
@@ -71,7 +69,7 @@ class Guide:
         self.number = -1  # by which the desk knows it, once it is open
         self.place = -1  # that the first mask is of
         self.drafts: list[int] = []  # behind which there are more, as far as they may come
-        self.masks: list[torch.Tensor | None] = []  # [ceil(vocab / 32)] each, None: anything may come; []: not here
+        self.masks: list[bytes | None] = []  # int32 [ceil(vocab / 32)] each, None: anything may come; []: not here
         self.said: Outcome | None = None  # the tokens that were sampled last, and what must follow them
         self.said_at = -1  # its place
         self.followed = False  # whether that is known
@@ -269,7 +267,7 @@ class Guides:
             case wire.Masks(answer=number, place=place, drafts=drafts, bits=bits):
                 guide = self._open.get(number)
                 if guide is not None and guide.place == place and len(guide.drafts) == drafts:
-                    guide.masks = [_tensor(mask) for mask in bits]
+                    guide.masks = bits
             case wire.Follows(answer=number, place=place, forced=forced, drafts=drafts, guided=guided):
                 guide = self._open.get(number)
                 if guide is not None and guide.said is not None and guide.said_at == place:
@@ -297,10 +295,6 @@ class Guides:
         for spec in [spec for spec in self._known if self._end_of(spec) is end]:
             del self._known[spec]
         end.link.send([])
-
-
-def _tensor(bits: bytes | None) -> torch.Tensor | None:
-    return torch.frombuffer(bytearray(bits), dtype=torch.int32) if bits is not None else None
 
 
 def _guide_of(seq: Sequence) -> Guide:

@@ -140,6 +140,8 @@ class Answer:
     @property
     def coming(self) -> list[int]:
         """The tokens that must come next, as far as they are known."""
+        if not self._coming:
+            return []
         places = itertools.takewhile(self._coming.__contains__, itertools.count(len(self.tokens)))
         return [self._coming[place] for place in places]
 

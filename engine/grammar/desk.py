@@ -42,6 +42,8 @@ class _Kept:
 
     def took(self, seconds: float) -> None:
         """Of the processor: a machine that is busy makes no grammar slow."""
+        if seconds <= SLOW and not self.slow:
+            return
         self._spent = self.spent + seconds
         self._at = time.monotonic()
         if seconds > SLOW:

@@ -13,7 +13,7 @@ from ..channel import Channel
 from ..channel import wait_for as _wait_for
 from . import wire
 
-POLL = 100  # ms between two looks whether the process lives
+ENDING = 1.0  # seconds from the end of what a process says to its own
 
 
 class Gone(Exception):
@@ -32,10 +32,10 @@ class Link(Protocol):
 
 
 def wait_for(links: Iterable[Link], wait: int) -> None:
-    """Until one of them has something to receive, or may be gone. wait: milliseconds, at most."""
+    """Until one of them has something to receive, or is gone. wait: milliseconds, at most."""
     channels = [link.channel for link in links if link.channel is not None]
     if channels:
-        _wait_for(channels, min(wait, POLL))
+        _wait_for(channels, wait)
 
 
 class ProcessLink:
@@ -55,12 +55,11 @@ class ProcessLink:
     def receive(self) -> list[wire.FromDesk]:
         if self.channel is None or self._process is None:
             return []
-        if found := self.channel.receive():
+        found = self.channel.receive()
+        if found or not self.channel.ended:
             return found
-        if self._process.poll() is None:
-            return []
-        if found := self.channel.receive():  # what it said last
-            return found
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING)
         how = child.how_it_ended(self._process)
         self.close()
         raise Gone(how)

@@ -217,11 +217,10 @@ class Matcher:
     def accept(self, tokens: list[int]) -> int:
         """How many were taken, in order, up to the first that is not allowed. An end of text counts as one."""
         taken = 0
-        eos = set(self._vocabulary.eos_ids)
         for token in tokens:
             if self._ended or not 0 <= token < self._vocabulary.size:
                 break
-            if token in eos:
+            if token in self._vocabulary.eos_ids:
                 if not self._token.is_accepting():
                     break
                 self._ended = True
@@ -235,11 +234,11 @@ class Matcher:
         producible = self._compiled.producible
         if producible is not None and not (int(producible[token >> 5]) >> (token & 31)) & 1:
             return False
-        taken = self._token.try_consume_tokens([token]) == 1
-        self._check()
-        if taken:
+        if self._token.try_consume_tokens([token]) == 1:
             self._watch.moved(token)
-        return taken
+            return True
+        self._check()
+        return False
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` tokens."""
@@ -267,7 +266,9 @@ class Matcher:
             return []
         if self._compiled.looks_ahead:
             text = self._token.compute_ff_bytes()
-            found: list[int] = self._token.compute_ff_tokens() if text else []
+            if not text:
+                return []
+            found: list[int] = self._token.compute_ff_tokens()
             found = list(itertools.takewhile(lambda t: self._vocabulary.pieces[t], found))
             return found if text.startswith(self._vocabulary.spell(found)) else []
         return self._only_way()

@@ -9,6 +9,7 @@ import itertools
 
 import torch
 
+from ...kernels.transfer import sent
 from ...kernels.vocabulary import constrain
 from .memory import Memory
 from .rows import Row
@@ -18,12 +19,13 @@ NEVER = float("-inf")
 
 def grammar(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:
     """What a row's mask does not allow is out; the row keeps what share of the probability was left."""
-    masks = [seq.mask for seq in seqs if seq.mask is not None]
-    if not masks:
+    given = [seq.mask for seq in seqs if seq.mask is not None]
+    if not given:
         return
+    masks = torch.frombuffer(bytearray().join(given), dtype=torch.int32).view(len(given), -1)
     places = itertools.count()
     which = [-1 if seq.mask is None else next(places) for seq in seqs]
-    kept = constrain(logits, torch.stack(masks).to(logits.device), which).tolist()
+    kept = constrain(logits, sent(masks, logits.device), which).tolist()
     for seq, share in zip(seqs, kept, strict=True):
         if seq.mask is not None:
             seq.kept = share

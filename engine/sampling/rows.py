@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from ..messages import SamplingParams
 from ..plan import Slice
 from ..sequence import Sequence
@@ -16,7 +14,7 @@ class Row:
 
     __slots__ = ("ahead", "kept", "mask", "seq", "tokens")
 
-    def __init__(self, seq: Sequence, drafts: list[int], mask: torch.Tensor | None):
+    def __init__(self, seq: Sequence, drafts: list[int], mask: bytes | None):
         """mask: int32 [ceil(vocab / 32)] of what may come, None: anything."""
         self.seq, self.mask = seq, mask
         self.ahead = len(drafts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import numpy as np
 import pytest
 from sampling import sequence
@@ -77,7 +78,7 @@ def test_a_mask_that_is_not_here_lets_its_sequence_sit_the_step_out():
     desk.said = [[mask(answer, 0, 5, 40)]]
     guides.wait([seq], alone=False)
     assert seq.guide.outcome(0) is None
-    assert [int(word) & 0xFFFFFFFF for word in seq.guide.masks[0]] == [1 << 5, 1 << 8]
+    assert list(struct.unpack("<2I", seq.guide.masks[0])) == [1 << 5, 1 << 8]
 
 
 def test_who_was_late_once_is_not_waited_for_again_while_others_are_in_the_step(monkeypatch):
