@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re._constants as op
 import re._parser as parser
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Repeat:
 Cost = Callable[[tuple[tuple[int, int], ...]], float]
 Regex = Chars | Concat | Either | Repeat
 ANYTHING = Repeat(Chars((ALL,)), 0, None)
+_ONE = threading.Lock()  # what a warning does belongs to the process: two at once would leave it changed
 
 
 def parse(pattern: str, *, whole: bool, path: str = "", repeat: int = 5_000) -> Regex:
@@ -74,7 +76,7 @@ def parse(pattern: str, *, whole: bool, path: str = "", repeat: int = 5_000) -> 
     repeat: the largest count in braces. Raises GrammarRefused naming the feature.
     """
     try:
-        with warnings.catch_warnings():
+        with _ONE, warnings.catch_warnings():
             warnings.simplefilter("error")  # sets that Python may read otherwise some day
             tree = parser.parse(pattern.replace("(?<", "(?P<") if _named(pattern) else pattern)
     except (re_error, OverflowError, RecursionError, Warning) as error:

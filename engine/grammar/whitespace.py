@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from . import regexes
@@ -23,6 +24,7 @@ CALLS = Layout(", ", ": ")  # as chat templates write the calls of a conversatio
 _BLANK = {0x20, 0x0A, 0x0D, 0x09}
 
 
+@functools.lru_cache(maxsize=64)
 def read(pattern: str | None) -> regexes.Regex | None:
     """What may stand there; None: nothing. It is matched at most once at each place, and need not be. Raises
     GrammarRefused if it matches more than white space."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import threading
+import time
+import warnings
 
 import pytest
 
@@ -95,3 +98,27 @@ def test_the_cheapest_completion_of_a_text_completes_it_at_the_least_cost(patter
     assert hint.complete("\u4e2d\u4e2d\u4e2d\u4e2d") is None or probe.matches(
         regex, "\u4e2d" * 4 + (hint.complete("\u4e2d" * 4) or "")
     )
+
+
+def test_two_that_are_read_at_once_leave_the_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings are errors while one is read; whoever left last of two once left them so for the whole process."""
+    before, read = list(warnings.filters), regexes.parser.parse
+    second, first_left = threading.Event(), threading.Event()
+
+    def slowly(text: str) -> object:
+        if text == "first":
+            second.wait(0.2)  # where two can be read at once, the second begins within the first
+        else:
+            second.set()
+            first_left.wait(5)  # and ends behind it
+        return read(text)
+
+    monkeypatch.setattr(regexes.parser, "parse", slowly)
+    one = threading.Thread(target=lambda: (regexes.parse("first", whole=True), first_left.set()))
+    other = threading.Thread(target=regexes.parse, args=("second",), kwargs={"whole": True})
+    for thread in (one, other):
+        thread.start()
+        time.sleep(0.02)
+    for thread in (one, other):
+        thread.join()
+    assert list(warnings.filters) == before
