@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tokens", type=int, default=128, help="tokens of an answer, of a call at most [128]")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=float, default=20.0, help="of each phase with or without hostile requests [20]")
-    p.add_argument("--phases", type=int, default=2, help="of each of the two [2]")
+    p.add_argument("--phases", type=int, default=2, help="of each of the three [2]")
     p.add_argument("--streams", type=int, default=4, help="free streams beside them [4]")
     p.add_argument("--bound", type=int, default=0, help="streams of an ordinary schema beside them [0]")
     p.add_argument("--senders", type=int, default=4, help="hostile requests at once [4]")
@@ -142,15 +142,18 @@ async def _rounds(args: argparse.Namespace, chat: Chat, work: Workload, concurre
 
 
 async def _phases(args: argparse.Namespace, chat: Chat) -> dict[str, hostile.Phase]:
-    """Without and with in turn."""
+    """Nobody, ordinary requests and hostile ones, in turn: the same number of senders, so that what an answer more in
+    the step costs is not taken for what its grammar does."""
     neighbours = hostile.Neighbours(chat, await hostile.word_tokens(chat.client, chat.base, chat.model))
-    found = {"nothing": hostile.Phase(), "hostile grammars": hostile.Phase()}
-    await neighbours.phase(min(2.0, args.seconds), args.streams, 0, 0)
+    kinds = {"nothing": (0, hostile.ordinary), "ordinary requests": (args.senders, hostile.ordinary)}
+    kinds["hostile grammars"] = args.senders, hostile.hostile
+    found = {name: hostile.Phase() for name in kinds}
+    await neighbours.phase(min(2.0, args.seconds), args.streams, 0, hostile.ordinary(0))
     for number in range(args.phases):
-        for name, phase in found.items():
-            senders = args.senders if name != "nothing" else 0
-            phase.add(await neighbours.phase(args.seconds, args.streams, senders, 1_000 * number, args.bound))
-            _say(f"{name}, phase {number + 1}: {len(phase.gaps)} gaps, {sum(phase.statuses.values())} hostile requests")
+        for name, (senders, made) in kinds.items():
+            requests, phase = made(1_000 * number), found[name]
+            phase.add(await neighbours.phase(args.seconds, args.streams, senders, requests, args.bound))
+            _say(f"{name}, phase {number + 1}: {len(phase.gaps)} gaps, {sum(phase.statuses.values())} requests")
     return found
 
 

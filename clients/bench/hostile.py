@@ -156,13 +156,25 @@ def hostile(start: int) -> Iterator[tuple[str, Body]]:
             yield make.__name__.removeprefix("_"), {"max_tokens": 24, "seed": i, **make(i)}
 
 
+def ordinary(start: int) -> Iterator[tuple[str, Body]]:
+    """The same of what people ask for: a function's arguments, which end of themselves behind some 24 tokens."""
+    for i in itertools.count(start):
+        fields = {
+            "place": {"type": "string", "maxLength": 12},
+            "days": {"enum": [1, 2, i + 3]},
+            "c": {"type": "boolean"},
+        }
+        wanted = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+        yield "ordinary", {"seed": i, **_schema(wanted)}
+
+
 # ---------------------------------------------------------------- the gaps
 
 
 @dataclass(slots=True)
 class Phase:
-    """Gaps in ms between tokens of the free streams, and of those that an ordinary schema binds; what became of hostile
-    requests: by status, and the slowest answer of each kind, in seconds."""
+    """Gaps in ms between tokens of the free streams, and of those that an ordinary schema binds; what became of the
+    requests beside them: by status, and the slowest answer of each kind, in seconds."""
 
     gaps: list[float] = field(default_factory=list)
     bound: list[float] = field(default_factory=list)
@@ -203,7 +215,7 @@ ORDINARY: Body = {
     "required": ["title", "text", "tags", "count"],
     "additionalProperties": False,
 }  # fmt: skip
-HEAD = ("beside the streams", "gaps", "p50, ms", "p99, ms", "longest, ms", "hostile requests: served, refused, else")
+HEAD = ("beside the streams", "gaps", "p50, ms", "p99, ms", "longest, ms", "requests: served, refused, else")
 
 
 class Neighbours:
@@ -214,12 +226,13 @@ class Neighbours:
         self.chat, self.words = chat, words
         self._numbers = itertools.count()
 
-    async def phase(self, seconds: float, streams: int, senders: int, start: int, bound: int = 0) -> Phase:
-        """So many free streams for so long, so many that an ordinary schema binds, and so many senders of hostile
-        requests, each of which waits for its answer. start: number of the first hostile request of each kind."""
+    async def phase(
+        self, seconds: float, streams: int, senders: int, requests: Iterator[tuple[str, Body]], bound: int = 0
+    ) -> Phase:
+        """So many free streams for so long, so many that an ordinary schema binds, and so many senders of requests,
+        each of which waits for its answer."""
         found = Phase()
         until = time.perf_counter() + seconds
-        requests = hostile(start)
         free = {"allowed_token_ids": self.words, "ignore_eos": True}
         neighbours = [self._stream(until, found.gaps, free) for _ in range(streams)]
         neighbours += [self._stream(until, found.bound, _schema(ORDINARY)) for _ in range(bound)]

@@ -55,9 +55,7 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
     prompt = await asyncio.to_thread(render, messages)  # a long conversation takes seconds
     parts: list[Segment] | None = None
     if body.dry_run:
-        marks = unused_character([raw, dialect.source])
-        more = unused_character([raw, dialect.source, marks])
-        parts = await asyncio.to_thread(segments, lambda m: render(m).text, messages, prompt.text, (marks, more))
+        parts = await asyncio.to_thread(_parts, lambda m: render(m).text, messages, prompt.text, [raw, dialect.source])
     ctx.admit()
     binding = bind(wanted, may_call, dialect, prompt.text)
     if budget is not None:
@@ -76,6 +74,14 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
         shown=dialect.shown if dialect.is_read(may_call.tools) else frozenset(), reader=reader, binding=binding,
     )  # fmt: skip
     return Prepared(prompt, parts, params, options, binding, dialect, may_call)
+
+
+def _parts(
+    render: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], text: str, used: list[Any]
+) -> list[Segment] | None:
+    """used: all that may hold a character of the prompt."""
+    mark = unused_character(used)
+    return segments(render, messages, text, (mark, unused_character([*used, mark])))
 
 
 def _reader(
