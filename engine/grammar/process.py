@@ -49,6 +49,8 @@ def main() -> int:
             os.read(woken, 4096)
         if out := desk.work():
             channel.send(out)
+            if any(isinstance(message, wire.Ready) for message in out):
+                gc.freeze()  # a grammar stays for long, and frees what it is made of by itself
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Schema:
         while self._wanted:
             self._define(self._wanted.pop())
         self.root: Node = self.definitions["#"]
+        del self.document, self.meeting  # which were for reading, may be large, and lead back here
 
     # ------------------------------------------------------------ definitions
 

@@ -12,6 +12,8 @@ watch.py      one answer among them
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..items import Rules
 from ..lower import Lowered
 from ..regexes import Regex
@@ -19,7 +21,7 @@ from ..symbols import Symbols
 from ..whitespace import Layout
 from .course import FAR, Course
 from .documents import Documents
-from .goals import Kit
+from .goals import Goals, Kit
 from .letters import TooFar, Work
 from .rules import Grammar
 from .watch import Watch
@@ -33,18 +35,23 @@ MAKING = 2_000_000  # steps of work for a course to begin with
 
 def of_document(lowered: Lowered, layout: Layout, symbols: Symbols) -> Course:
     """Raises TooFar."""
-    work = Work(MAKING)
-    return Course((Documents(Kit(work), lowered, layout).root(),), symbols, work)
+    return _course(symbols, lambda kit: (Documents(kit, lowered, layout).root(),))
 
 
 def of_expression(regex: Regex, symbols: Symbols) -> Course:
     """Raises TooFar."""
-    work = Work(MAKING)
-    kit = Kit(work)
-    return Course((kit.written(Writing(kit.letters), Place(kit.letters.of(regex))),), symbols, work)
+    return _course(symbols, lambda kit: (kit.written(Writing(kit.letters), Place(kit.letters.of(regex))),))
 
 
 def of_rules(rules: Rules, start: str, blank: Regex | None, symbols: Symbols) -> Course:
     """blank: what may stand in documents. Raises Unknown for what is not read here, TooFar."""
-    work = Work(MAKING)
-    return Course(Grammar(Kit(work), rules, symbols, blank).start(start), symbols, work)
+    return _course(symbols, lambda kit: Grammar(kit, rules, symbols, blank).start(start))
+
+
+def _course(symbols: Symbols, start: Callable[[Kit], Goals]) -> Course:
+    kit = Kit(Work(MAKING))
+    try:
+        return Course(start(kit), symbols, kit)
+    except BaseException:
+        kit.forget()  # what has come of a grammar that is too much may be a lot
+        raise

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from ..symbols import Symbols, Way
 from ..vocabulary import Vocabulary
-from .goals import Goal, Goals, Spelled
-from .letters import Work
+from .goals import Goal, Goals, Kit, Spelled
 from .writing import order
 
 NOWHERE = 0  # the place of what cannot come
@@ -192,9 +191,10 @@ def _precedes(one: End, other: End) -> bool:
 class Course:
     """Of one grammar."""
 
-    def __init__(self, start: Goals, symbols: Symbols, work: Work):
-        """work: what `start` was made with. All that walks on may raise TooFar; then a new course may still do."""
-        self._symbols, self._work = symbols, work
+    def __init__(self, start: Goals, symbols: Symbols, kit: Kit):
+        """kit: what `start` was made with, and the course's own from now on. All that walks on may raise TooFar; then a
+        new course may still do."""
+        self._symbols, self._kit, self._work = symbols, kit, kit.work
         self._ends = Ends(symbols)
         self._done = _Stack(None, None)
         self._done.end = self._ends.none
@@ -213,7 +213,14 @@ class Course:
         self.only: dict[int, tuple[Way, bool]] = {}  # what must come at a place, and whether the answer ends behind it
         self.start = self._number((self._push(start, self._done),))
         self.left(self.start)
-        work.left = min(work.left, WALKING)
+        self._work.left = min(self._work.left, WALKING)
+
+    def __del__(self) -> None:
+        """Stacks and goals lead to each other. Without this they would be there until a collection finds them, and one
+        that has to look at hundreds of grammars holds up all answers for as many milliseconds."""
+        for stack in self._stacks.values():
+            stack.moves.clear()
+        self._kit.forget()
 
     def __len__(self) -> int:
         return len(self._places)

@@ -51,6 +51,10 @@ class Goal(ABC):
     @abstractmethod
     def _after(self, symbol: int) -> Sequence[Goals]: ...
 
+    def forget(self) -> None:
+        """What it leads to. It is not to be asked again."""
+        self._moves.clear()
+
 
 class Spelled(Goal):
     """Symbols as they are."""
@@ -111,6 +115,10 @@ class Chosen(Goal):
         self._kit.work.spend(3 * len(self._options))
         return [left for option in self._options for left in along(option, symbol)]
 
+    def forget(self) -> None:
+        super().forget()
+        self._options = None
+
 
 def along(goals: Goals, symbol: int) -> list[Goals]:
     """What may be left of a sequence behind a symbol."""
@@ -143,3 +151,9 @@ class Kit:
 
     def written(self, writing: Writing, place: Place, *, begun: bool = False) -> Goal:
         return self.goal((writing, place, begun), lambda: Written(self, writing, place, begun))
+
+    def forget(self) -> None:
+        """All that was made. No goal of it is to be asked again."""
+        for goal in self._goals.values():
+            goal.forget()
+        self._goals.clear()
