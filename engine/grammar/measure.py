@@ -1,12 +1,16 @@
-"""What grammars cost: `python -m quire.engine.grammar.measure TOKENIZER.json EOS_ID`. JSON, a line a schema."""
+"""What grammars cost: `python -m quire.engine.grammar.measure TOKENIZER.json EOS_ID [TOOLS.jsonl.gz]`. JSON, a line a
+schema. TOOLS: lines with `tools`, the parameters of whose functions are compiled, each once."""
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import random
 import statistics
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +68,7 @@ SCHEMAS: dict[str, Any] = {
     },
     "any": {"type": "object"},
 }
-ANSWERS, TOKENS, COMPILED = 4, 120, 20
+ANSWERS, TOKENS, COMPILED, FUNCTIONS = 4, 120, 20, 400
 
 
 def masks(schema: str, vocabulary: Vocabulary, near: bool) -> list[float]:
@@ -88,13 +92,21 @@ def masks(schema: str, vocabulary: Vocabulary, near: bool) -> list[float]:
     return found
 
 
-def compiling(schema: str, vocabulary: Vocabulary) -> list[float]:
+def compiling(schemas: Iterable[str], vocabulary: Vocabulary) -> list[float]:
     found = []
-    for _ in range(COMPILED):
+    for schema in schemas:
         began = time.perf_counter()
         compile(GrammarSpec(kind="json_schema", text=schema), vocabulary, Limits())
         found.append(time.perf_counter() - began)
     return found
+
+
+def functions(path: Path) -> Iterator[str]:
+    """Their parameters, as schemas."""
+    with gzip.open(path, "rt") as lines:
+        for line in itertools.islice(lines, FUNCTIONS):
+            for tool in json.loads(line).get("tools", ()):
+                yield json.dumps(tool.get("function", tool)["parameters"])
 
 
 def summed(times: list[float], unit: float) -> dict[str, float]:
@@ -106,7 +118,7 @@ def summed(times: list[float], unit: float) -> dict[str, float]:
 
 
 def main() -> None:
-    path, eos = sys.argv[1:3]
+    path, eos, *tools = sys.argv[1:]
     vocabulary = Vocabulary(Path(path).read_text(encoding="utf-8"), (int(eos),))
     began = time.perf_counter()
     warm(vocabulary)
@@ -114,7 +126,11 @@ def main() -> None:
     far, compiled = [], []
     for name, schema in SCHEMAS.items():
         text = json.dumps(schema)
-        times, build, near = masks(text, vocabulary, False), compiling(text, vocabulary), masks(text, vocabulary, True)
+        times, build, near = (
+            masks(text, vocabulary, False),
+            compiling([text] * COMPILED, vocabulary),
+            masks(text, vocabulary, True),
+        )
         far += times
         compiled += build
         print(
@@ -128,6 +144,9 @@ def main() -> None:
             )
         )
     print(json.dumps({"schema": "all", "mask_us": summed(far, 1e6), "compile_ms": summed(compiled, 1e3)}))
+    for file in map(Path, tools):
+        times = compiling(functions(file), vocabulary)
+        print(json.dumps({"schema": f"{len(times)} of {file.name}", "compile_ms": summed(times, 1e3)}))
 
 
 if __name__ == "__main__":
