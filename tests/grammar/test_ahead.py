@@ -104,6 +104,13 @@ def test_documents_are_those_of_the_engine_underneath(first: int) -> None:
     compare_documents(range(first, first + 10), 2, 40)
 
 
+@pytest.mark.parametrize("low, high", [(-5, 5), (-12, 0), (-1, 300), (-5, -1), (0, 7), (None, 4), (-3, None)])
+def test_whole_numbers_between_bounds_are_those_of_the_engine_underneath(low: int | None, high: int | None) -> None:
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    text = json.dumps({key: value for key, value in schema.items() if value is not None})
+    compare(grammar_of("json_schema", text, vocabulary(WORDS)), random.Random(0), 8, 6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1_000, 3_000, 100))
 def test_thousands_of_documents_are_those_of_the_engine_underneath(first: int) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from .. import regexes
-from ..dialect_text import least_whole, whole_number
+from ..dialect_text import least_whole, whole_bounds, whole_number
 from ..lower import NEVER, Lowered, plain_number
 from ..nodes import (
     ANY,
@@ -243,8 +243,11 @@ class Documents:
         if not _is_bound(option):
             return self._text(self._plain, self._kit.letters.of(_WHOLE if option.integer else _NUMBER))
         if option.integer and option.multiple is None:
-            within = regexes.parse(whole_number(option), whole=True)
-            return self._text(self._plain, self._kit.letters.of(within))
+            within = whole_number(option)
+            low, high = whole_bounds(option)
+            if low is not None and high is not None and low < 0 <= high:
+                within += "|-0"  # the engine underneath lets it come, where there are two bounds
+            return self._text(self._plain, self._kit.letters.of(regexes.parse(within, whole=True)))
         numerals = Numerals(option, plain_number(option))
         return (self._numeral(numerals, option, b""),)
 
