@@ -104,7 +104,7 @@ def test_documents_are_those_of_the_engine_underneath(first: int) -> None:
     compare_documents(range(first, first + 10), 2, 40)
 
 
-@pytest.mark.parametrize("low, high", [(-5, 5), (-12, 0), (-1, 300), (-5, -1), (0, 7), (None, 4), (-3, None)])
+@pytest.mark.parametrize(("low", "high"), [(-5, 5), (-12, 0), (-1, 300), (-5, -1), (0, 7), (None, 4), (-3, None)])
 def test_whole_numbers_between_bounds_are_those_of_the_engine_underneath(low: int | None, high: int | None) -> None:
     schema = {"type": "integer", "minimum": low, "maximum": high}
     text = json.dumps({key: value for key, value in schema.items() if value is not None})
