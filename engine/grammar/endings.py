@@ -13,6 +13,7 @@ is the same.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 
@@ -20,7 +21,8 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from .search import SEARCHED, Hints, find, find_any
+from .beginning import BETWEEN, TRIES, Beginning, takes
+from .search import SEARCHED, Hints, Spent, find, find_any
 from .symbols import Symbols, Way
 from .vocabulary import Row, Vocabulary, pack, unpack
 
@@ -160,16 +162,20 @@ class Tail:
 class State:
     """Where an answer stands, over tokens and over symbols alike."""
 
-    def __init__(self, token: llguidance.LLMatcher, begin: Callable[[], llguidance.LLMatcher], symbols: Symbols):
-        """begin: a matcher of symbols at the beginning; few answers ever need it."""
-        self.token, self._begin, self.symbols = token, begin, symbols
+    def __init__(self, token: llguidance.LLMatcher, in_symbols: Callable[[], Beginning], symbols: Symbols):
+        """in_symbols: of matchers of symbols; few answers ever need one."""
+        self.token, self._in_symbols, self.symbols = token, in_symbols, symbols
         self.vocabulary = symbols.vocabulary
         self.taken: list[int] = []
         self._in_bytes = 0  # tokens of `taken` that `byte` has seen
 
     @functools.cached_property
+    def _first(self) -> llguidance.LLMatcher:
+        return self._in_symbols().first
+
+    @functools.cached_property
     def byte(self) -> llguidance.LLMatcher:
-        return self._begin()
+        return self._first.deep_copy()
 
     @property
     def text(self) -> bytes:
@@ -178,8 +184,19 @@ class State:
 
     def follow(self) -> None:
         """Bring `byte` to where `token` is."""
-        if spelled := self.symbols.spell(self.taken[self._in_bytes :]):
-            self.byte.consume_tokens(spelled)
+        spelled = self.symbols.spell(self.taken[self._in_bytes :])
+        if not takes(self.byte, spelled, BETWEEN[0]):
+            self.begin_anew()
+        self._in_bytes = len(self.taken)
+
+    def begin_anew(self) -> None:
+        """`byte`, with another lexer."""
+        spelled = self.symbols.spell(self.taken)
+        for between in BETWEEN:
+            self._first = self._in_symbols().instead_of(self._first)
+            self.byte = self._first.deep_copy()
+            if takes(self.byte, spelled, between):
+                break
         self._in_bytes = len(self.taken)
 
     def back(self, count: int) -> None:
@@ -191,9 +208,9 @@ class State:
 
     def before(self) -> State:
         """A copy that has not taken the last token."""
-        byte = self.byte.deep_copy()
-        state = State(self.token.deep_copy(), lambda: byte, self.symbols)
+        state = State(self.token.deep_copy(), self._in_symbols, self.symbols)
         state.token.rollback(1)
+        state._first, state.byte = self._first, self.byte.deep_copy()
         state.taken, state._in_bytes = list(self.taken), self._in_bytes
         state.back(1)
         state.follow()
@@ -356,13 +373,28 @@ class Endings:
         tokens = [*start, *ending, self.eos]
         return self.state.token.validate_tokens(tokens) == len(tokens)
 
+    def _search(self, search: Callable[[], list[int] | None]) -> list[int] | None:
+        """With another lexer where one is at its limit."""
+        for _ in range(TRIES):
+            try:
+                return search()
+            except Spent:
+                self.state.begin_anew()
+        return None
+
     def _search_here(self) -> list[int] | None:
+        return self._search(self._found_here)
+
+    def _found_here(self) -> list[int] | None:
         way, _ = find(self.state.byte, self.grammar.hints, self.state.text, SEARCHED)
         if way is None:
             way = find_any(self.state.byte, self.grammar.hints, self.state.text)
         return None if way is None else self.state.symbols.tokens(way)
 
     def _search_after(self, token: int) -> list[int] | None:
+        return self._search(lambda: self._found_after(token))
+
+    def _found_after(self, token: int) -> list[int] | None:
         symbols, state = self.state.symbols, self.state.byte.deep_copy()
         if not state.consume_tokens(symbols.of(token)):
             return None
@@ -376,9 +408,9 @@ def shortest(byte: llguidance.LLMatcher, hints: Hints, example: Way, symbols: Sy
     """The tokens of a short answer, or None if none was found. byte: over symbols. example: what may be one."""
     state = byte.deep_copy()
     fits = bool(example) and state.try_consume_tokens(list(example)) == len(example) and state.is_accepting()
-    way: Way | None = tuple(example)
+    way: Way | None = tuple(example) if fits else None
     if not fits or len(example) < NEARBY:
-        way, _ = find(byte, hints, b"", SEARCHED if fits else 4 * SEARCHED)
-        if way is None:
-            way = tuple(example) if fits else find_any(byte, hints, b"")
+        with contextlib.suppress(Spent):
+            found, _ = find(byte, hints, b"", SEARCHED if fits else 4 * SEARCHED)
+            way = found if found is not None else way if fits else find_any(byte, hints, b"")
     return None if way is None else symbols.tokens(way)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import llguidance
 
 from . import ahead, lark, probe, searching
 from .ahead import FAR, Course, TooFar
+from .beginning import BETWEEN, TRIES, Beginning, takes
 from .endings import BACK, Endings, Known, Plain, State, Tail, shortest
 from .errors import GrammarFailed, GrammarRefused
 from .items import Unknown
@@ -70,10 +73,11 @@ class Compiled:
         self.vocabulary, self.bounds, self._read = vocabulary, read.bounds, read
         self.producible = None if read.ours else vocabulary.producible | vocabulary.mask(spec.controls)
         self.symbols = Symbols(vocabulary, spec.controls)
-        self._token = llguidance.LLMatcher(tokenizer(vocabulary), read.grammar, log_level=0, limits=probe.LIMITS)
-        self._token.compute_bitmask()  # what is too large shows at the first mask
-        if self._token.is_error():
-            raise GrammarRefused(probe.first_line(self._token.get_error()))
+        words = tokenizer(vocabulary)
+        self.beginning = Beginning(lambda: _at_its_beginning(words, read.grammar))
+        self.beginning.first.compute_bitmask()  # what is too large shows at the first mask
+        if self.beginning.first.is_error():
+            raise GrammarRefused(probe.first_line(self.beginning.first.get_error()))
         self.looks_ahead = read.looks_ahead
         self._course = self._new_course()
         self.shortest = self._shortest()
@@ -104,11 +108,11 @@ class Compiled:
             raise GrammarRefused("the grammar is too much to be followed to its end") from None
 
     @functools.cached_property
-    def _byte(self) -> llguidance.LLMatcher:
-        """Over symbols. Made when it is asked for, which is seldom where goals are followed."""
+    def in_symbols(self) -> Beginning:
+        """Made when it is asked for, which is seldom where goals are followed."""
         read, symbols = self._read, self.symbols
         grammar = from_lark(lark.renumbered(read.text, symbols.number)) if symbols.controls else read.grammar
-        return llguidance.LLMatcher(symbols.tokenizer, grammar, log_level=0, limits=probe.LIMITS)
+        return Beginning(lambda: _at_its_beginning(symbols.tokenizer, grammar))
 
     @functools.cached_property
     def _known(self) -> Known:
@@ -117,25 +121,25 @@ class Compiled:
     def _shortest(self) -> int:
         if self._course is not None:
             found = self._course.ending(self._course.start)
-            trial = self._token.deep_copy()
+            trial = self.beginning.first.deep_copy()
             if trial.try_consume_tokens(found) < len(found) or not trial.is_accepting():
                 raise GrammarRefused(self._why_not(tuple(self.symbols.spell(found))))
             return len(found)
         example = self._read.example()
-        known = shortest(self._byte, self._known.hints, example, self.symbols)
+        known = shortest(self.in_symbols.first, self._known.hints, example, self.symbols)
         if known is None:
             raise GrammarRefused(self._why_not(example))
         return len(known)
 
     def _why_not(self, example: Way) -> str:
-        trial = self._byte.deep_copy()
+        trial = self.in_symbols.first.deep_copy()
         trial.try_consume_tokens(list(example))
         error = probe.first_line(trial.get_error())
         return error or "no answer that ends was found; see docs/grammar.md on longest matches"
 
     def matcher(self) -> Matcher:
         """A new one, at the beginning."""
-        return Matcher(self, self._token.deep_copy())
+        return Matcher(self)
 
     def watch(self, state: State) -> ahead.Watch | searching.Watch:
         """Of an answer that stands there."""
@@ -163,8 +167,11 @@ class Compiled:
         if self._known.tail is None:
             return None
         text = from_lark(self._known.tail)
-        begin = llguidance.LLMatcher(tokenizer(self.vocabulary), text, log_level=0, limits=probe.LIMITS)
-        return Tail(begin, _plain(self.vocabulary), self._known.reach)
+        return Tail(_at_its_beginning(tokenizer(self.vocabulary), text), _plain(self.vocabulary), self._known.reach)
+
+
+def _at_its_beginning(words: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
+    return llguidance.LLMatcher(words, grammar, log_level=0, limits=probe.LIMITS)
 
 
 @functools.lru_cache(maxsize=4)
@@ -176,11 +183,12 @@ def _opens(vocabulary: Vocabulary) -> int:
 class Matcher:
     """Where one answer stands in its grammar."""
 
-    def __init__(self, compiled: Compiled, token: llguidance.LLMatcher):
+    def __init__(self, compiled: Compiled):
         self._compiled = compiled
         self._vocabulary = compiled.vocabulary
-        self._token = token
-        self._state = State(token, lambda: compiled._byte.deep_copy(), compiled.symbols)
+        self._first = compiled.beginning.first
+        self._token = self._first.deep_copy()
+        self._state = State(self._token, lambda: compiled.in_symbols, compiled.symbols)
         self._ended = False
         self._watch: ahead.Watch | searching.Watch = compiled.watch(self._state)
 
@@ -198,13 +206,18 @@ class Matcher:
         if self._ended:
             row[:] = self._vocabulary.mask(list(self._vocabulary.eos_ids))
             return
-        self._token.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
-        self._check()
+        self._asked(lambda token: token.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes))
         if self._compiled.producible is not None:
             row &= self._compiled.producible
         if left is not None and self._watch.is_near(left) and not self._token.is_stopped() and self._is_near(left):
             ends = self._vocabulary.eos_ids if self._token.is_accepting() else ()
             self._watch.narrow(row, left, ends)
+            if not row.any():  # where a lexer is at its limit, no ending is known to follow anything
+                self._begin_anew()
+                self._state.begin_anew()
+                self._watch.back()
+                self._asked(lambda token: token.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes))
+                self._watch.narrow(row, left, ends)
 
     def _is_near(self, left: int) -> bool:
         return self._watch.is_near(left) and self._watching().is_near(left)
@@ -234,11 +247,38 @@ class Matcher:
         producible = self._compiled.producible
         if producible is not None and not (int(producible[token >> 5]) >> (token & 31)) & 1:
             return False
-        if self._token.try_consume_tokens([token]) == 1:
+
+        def took(matcher: llguidance.LLMatcher) -> bool:
+            if matcher.try_consume_tokens([token]):
+                return True
+            matcher.compute_bitmask()  # tells whether it is refused, or a lexer at its limit
+            return False
+
+        taken: bool = self._asked(took)
+        if taken:
             self._watch.moved(token)
-            return True
+        return taken
+
+    def _asked(self, question: Callable[[llguidance.LLMatcher], Any]) -> Any:
+        """With another lexer where one is at its limit. Raises GrammarFailed."""
+        for _ in range(TRIES - 1):
+            found = question(self._token)
+            if not self._token.is_error():
+                return found
+            self._begin_anew()
+        found = question(self._token)
         self._check()
-        return False
+        return found
+
+    def _begin_anew(self) -> None:
+        """Raises GrammarFailed."""
+        for between in BETWEEN:
+            self._first = self._compiled.beginning.instead_of(self._first)
+            self._token = self._state.token = self._first.deep_copy()
+            if takes(self._token, self._state.taken, between):
+                return
+        self._token.compute_bitmask()
+        raise GrammarFailed(probe.first_line(self._token.get_error()) or "the grammar is too much to be followed")
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` tokens."""
@@ -265,10 +305,10 @@ class Matcher:
         if self._ended or self._token.is_stopped():
             return []
         if self._compiled.looks_ahead:
-            text = self._token.compute_ff_bytes()
+            text: bytes = self._asked(lambda token: token.compute_ff_bytes())
             if not text:
                 return []
-            found: list[int] = self._token.compute_ff_tokens()
+            found: list[int] = self._asked(lambda token: token.compute_ff_tokens())
             found = list(itertools.takewhile(lambda t: self._vocabulary.pieces[t], found))
             return found if text.startswith(self._vocabulary.spell(found)) else []
         return self._only_way()
@@ -283,10 +323,20 @@ class Matcher:
     def _walked(self) -> tuple[Way, bool]:
         """What must come, and whether the answer must end behind it."""
         self._state.follow()
+        for _ in range(TRIES):
+            if (found := self._walk()) is not None:
+                return found
+            self._state.begin_anew()
+        return (), False
+
+    def _walk(self) -> tuple[Way, bool] | None:
+        """None where the lexer is at its limit."""
         state = self._state.byte.deep_copy()
         way: list[int] = []
         while len(way) < AHEAD and not state.is_accepting():
             mask = int.from_bytes(state.compute_bitmask(), "little")
+            if state.is_error():
+                return None
             if mask & (mask - 1) or not mask or not state.consume_token(mask.bit_length() - 1):
                 break
             way.append(mask.bit_length() - 1)

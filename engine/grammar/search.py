@@ -63,6 +63,10 @@ class Hints:
         return [closer for closer in self.closers if closer[0] in _BLANK]
 
 
+class Spent(Exception):
+    """The lexer of a matcher is at its limit (beginning.py)."""
+
+
 def _overlap(text: bytes, closer: bytes) -> int:
     """Bytes of a closer that a text ends in."""
     return next((n for n in range(min(len(text), len(closer) - 1), 0, -1) if text.endswith(closer[:n])), 0)
@@ -91,6 +95,7 @@ def find(matcher: llguidance.LLMatcher, hints: Hints, text: bytes, limit: int) -
 
     matcher: over symbols; it is not changed. text: what it took behind the last control token. Returns (the way or None
     if it was not found within `limit` states, the states that were looked at). The same state gives the same way.
+    Raises Spent.
     """
     state = matcher.deep_copy()  # the only one: every way is walked from here and taken back
     layers: _Layers = {0: {(): None}}
@@ -110,7 +115,8 @@ def find(matcher: llguidance.LLMatcher, hints: Hints, text: bytes, limit: int) -
                 if kept[mask] <= WIDTH:
                     _go_on(layers, planned, way, state, mask, hints)
             seen += 1 + len(way) // 32
-            if state.is_error() or seen > limit:
+            _check(state)
+            if seen > limit:
                 return None, seen
             state.rollback(taken)
     return None, seen
@@ -167,7 +173,7 @@ def _leap(layers: _Layers, way: Way, state: llguidance.LLMatcher, texts: Sequenc
 
 def find_any(matcher: llguidance.LLMatcher, hints: Hints, text: bytes) -> Way | None:
     """Some way to an end, where the shortest is too far to be searched for: what closes first, then short values, then
-    the next symbol; back where that leads nowhere."""
+    the next symbol; back where that leads nowhere. Raises Spent."""
     state = matcher.deep_copy()
     steps: list[Way] = []  # of the way so far
     options = [
@@ -187,9 +193,15 @@ def find_any(matcher: llguidance.LLMatcher, hints: Hints, text: bytes) -> Way | 
         elif steps:
             options.pop()
             state.rollback(len(steps.pop()))
-        if state.is_error() or (len(options) == 1 and not options[0]):
+        _check(state)
+        if len(options) == 1 and not options[0]:
             break
     return None
+
+
+def _check(state: llguidance.LLMatcher) -> None:
+    if state.is_error():
+        raise Spent
 
 
 def _options(state: llguidance.LLMatcher, hints: Hints) -> list[Way]:

@@ -7,6 +7,7 @@ import json
 import random
 from typing import Any
 
+import llguidance
 from vocabularies import SHARED
 
 from quire.engine.grammar import Compiled, GrammarSpec, compile
@@ -21,6 +22,14 @@ FOLDERS = {
 NAMES = ["a", "id", "name", "tags", "é", "two words", 'quo"te', "value"]
 PATTERNS = ["^[a-z]{2,4}$", "^\\d+-\\d+$", "x", "^(foo|bar)+$"]
 FORMATS = ["date", "uuid", "ipv4", "ipv6"]
+
+
+def limits(states: int) -> llguidance.LLParserLimits:
+    """`probe.LIMITS` with another number of a lexer's states."""
+    return llguidance.LLParserLimits(
+        initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=50_000, max_items_in_row=4_000,
+        max_lexer_states=states, max_grammar_size=200_000, precompute_large_lexemes=False, verbose_errors=False,
+    )  # fmt: skip
 
 
 @functools.cache
