@@ -17,6 +17,7 @@ from .quantized import MIDDLE, Quantized, alike, in_place, join, quantize
 
 LANES = 16
 FORMATS = (torch.float32, torch.bfloat16, torch.float16, 8, 4)  # kind of weight, or its bits; Format of cpu/matrix.h
+BYTES = len(FORMATS)  # the Format of 8 bits where rows have 8 as well
 BITS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: 16, 8: 8, 4: 4}
 ROWS = 1024  # of a matrix that are quantized at once
 
@@ -50,7 +51,8 @@ class Matrix:
         for name in ("scale", *(("low",) if lows else ())) if whole else ():
             self._held[name] = torch.zeros(panels, groups, LANES)
         self.bytes = sum(held.nbytes for held in self._held.values())
-        numbers = [FORMATS.index(kind), outputs, inputs, group, *map(self._address, ("panels", "scale", "low", "bias"))]
+        form = BYTES if kind == 8 and native.multiplies_bytes() else FORMATS.index(kind)
+        numbers = [form, outputs, inputs, group, *map(self._address, ("panels", "scale", "low", "bias"))]
         self._table = torch.tensor(numbers, dtype=torch.int64)
         self.address = self._table.data_ptr()
 

@@ -14,7 +14,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-VERSION = 6  # of what the module's functions take: one that an older tree left behind must not be used
+VERSION = 7  # of what the module's functions take: one that an older tree left behind must not be used
 
 cpu: ModuleType | None
 try:
@@ -36,6 +36,11 @@ def serves(dtype: torch.dtype, device: torch.device) -> bool:
 def bits(x: float) -> int:
     """A float32 as the kernels' tables of int64 hold it."""
     return struct.unpack("<i", struct.pack("<f", x))[0]
+
+
+def multiplies_bytes() -> bool:
+    """Whether the machine adds up products of bytes without loss: rows beside weights of 8 bits are then in 8 bits too."""
+    return cpu is not None and cpu.isa() == "avx512vnni"
 
 
 def kernels() -> ModuleType:

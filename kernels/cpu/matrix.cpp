@@ -27,7 +27,7 @@ int64_t div_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 // tiles of a block side by side (a tile whole would put the same block of all tiles into the same sets of a cache).
 struct Tiles {
   Tiles(const Matrix& m, int64_t rows)
-      : count(div_up(rows, TILE)), rows(rows), whole(whole_numbers(m.format)), units_by_run(m.format == Format::i4),
+      : count(div_up(rows, TILE)), rows(rows), whole(whole_numbers(m.format)), units_by_run(in_bytes(m.format)),
         step(!whole ? 1 : units_by_run ? 4 : 2), padded(padded_inputs(m)), runs(whole ? padded / run_of(m) : 0),
         block(whole ? WHOLES : FLOATS), blocks(div_up(padded, block)) {}
   int64_t begin(int64_t tile) const { return tile * (rows / count) + std::min(tile, rows % count); }
@@ -53,6 +53,12 @@ void pack_panel(T* to, const T* rows, int64_t stride, int64_t inputs, int64_t la
     for (int64_t k = 0; k < inputs; k++) to[k / step * step * LANES + lane * step + k % step] = rows[lane * stride + k];
 }
 
+void pack_panel_b8(uint8_t* to, const int8_t* rows, int64_t stride, int64_t inputs, int64_t lanes) {
+  for (int64_t lane = 0; lane < lanes; lane++)
+    for (int64_t k = 0; k < inputs; k++)
+      to[k / 4 * 4 * LANES + lane * 4 + k % 4] = static_cast<uint8_t>(rows[lane * stride + k] + middle_of(Format::b8));
+}
+
 void pack_panel_i4(uint8_t* to, const uint8_t* rows, int64_t stride, int64_t inputs, int64_t lanes) {
   for (int64_t lane = 0; lane < lanes; lane++)
     for (int64_t k = 0; k < inputs; k++)
@@ -74,6 +80,10 @@ void pack(const Matrix& m, void* panels, const void* rows, int64_t stride, int64
       case Format::i8:
         pack_panel(
             reinterpret_cast<int8_t*>(to), static_cast<const int8_t*>(rows) + row * stride, stride, m.inputs, lanes, 2);
+        break;
+      case Format::b8:
+        pack_panel_b8(
+            reinterpret_cast<uint8_t*>(to), static_cast<const int8_t*>(rows) + row * stride, stride, m.inputs, lanes);
         break;
       case Format::i4:
         pack_panel_i4(
@@ -101,6 +111,7 @@ struct Product {
   float* scratch;
   Kernel (*kernel_of)(Format, int, bool);
   decltype(plain::finish)* finish;
+  int rows_of_two;  // up to which a tile meets two panels at once
 
   // A tile with `two` panels or one, over block b.
   void step(int64_t tile, int64_t panel, bool two, int64_t b, float* to, int64_t to_stride) const {
@@ -137,8 +148,9 @@ struct Product {
   // Panels [first, last) for the tiles [low, high).
   void unit(int64_t first, int64_t last, int64_t low, int64_t high) const {
     const int64_t full = std::min(last, m.outputs / LANES);
+    // The first tile is the highest. Several tiles of 16-bit floats, which are widened for each, gain nothing by pairs.
+    const bool pairs = tiles.height(low) <= rows_of_two && (high - low == 1 || tiles.whole || m.format == Format::f32);
     if (high - low <= FEW_TILES) {
-      const bool pairs = high - low == 1 && tiles.height(low) <= 3;
       for (int64_t panel = first; panel < full;) {
         const bool two = pairs && panel + 1 < full;
         for (int64_t b = 0; b < tiles.blocks; b++)
@@ -149,8 +161,11 @@ struct Product {
       }
     } else {
       for (int64_t b = 0; b < tiles.blocks; b++)
-        for (int64_t panel = first; panel < full; panel++)
-          for (int64_t tile = low; tile < high; tile++) step(tile, panel, false, b, at(tile, panel), y_stride);
+        for (int64_t panel = first; panel < full;) {
+          const bool two = pairs && panel + 1 < full;
+          for (int64_t tile = low; tile < high; tile++) step(tile, panel, two, b, at(tile, panel), y_stride);
+          panel += two ? 2 : 1;
+        }
       for (int64_t tile = low; tile < high; tile++)
         if (first < full) finish_at(tile, first * LANES, (full - first) * LANES, at(tile, first), y_stride);
     }
@@ -178,12 +193,13 @@ void product(Isa isa, const Matrix& m, const Inputs& in, float* y, int64_t y_str
   const Tiles tiles(m, in.count);
   float* const scratch = room<0>(tiles.total());
   pool.each(tiles.count, [&](int64_t tile) {
-    const Layout to{tiles.begin(tile), tiles.height(tile), tiles.padded, tiles.block, in.count, run_of(m), scratch,
+    const Layout to{tiles.begin(tile), tiles.height(tile), tiles.padded, tiles.block, in.count, run_of(m), middle_of(m.format), scratch,
                     reinterpret_cast<int32_t*>(scratch) + tiles.sums_at(tile), scratch + tiles.units_at(tile)};
     (tiles.units_by_run ? lay_bytes : tiles.whole ? lay_words : lay_floats)(in, to, room<1>(2 * tiles.padded));
   });
 
-  const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, PICK(isa, kernel_of), PICK(isa, finish)};
+  const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, PICK(isa, kernel_of), PICK(isa, finish),
+                  PICK(isa, rows_of_two)()};
   const int64_t panels = panels_of(m);
   const int64_t parts = div_up(tiles.count, BLOCK_TILES);  // of the rows
   int64_t chunk = std::max(panels * parts / (UNITS * pool.threads()), div_up(UNIT_BYTES, panel_bytes(m)));

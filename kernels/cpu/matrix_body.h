@@ -9,6 +9,9 @@ namespace quire {
 namespace ISA {
 
 constexpr int NV = static_cast<int>(LANES) / W;  // vectors of a panel
+constexpr int TWO = REGISTERS >= 32 ? TILE : TILE / 2;  // rows up to which the sums of two panels stay in registers
+constexpr int within(int rows) { return rows < TWO ? rows : TWO; }
+TARGET static int rows_of_two() { return TWO; }
 
 template <int R, int P>
 INLINE void add_to(const Tile& t, const V (&acc)[R][P * NV]) {
@@ -177,24 +180,96 @@ TARGET static void codes(const Tile& t) {
   t.run == RUN ? codes_by<R, P, RUN / 4>(t) : codes_by<R, P, 4>(t);  // the smallest group has 16
 }
 
-// By rows (from 1 on): one panel, and two where few rows would leave the multipliers waiting for sums.
+// Codes of 0 to 255 meet bytes of -127 to 127, over runs of QUADS times four inputs. The sums of a group's runs are floats,
+// each in the row's unit, until the group's scale makes them those of the product.
+template <int R, int P, int QUADS>
+TARGET static void bytes_by(const Tile& t) {
+  const int32_t *x = static_cast<const int32_t*>(t.x), *middles = t.sums;
+  const float* units = t.units;
+  const char* w[P];
+  for (int p = 0; p < P; p++) w[p] = t.w + p * t.panel;
+  const int64_t groups = t.count / t.group, runs = t.group / t.run;
+  float room[R * P * LANES];
+  for (int64_t g = 0; g < groups; g++) {
+    V sums[R][P * NV];
+    float all_of_it[R] = {};  // the inputs of the group
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < P * NV; c++) sums[r][c] = zero();
+    for (int64_t n = 0; n < runs; n++) {
+      I acc[R][P * NV];
+      for (int r = 0; r < R; r++)
+        for (int c = 0; c < P * NV; c++) acc[r][c] = iall(middles[r]);
+#pragma GCC unroll 2
+      for (int q = 0; q < QUADS; q++) {
+        I b[P * NV];
+        for (int p = 0; p < P; p++) {
+          if (R <= AHEAD_ROWS) __builtin_prefetch(w[p] + AHEAD);
+          for (int c = 0; c < NV; c++) b[p * NV + c] = iload(w[p] + c * 4 * W);
+          w[p] += 4 * LANES;
+        }
+        for (int r = 0; r < R; r++) {
+          const I a = iall(x[r]);
+          for (int c = 0; c < P * NV; c++) acc[r][c] = bytes_add(b[c], a, acc[r][c]);
+        }
+        x += R;
+      }
+      for (int r = 0; r < R; r++) {
+        const V unit = all(units[r]);
+        for (int c = 0; c < P * NV; c++) sums[r][c] = mul_add(to_float(acc[r][c]), unit, sums[r][c]);
+        all_of_it[r] += units[r] * static_cast<float>(middles[r]);
+      }
+      middles += R;
+      units += R;
+    }
+    for (int p = 0; p < P; p++)
+      for (int c = 0; c < NV; c++) {
+        const V scale = load(t.scale + p * t.scales + g * LANES + c * W);
+        for (int r = 0; r < R; r++) {
+          float* at = room + (r * P + p) * LANES + c * W;
+          V sum = mul(sums[r][p * NV + c], scale);
+          if (t.low) sum = mul_add(load(t.low + p * t.scales + g * LANES + c * W), all(all_of_it[r] / -128), sum);
+          store(at, g ? add(load(at), sum) : sum);
+        }
+      }
+  }
+  V acc[R][P * NV];
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < P * NV; c++) acc[r][c] = load(room + r * P * LANES + c * W);
+  add_to<R, P>(t, acc);
+}
+template <int R, int P>
+TARGET static void bytes(const Tile& t) {
+  t.run == RUN ? bytes_by<R, P, RUN / 4>(t) : bytes_by<R, P, 4>(t);
+}
+
+// By rows (from 1 on): one panel, and two where the sums of one would leave the multipliers waiting for each other.
 template <class F>
 TARGET static Kernel floats_of(int rows, bool two) {
   static const Kernel one[] = {floats<F, 1, 1>, floats<F, 2, 1>, floats<F, 3, 1>,
                                floats<F, 4, 1>, floats<F, 5, 1>, floats<F, 6, 1>};
-  static const Kernel both[] = {floats<F, 1, 2>, floats<F, 2, 2>, floats<F, 3, 2>};
+  static const Kernel both[] = {floats<F, within(1), 2>, floats<F, within(2), 2>, floats<F, within(3), 2>,
+                                floats<F, within(4), 2>, floats<F, within(5), 2>, floats<F, within(6), 2>};
   return two ? both[rows - 1] : one[rows - 1];
 }
 
 TARGET static Kernel wholes_of(int rows, bool two) {
   static const Kernel one[] = {wholes<1, 1>, wholes<2, 1>, wholes<3, 1>, wholes<4, 1>, wholes<5, 1>, wholes<6, 1>};
-  static const Kernel both[] = {wholes<1, 2>, wholes<2, 2>, wholes<3, 2>};
+  static const Kernel both[] = {wholes<within(1), 2>, wholes<within(2), 2>, wholes<within(3), 2>,
+                                wholes<within(4), 2>, wholes<within(5), 2>, wholes<within(6), 2>};
   return two ? both[rows - 1] : one[rows - 1];
 }
 
 TARGET static Kernel codes_of(int rows, bool two) {
   static const Kernel one[] = {codes<1, 1>, codes<2, 1>, codes<3, 1>, codes<4, 1>, codes<5, 1>, codes<6, 1>};
-  static const Kernel both[] = {codes<1, 2>, codes<2, 2>, codes<3, 2>};
+  static const Kernel both[] = {codes<within(1), 2>, codes<within(2), 2>, codes<within(3), 2>,
+                                codes<within(4), 2>, codes<within(5), 2>, codes<within(6), 2>};
+  return two ? both[rows - 1] : one[rows - 1];
+}
+
+TARGET static Kernel bytes_of(int rows, bool two) {
+  static const Kernel one[] = {bytes<1, 1>, bytes<2, 1>, bytes<3, 1>, bytes<4, 1>, bytes<5, 1>, bytes<6, 1>};
+  static const Kernel both[] = {bytes<within(1), 2>, bytes<within(2), 2>, bytes<within(3), 2>,
+                                bytes<within(4), 2>, bytes<within(5), 2>, bytes<within(6), 2>};
   return two ? both[rows - 1] : one[rows - 1];
 }
 
@@ -204,6 +279,7 @@ TARGET static Kernel kernel_of(Format format, int rows, bool two) {
     case Format::bf16: return floats_of<AsBF16>(rows, two);
     case Format::f16: return floats_of<AsF16>(rows, two);
     case Format::i8: return wholes_of(rows, two);
+    case Format::b8: return bytes_of(rows, two);
     default: return codes_of(rows, two);
   }
 }
@@ -257,7 +333,7 @@ TARGET static void lay_bytes(const Inputs& in, const Layout& to, float* room) {
         if (there < to.run) std::memset(codes, 0, sizeof codes);
         const int64_t n = k / to.run;
         to.units[n * to.rows + r] = there > 0 ? counted(from + k, there, 127, codes) : 0;
-        to.sums[n * to.rows + r] = -8 * total(codes, to.run);
+        to.sums[n * to.rows + r] = -to.middle * total(codes, to.run);
         for (int64_t i = 0; i < to.run; i += 4, x += to.rows) {
           uint32_t four = 0;
           for (int j = 0; j < 4; j++) four |= (static_cast<uint32_t>(codes[i + j]) & 255) << 8 * j;
@@ -302,7 +378,9 @@ TARGET static void weights_row(const Matrix& m, int64_t row, float* y) {
     }
     const int64_t g = (panel * groups + k / m.group) * LANES + lane;
     int code;
-    if (m.format == Format::i8) {
+    if (m.format == Format::b8) {
+      code = reinterpret_cast<const uint8_t*>(at)[k / 4 * 4 * LANES + 4 * lane + k % 4] - middle_of(m.format);
+    } else if (m.format == Format::i8) {
       code = reinterpret_cast<const int8_t*>(at)[k / 2 * 2 * LANES + 2 * lane + k % 2];
     } else {
       code = (reinterpret_cast<const uint8_t*>(at)[nibble_byte(k, lane)] >> nibble_shift(lane) & 15) - 8;

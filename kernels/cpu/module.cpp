@@ -25,7 +25,7 @@ using namespace quire;
 Isa in_use = Isa::plain;
 
 // Of the functions' arguments and tables: kernels/native.py takes no module of another version. Raise both together.
-constexpr long VERSION = 6;
+constexpr long VERSION = 7;
 
 // Giving up Python's lock costs nothing until another thread wants it: then getting it back may take the 5 ms of
 // Python's switch interval. So short calls keep it. In multiplications, about a tenth of a millisecond.

@@ -1,7 +1,8 @@
 // V: W floats, Wide: sums of as many in doubles, I: W int32 or 2 W int16, and what can be done with them, for the instruction set that each_isa.h has named.
 // No #pragma once.
 // quads_add takes bytes, of 0 to 15 and of -127 to 127; what it has added up to 8 times, quads_sum turns into W int32: each
-// the sum of 4 products a time. (Two products are 3,810 at most, so 8 times two fit into 16 bits.)
+// the sum of 4 products a time. (Two products are 3,810 at most, so 8 times two fit into 16 bits.) bytes_add takes codes of 0 to
+// 255 and gives W int32 at once: fast with VNNI only.
 // The part functions take the first n lanes, 0 < n < W: the rest reads as 0 and is not written, nor touched in memory.
 // where: x where the lane's bit is set, else y. zero_where_less: y, but 0 in lanes where x < limit. marked:
 // odd, but NaN in lanes where x is NaN.
@@ -69,11 +70,18 @@ INLINE I widened(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si2
 INLINE I pairs_add(I x, I y, I z) { return _mm512_dpwssd_epi32(z, x, y); }
 INLINE I quads_add(I codes, I y, I z) { return _mm512_dpbusd_epi32(z, codes, y); }
 INLINE I quads_sum(I z) { return z; }
+INLINE I bytes_add(I codes, I y, I z) { return _mm512_dpbusd_epi32(z, codes, y); }
 #else
 INLINE I pairs_add(I x, I y, I z) { return _mm512_add_epi32(z, _mm512_madd_epi16(x, y)); }
 INLINE I quads_add(I codes, I y, I z) { return _mm512_add_epi16(z, _mm512_maddubs_epi16(codes, y)); }
 INLINE I quads_sum(I z) { return _mm512_madd_epi16(z, _mm512_set1_epi16(1)); }
+INLINE I bytes_add(I codes, I y, I z) {
+  const I mask = _mm512_set1_epi8(15), high = _mm512_and_si512(_mm512_srli_epi16(codes, 4), mask);
+  const I some = quads_sum(quads_add(_mm512_and_si512(codes, mask), y, izero()));
+  return _mm512_add_epi32(z, _mm512_add_epi32(some, _mm512_slli_epi32(quads_sum(quads_add(high, y, izero())), 4)));
+}
 #endif
+INLINE I iload(const void* p) { return _mm512_loadu_si512(p); }
 INLINE I low_then_high_nibbles(const void* p) {
   const __m256i some = _mm256_loadu_si256((const __m256i*)p);
   const I whole = _mm512_inserti64x4(_mm512_castsi256_si512(some), _mm256_srli_epi16(some, 4), 1);
@@ -166,6 +174,11 @@ INLINE I quads_add(I codes, I y, I z) {  // in one piece: all products before al
   return z;
 }
 INLINE I quads_sum(I z) { return _mm256_madd_epi16(z, _mm256_set1_epi16(1)); }
+INLINE I bytes_add(I codes, I y, I z) {
+  const I low = quads_sum(_mm256_maddubs_epi16(low_nibbles(codes), y));
+  const I high = quads_sum(_mm256_maddubs_epi16(high_nibbles(codes), y));
+  return _mm256_add_epi32(z, _mm256_add_epi32(low, _mm256_slli_epi32(high, 4)));
+}
 INLINE I iadd(I x, I y) { return _mm256_add_epi32(x, y); }
 INLINE V to_float(I x) { return _mm256_cvtepi32_ps(x); }
 INLINE void store_int(int32_t* p, V x) { _mm256_storeu_si256((__m256i*)p, _mm256_cvtps_epi32(x)); }
@@ -276,6 +289,14 @@ INLINE I quads_add(I codes, I y, I z) {
   return z;
 }
 INLINE I quads_sum(I z) { return z; }
+INLINE I bytes_add(I codes, I y, I z) {
+  typedef uint8_t Codes __attribute__((vector_size(16)));
+  typedef int8_t Bytes __attribute__((vector_size(16)));
+  const Codes a = (Codes)codes;
+  const Bytes b = (Bytes)y;
+  for (int i = 0; i < 4 * W; i++) z[i / 4] += a[i] * b[i];
+  return z;
+}
 INLINE I iadd(I x, I y) { return x + y; }
 INLINE V to_float(I x) { return __builtin_convertvector(x, V); }
 INLINE void store_int(int32_t* p, V x) {

@@ -22,7 +22,7 @@ struct Tile {
   int64_t scales;            // floats from one panel to the next
   int64_t run;
   const int32_t* sums;       // [runs][R] of the inputs, at this block
-  const float* units;        // [runs][R] that the inputs of i4 count in, at this block
+  const float* units;        // [runs][R] that inputs in bytes count in, at this block
 };
 
 // Where the inputs of a tile go: rows [first, first + rows) of `all`. What is [k][R] in 32 bits (k: an input, or two or four
@@ -31,6 +31,7 @@ struct Layout {
   int64_t first;
   int rows;
   int64_t padded, block, all, run;
+  int32_t middle;  // of the codes that the sums are for, where they are bytes
   void* x;
   int32_t* sums;  // [runs][R]
   float* units;   // [R], or [runs][R] where each run has its own

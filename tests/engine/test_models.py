@@ -149,7 +149,7 @@ def test_sixteen_bit_weights_are_kept_and_computed_in_float32(dtype, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("quantization", "least"), [("int8", 0.9998), ("int4", 0.9)])
+@pytest.mark.parametrize(("quantization", "least"), [("int8", 0.9996), ("int4", 0.9)])
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "GPT2"])
 def test_quantized_at_load_stays_near(family, quantization, least, tmp_path):
     truth = make(family, tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,8 +18,7 @@ pytestmark = pytest.mark.skipif(native.cpu is None, reason="the C++ kernels were
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WHOLES = {"int8": 8, "int4": 4}
-# What a product may be off, of its norm: float32 sums; before them rows in 16 bits, or in 8 by runs of 32.
-BOUND = {**dict.fromkeys(FLOATS, 1e-6), "int8": 1e-4, "int4": 1e-2}
+KINDS = [*FLOATS, *WHOLES]
 ISAS = native.cpu.isas() if native.cpu else []
 
 
@@ -47,9 +48,19 @@ def off(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float((found.double() - truth).norm() / truth.norm())
 
 
+def in_words(bits: int) -> bool:
+    """Whether rows count with 16 bits beside weights of so many."""
+    return bits == 8 and not native.multiplies_bytes()
+
+
+def bound(kind: str) -> float:
+    """What a product may be off, of its norm: float32 sums; before them rows in 16 bits, or in 8 by runs of 32."""
+    return 1e-6 if kind in FLOATS else 1e-4 if in_words(WHOLES[kind]) else 1e-2
+
+
 def counted(x: torch.Tensor, bits: int, group: int) -> torch.Tensor:
-    """Rows as the products with whole numbers see them, float64: 16 bits a row beside 8 bits, 8 a run beside 4."""
-    run, most = (x.shape[1], 32767) if bits == 8 else (min(group, 32), 127)
+    """Rows as the products with whole numbers see them, float64."""
+    run, most = (x.shape[1], 32767) if in_words(bits) else (min(group, 32), 127)
     parts = torch.nn.functional.pad(x, (0, -x.shape[1] % run)).unflatten(1, (-1, run))
     top = parts.abs().amax(-1, keepdim=True)
     codes = torch.round(parts * (most / top))
@@ -59,14 +70,28 @@ def counted(x: torch.Tensor, bits: int, group: int) -> torch.Tensor:
 SHAPES = [(64, 172), (512, 64), (17, 768), (300, 896), (7, 1100), (96, 2816), (7, 33), (1, 1), (16, 513)]
 
 
-@pytest.mark.parametrize("kind", BOUND)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
 def test_a_product_is_right_and_its_rows_stand_alone(machine, kind, outputs, inputs):
+    check_product(kind, outputs, inputs)
+
+
+@pytest.mark.parametrize("rows_in_bytes", [False, True], ids=["words", "bytes"])
+def test_eight_bits_are_right_beside_rows_of_sixteen_and_of_eight(machine, monkeypatch, rows_in_bytes):
+    """However the machine has it: what is packed for one is right on all of them."""
+    monkeypatch.setattr(native, "multiplies_bytes", lambda: rows_in_bytes)
+    for outputs, inputs in SHAPES:
+        check_product("int8", outputs, inputs)
+    for group, lows in itertools.product(GROUPS, (False, True)):
+        check_quantized(8, group, 37, 2 * group + 33, 8, lows, 5)
+
+
+def check_product(kind, outputs, inputs):
     some = randoms(outputs + inputs)
     bias, x, more = some(outputs), some(201, inputs), some(201, outputs)
     linear = make(kind, some(outputs, inputs), bias)
     whole = linear(x)
-    assert off(whole, x.double() @ linear.dense().double().T + bias) < BOUND[kind]
+    assert off(whole, x.double() @ linear.dense().double().T + bias) < bound(kind)
     if kind in WHOLES:
         seen = counted(x, WHOLES[kind], 32)
         assert off(whole, seen @ linear.dense().double().T + bias) < 1e-5  # but for codes on the edge of two
@@ -80,7 +105,7 @@ def test_a_product_is_right_and_its_rows_stand_alone(machine, kind, outputs, inp
     assert torch.equal(linear(x.T.contiguous().T), whole)
 
 
-@pytest.mark.parametrize("kind", BOUND)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("inputs", [64, 172])
 def test_what_comes_before_a_product_is_what_it_is_by_itself(machine, kind, inputs):
     some = randoms(inputs)
@@ -121,6 +146,10 @@ def test_gates_far_from_zero(machine):
     st.integers(0, 99),
 )
 def test_any_quantized_matrix(bits, group, outputs, inputs, rows, lows, seed):
+    check_quantized(bits, group, outputs, inputs, rows, lows, seed)
+
+
+def check_quantized(bits, group, outputs, inputs, rows, lows, seed):
     g = torch.Generator().manual_seed(seed)
     some = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
     groups = -(-inputs // group)
@@ -132,13 +161,13 @@ def test_any_quantized_matrix(bits, group, outputs, inputs, rows, lows, seed):
     dense = matrix.dense().double()
     found = linear(x).double()
     assert float((found - counted(x, bits, group) @ dense.T).norm()) <= 1e-5 * float(x.double().norm() * dense.norm())
-    assert float((found - x.double() @ dense.T).norm()) <= (1e-4 if bits == 8 else 1e-2) * float(
+    assert float((found - x.double() @ dense.T).norm()) <= (1e-4 if in_words(bits) else 1e-2) * float(
         x.double().norm() * dense.norm()
     )
 
 
 @pytest.mark.parametrize("sizes", [(32, 16, 16), (20, 7, 9), (5,)])
-@pytest.mark.parametrize("kind", BOUND)
+@pytest.mark.parametrize("kind", KINDS)
 def test_matrices_side_by_side(kind, sizes):
     some = randoms(3)
     parts = [some(size, 96) for size in sizes]
@@ -181,7 +210,7 @@ def test_quantizing_meets_the_largest_and_zero(bits):
     torch.testing.assert_close(found.view(9, 4, 64).gather(-1, largest), weight.view(9, 4, 64).gather(-1, largest))
 
 
-@pytest.mark.parametrize("kind", BOUND)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_that_is_no_number_harms_no_other(machine, kind):
     some = randoms(6)
     linear, x = make(kind, some(40, 300)), some(7, 300)
