@@ -107,7 +107,7 @@ TARGET static void meet(const float* q, int64_t dim, const Tile<T>& tile, int64_
 
 template <int R, class T>
 TARGET static void meet_all(const float* q, int64_t dim, const Tile<T>& tile, int64_t v_dim, float* scores) {
-  constexpr int P = R == 1 ? 4 : R == 2 ? 2 : 1;
+  constexpr int P = R == 1 ? 4 : R == 2 || REGISTERS >= 32 ? 2 : 1;
   int64_t page = 0;
   for (; page + P <= tile.pages; page += P) meet<R, P>(q, dim, tile, v_dim, page, scores);
   for (; page < tile.pages; page++) meet<R, 1>(q, dim, tile, v_dim, page, scores);

@@ -67,10 +67,16 @@ INLINE I izero() { return _mm512_setzero_si512(); }
 INLINE I iall(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE I widened(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
 #if defined(ISA_VNNI)
-INLINE I pairs_add(I x, I y, I z) { return _mm512_dpwssd_epi32(z, x, y); }
-INLINE I quads_add(I codes, I y, I z) { return _mm512_dpbusd_epi32(z, codes, y); }
+INLINE I pairs_add(I x, I y, I z) {  // of the intrinsics of these two the compiler copies each sum there and back
+  __asm__("vpdpwssd %2, %1, %0" : "+v"(z) : "v"(x), "v"(y));
+  return z;
+}
+INLINE I bytes_add(I codes, I y, I z) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(z) : "v"(codes), "v"(y));
+  return z;
+}
+INLINE I quads_add(I codes, I y, I z) { return bytes_add(codes, y, z); }
 INLINE I quads_sum(I z) { return z; }
-INLINE I bytes_add(I codes, I y, I z) { return _mm512_dpbusd_epi32(z, codes, y); }
 #else
 INLINE I pairs_add(I x, I y, I z) { return _mm512_add_epi32(z, _mm512_madd_epi16(x, y)); }
 INLINE I quads_add(I codes, I y, I z) { return _mm512_add_epi16(z, _mm512_maddubs_epi16(codes, y)); }
