@@ -160,7 +160,8 @@ def check_quantized(bits, group, outputs, inputs, rows, lows, seed):
     torch.testing.assert_close(linear.dense(), matrix.dense(), rtol=1e-6, atol=1e-6)
     dense = matrix.dense().double()
     found = linear(x).double()
-    assert float((found - counted(x, bits, group) @ dense.T).norm()) <= 1e-5 * float(x.double().norm() * dense.norm())
+    edges = 1e-5 if in_words(bits) else 1e-4  # codes on the edge of two: of 254 steps, one counts
+    assert float((found - counted(x, bits, group) @ dense.T).norm()) <= edges * float(x.double().norm() * dense.norm())
     assert float((found - x.double() @ dense.T).norm()) <= (1e-4 if in_words(bits) else 1e-2) * float(
         x.double().norm() * dense.norm()
     )
