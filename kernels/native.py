@@ -39,7 +39,7 @@ def bits(x: float) -> int:
 
 
 def multiplies_bytes() -> bool:
-    """Whether the machine adds up products of bytes without loss: rows beside weights of 8 bits are then in 8 bits too."""
+    """Whether the machine adds up products of bytes without loss: rows beside 8-bit weights then have 8 bits too."""
     return cpu is not None and cpu.isa() == "avx512vnni"
 
 
