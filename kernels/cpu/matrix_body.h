@@ -323,6 +323,7 @@ TARGET static void lay_words(const Inputs& in, const Layout& to, float* room) {
 // Four bytes, which each run of a row counts in a unit of its own. The sums are times what takes the middle off the codes.
 TARGET static void lay_bytes(const Inputs& in, const Layout& to, float* room) {
   int32_t codes[RUN];
+  int8_t narrow[RUN];
   for (int r = 0; r < to.rows; r++) {
     const float* from = prepared(in, to.first + r, room);
     for (int64_t begin = 0; begin < to.padded; begin += to.block) {
@@ -334,11 +335,8 @@ TARGET static void lay_bytes(const Inputs& in, const Layout& to, float* room) {
         const int64_t n = k / to.run;
         to.units[n * to.rows + r] = there > 0 ? counted(from + k, there, 127, codes) : 0;
         to.sums[n * to.rows + r] = -to.middle * total(codes, to.run);
-        for (int64_t i = 0; i < to.run; i += 4, x += to.rows) {
-          uint32_t four = 0;
-          for (int j = 0; j < 4; j++) four |= (static_cast<uint32_t>(codes[i + j]) & 255) << 8 * j;
-          *x = static_cast<int32_t>(four);
-        }
+        for (int64_t i = 0; i < to.run; i++) narrow[i] = static_cast<int8_t>(codes[i]);
+        for (int64_t i = 0; i < to.run; i += 4, x += to.rows) std::memcpy(x, narrow + i, 4);
       }
     }
   }
