@@ -9,9 +9,10 @@ from ..engine.errors import RequestError
 
 def modern(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same conversation with each function_call, and the turn of role "function" that answers it, as a call of a
-    tool and its result. Raises RequestError where a turn has calls of both kinds."""
+    tool and its result. Raises RequestError where a turn has calls of both kinds, and where a result has no call."""
     out: list[dict[str, Any]] = []
     called: dict[str, str] = {}  # function -> id of its last call
+    ids: set[str | None] = set()  # of all calls so far; None: of one that has none
     for i, message in enumerate(messages):
         call = message.get("function_call")
         if call is not None:
@@ -23,5 +24,18 @@ def modern(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             message = {**rest, "tool_calls": [{"id": id_, "type": "function", "function": call}]}
         elif message.get("role") == "function" and message.get("name") in called:
             message = {**message, "role": "tool", "tool_call_id": called[message["name"]]}
+        ids.update(call.get("id") for call in message.get("tool_calls") or ())
+        if message.get("role") in ("tool", "function"):
+            _check_result(message, f"messages[{i}]", ids)
         out.append(message)
     return out
+
+
+def _check_result(message: dict[str, Any], where: str, ids: set[str | None]) -> None:
+    """ids: of the calls before it."""
+    if not ids:
+        raise RequestError(f"{where}: it is the result of a call, and no call stands before it", param=where)
+    id_ = message.get("tool_call_id")
+    if id_ is not None and id_ not in ids and None not in ids:
+        where += ".tool_call_id"
+        raise RequestError(f"{where}: no call before it has the id {str(id_)[:60]!r}", param=where)

@@ -206,18 +206,20 @@ class Matcher:
         if self._ended:
             row[:] = self._vocabulary.mask(list(self._vocabulary.eos_ids))
             return
+        self._fill(row, left)
+        if not row.any():  # a lexer at its limit knows no ending that could follow anything
+            self._begin_anew()
+            self._state.begin_anew()
+            self._watch.back()
+            self._fill(row, left)
+
+    def _fill(self, row: Row, left: int | None) -> None:
         self._asked(lambda token: token.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes))
         if self._compiled.producible is not None:
             row &= self._compiled.producible
         if left is not None and self._watch.is_near(left) and not self._token.is_stopped() and self._is_near(left):
             ends = self._vocabulary.eos_ids if self._token.is_accepting() else ()
             self._watch.narrow(row, left, ends)
-            if not row.any():  # where a lexer is at its limit, no ending is known to follow anything
-                self._begin_anew()
-                self._state.begin_anew()
-                self._watch.back()
-                self._asked(lambda token: token.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes))
-                self._watch.narrow(row, left, ends)
 
     def _is_near(self, left: int) -> bool:
         return self._watch.is_near(left) and self._watching().is_near(left)

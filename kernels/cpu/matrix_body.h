@@ -381,7 +381,7 @@ TARGET static void weights_row(const Matrix& m, int64_t row, float* y) {
     } else if (m.format == Format::i8) {
       code = reinterpret_cast<const int8_t*>(at)[k / 2 * 2 * LANES + 2 * lane + k % 2];
     } else {
-      code = (reinterpret_cast<const uint8_t*>(at)[nibble_byte(k, lane)] >> nibble_shift(lane) & 15) - 8;
+      code = (reinterpret_cast<const uint8_t*>(at)[nibble_byte(k, lane)] >> nibble_shift(lane) & 15) - middle_of(m.format);
     }
     y[k] = static_cast<float>(code) * m.scale[g] + (m.low ? m.low[g] : 0);
   }

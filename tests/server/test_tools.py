@@ -316,6 +316,35 @@ def test_a_call_of_old_and_its_answer_are_a_call_and_a_result(server):
     assert '<tool_call>\n{"name": "ping", "arguments": {}}' in text
 
 
+PINGED = {"type": "function", "function": {"name": "ping", "arguments": "{}"}}
+CALLED = {"role": "assistant", "tool_calls": [{"id": "x", **PINGED}]}
+ASKED = {"role": "user", "content": "w?"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([ASKED, {"role": "tool", "tool_call_id": "x", "content": "pong"}], "messages[1]"),
+        ([ASKED, {"role": "function", "name": "ping", "content": "pong"}], "messages[1]"),
+        ([{"role": "tool", "tool_call_id": "x", "content": "pong"}, ASKED, CALLED], "messages[0]"),
+        ([ASKED, CALLED, {"role": "tool", "tool_call_id": "y", "content": "pong"}], "messages[2].tool_call_id"),
+    ],
+    ids=["no call", "no call of old", "before its call", "another id"],
+)
+def test_a_result_without_its_call_is_a_400_that_says_where(server, messages, param):
+    found = server.post("/v1/chat/completions", {"messages": messages})
+    assert found.status_code == 400
+    assert found.json()["error"]["param"] == param
+    assert "call" in found.json()["error"]["message"]
+
+
+def test_a_result_need_not_name_its_call(server):
+    says(server, ["a"], 0)
+    server.chat(messages=[ASKED, CALLED, {"role": "tool", "content": "pong"}])
+    nameless = {"role": "assistant", "tool_calls": [PINGED]}
+    server.chat(messages=[ASKED, nameless, {"role": "tool", "tool_call_id": "any", "content": "pong"}])
+
+
 def test_a_conversation_goes_through_call_and_result(server):
     says(server, [f"<think>a</think>{CALL}"], 0)
     message = server.chat(**ask())["choices"][0]["message"]
