@@ -126,7 +126,7 @@ class Guides:
                 heard = True
                 continue
             for message in messages:
-                self._take_in(message)
+                self._take_in(message, end)
                 heard = True
         return heard
 
@@ -156,6 +156,16 @@ class Guides:
             self._send()
         self._known.move_to_end(spec)
         return found
+
+    def give_up(self, compiled: Future[Grammar]) -> None:
+        """Nobody waits for it any more: it need not begin. It is never done."""
+        for number, (future, end) in list(self._compiling.items()):
+            if future is compiled:
+                del self._compiling[number]
+                end.due.append(wire.Forget(number))
+        for spec in [spec for spec, future in self._known.items() if future is compiled]:
+            del self._known[spec]
+        self._send()
 
     def compiled(self, spec: GrammarSpec | None) -> Grammar:
         """The same, waited for. Raises QuireError."""
@@ -255,10 +265,14 @@ class Guides:
 
     # ------------------------------------------------------------ what is said
 
-    def _take_in(self, message: wire.FromDesk) -> None:
+    def _take_in(self, message: wire.FromDesk, end: End) -> None:
         match message:
+            case wire.Ready(grammar=number) if number not in self._compiling:
+                end.due.append(wire.Forget(number))  # it was given up meanwhile
+            case wire.Refused(grammar=number) if number not in self._compiling:
+                pass
             case wire.Ready(grammar=number, shortest=shortest):
-                future, end = self._compiling.pop(number)
+                future, _ = self._compiling.pop(number)
                 grammar = Grammar(number, shortest, end)
                 weakref.finalize(grammar, end.dropped.append, number)
                 future.set_result(grammar)

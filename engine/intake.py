@@ -1,8 +1,8 @@
 """Requests on their way to the scheduler: grammars are compiled and adapters read beside the loop; nobody waits for
 another's.
 
-A compilation that takes too long is given up, and so is one whose client left; it comes to its end by the limits of
-`grammar.spec.Limits`.
+A compilation that takes too long is given up, and so is one whose clients all left: it does not begin any more, or
+where it has, comes to its end by the limits of `grammar.spec.Limits`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Compiler(Protocol):
 
     def compile(self, spec: GrammarSpec | None) -> Future[Grammar]: ...
 
+    def give_up(self, compiled: Future[Grammar]) -> None: ...
+
     def hear(self) -> None: ...
 
 
@@ -71,7 +73,15 @@ class Intake:
         self._waiting[request.id] = _Waiting(request, compiled, adapter, time.monotonic())
 
     def forget(self, request: str) -> None:
-        self._waiting.pop(request, None)
+        if (one := self._waiting.pop(request, None)) is not None:
+            self._give_up(one)
+
+    def _give_up(self, one: _Waiting) -> None:
+        """Its grammar, unless it is done or others wait for it."""
+        compiled = one.compiled
+        if compiled is None or compiled.done() or any(other.compiled is compiled for other in self._waiting.values()):
+            return
+        self._compiler.give_up(compiled)
 
     def leave(self) -> list[tuple[m.Generate, Made]]:
         """Who can go on, and what gives the guides of its answers (none where nothing binds them) and its adapter. It
@@ -82,6 +92,8 @@ class Intake:
         gone = [one for one in self._waiting.values() if one.ready(now)]
         for one in gone:
             del self._waiting[one.request.id]
+        for one in gone:
+            self._give_up(one)
         return [(one.request, partial(self._made, one)) for one in gone]
 
     def _made(self, one: _Waiting) -> tuple[list[Guide], Adapter | None]:

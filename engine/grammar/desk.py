@@ -89,6 +89,7 @@ class Desk:
         self._loading = threading.Lock()
         self._aside, self._long = aside, long or aside
         self._grammars: dict[int, _Kept] = {}
+        self._given_up: set[int] = set()  # grammars, before they were compiled
         self._answers: dict[int, _Open] = {}
         self._tokens: deque[_Open] = deque()  # who has something in `todo`, and it is a token
         self._masks: deque[_Open] = deque()
@@ -129,7 +130,8 @@ class Desk:
                     long = message.spec is not None and len(message.spec.text) > LARGE
                     (self._long if long else self._aside)(partial(self._compile, message, long))
                 case wire.Forget(grammar=number):
-                    self._grammars.pop(number, None)
+                    known = self._grammars.pop(number, None) is not None
+                    (self._given_up.discard if known else self._given_up.add)(number)
                 case wire.Open():
                     kept = self._grammars[message.grammar] if message.grammar is not None else _Kept(None, False)
                     self._answers[message.answer] = _Open(message, kept)
@@ -246,6 +248,9 @@ class Desk:
 
     def _compile(self, asked: wire.Compile, slow: bool) -> None:
         """In a thread. slow: it is known beforehand that its answers will be."""
+        if asked.grammar in self._given_up:
+            self._given_up.discard(asked.grammar)
+            return
         out: Out
         try:
             vocabulary = self.vocabulary()

@@ -59,6 +59,23 @@ def piece(seq) -> Slice:
     return Slice(seq, len(seq.tokens) - 1, seq.tokens[-1:] + seq.drafts, len(seq.drafts))
 
 
+def test_a_grammar_that_is_given_up_is_asked_for_anew_and_what_comes_of_it_late_is_forgotten():
+    desk = Desk()
+    guides = Guides(desk)
+    first = guides.compile(SPEC)
+    guides.give_up(first)
+    (asked,), (given_up,) = desk.of(wire.Compile), desk.of(wire.Forget)
+    assert given_up.grammar == asked.grammar
+    desk.said = [[wire.Ready(asked.grammar, 1), wire.Refused(asked.grammar, "invalid_grammar", "x", None)]]
+    second = guides.compile(SPEC)
+    assert not first.done()
+    assert not second.done()
+    assert [one.grammar for one in desk.of(wire.Forget)] == [asked.grammar] * 2
+    desk.said = [[wire.Ready(desk.of(wire.Compile)[1].grammar, 1)]]
+    guides.hear()
+    assert second.result(0).shortest == 1
+
+
 def bound(guides: Guides, answer=(), name: str = "row", **options):
     """A sequence that looks at its next token; the number of its answer."""
     seq = sequence((1, 2), answer, name=name, **options)

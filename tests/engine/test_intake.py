@@ -21,11 +21,15 @@ class Compiler:
     def __init__(self, **shortest: int | None):
         self.futures: dict[str, Future[Grammar]] = {}
         self.heard = 0
+        self.given_up: list[Future[Grammar]] = []
         for text, tokens in shortest.items():
             self.ready(text, tokens)
 
     def compile(self, spec: GrammarSpec) -> Future[Grammar]:
         return self.futures.setdefault(spec.text, Future())
+
+    def give_up(self, compiled: Future[Grammar]) -> None:
+        self.given_up.append(compiled)
 
     def hear(self) -> None:
         self.heard += 1
@@ -99,6 +103,24 @@ def test_who_left_does_not_come_out():
     compiler.ready("x")
     assert not place.waits
     assert place.leave() == []
+
+
+def test_a_grammar_is_given_up_with_the_last_who_waits_for_it(monkeypatch):
+    compiler = Compiler(done=1)
+    place = Intake(compiler)
+    for id_, text in (("a", "slow"), ("b", "slow"), ("c", "done"), ("d", None)):
+        place.enter(request(id_, text))
+    for id_ in ("a", "c", "d", "nobody"):
+        place.forget(id_)
+    assert compiler.given_up == []
+    place.forget("b")
+    assert compiler.given_up == [compiler.futures["slow"]]
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    for id_ in "ef":
+        place.enter(request(id_, "slower"))
+    time.sleep(0.001)
+    assert len(place.leave()) == 2
+    assert set(compiler.given_up) == {compiler.futures["slow"], compiler.futures["slower"]}
 
 
 def test_a_budget_that_the_shortest_answer_does_not_fit_is_refused_at_once():

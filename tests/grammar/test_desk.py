@@ -62,6 +62,17 @@ def test_an_answer_from_its_grammar_to_its_end():
     assert said(place, wire.Close(2), wire.Forget(1)) == []
 
 
+def test_what_is_given_up_before_it_began_is_not_compiled():
+    jobs = []
+    place = desk(aside=jobs.append)
+    place.hear([wire.Compile(1, OBJECT), wire.Compile(2, OBJECT), wire.Forget(1)])
+    for job in jobs:
+        job()
+    assert [one.grammar for one in place.work()] == [2]
+    place.hear([wire.Open(answer=3, grammar=2, most=40), wire.Look(3, 0, [])])
+    assert len(place.work()) == 1
+
+
 def test_tokens_are_taken_before_masks_are_filled():
     place = desk()
     said(place, wire.Compile(1, OBJECT))
