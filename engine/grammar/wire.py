@@ -31,7 +31,7 @@ class Compile(msgspec.Struct, frozen=True, tag=True):
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
-    """No new answer comes under this grammar. Where it is not compiled yet it need not be: perhaps it is not answered."""
+    """No new answer comes under this grammar. Where it is not compiled yet it need not be: then nothing may answer."""
 
     grammar: int
 
