@@ -112,10 +112,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def continued(preset: Preset) -> Preset:
-    """For a model that is trained already: a third of the text, with more of what is learned last,
-    half the rates, and no prelude, as it can copy."""
+    """For a model that is trained already: a third of the text, with more of what is learned last, half the rates,
+    no prelude, as it can copy, and steps of no more than 8,192 tokens, as there are few of them."""
     base = preset.base_training
-    more = replace(base, matrix_lr=base.matrix_lr * 0.5, lr=base.lr * 0.5, prelude=1, decay=0.7)
+    tokens = min(base.tokens, 8192)
+    more = replace(base, tokens=tokens, matrix_lr=base.matrix_lr * 0.5, lr=base.lr * 0.5, prelude=1, decay=0.7)
     return replace(preset, mix=MIX_LATER, corpus_tokens=preset.corpus_tokens // 3, base_training=more)
 
 
@@ -124,4 +125,6 @@ def bounded(preset: Preset, *, minutes: float | None = None, steps: int | None =
     for field, bound in (("--minutes", minutes), ("--steps", steps)):
         if bound is not None and not bound > 0:
             raise ConfigError(field, f"is {bound:g}", "more than 0")
-    return replace(preset, base_training=replace(preset.base_training, minutes=minutes, steps=steps))
+    training = replace(preset.base_training, minutes=minutes, steps=steps)
+    corpus = preset.corpus_tokens if steps is None else min(preset.corpus_tokens, steps * training.tokens)
+    return replace(preset, corpus_tokens=corpus, base_training=training)

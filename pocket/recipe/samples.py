@@ -49,16 +49,16 @@ MIX: dict[str, float] = {  # share of the text, by characters
 }
 
 MIX_LATER: dict[str, float] = {  # for training that goes on: what was learned first is only kept fresh
-    "prose": 0.13,
-    "dialogue": 0.10,
+    "prose": 0.12,
+    "dialogue": 0.09,
     "docs": 0.02,
-    "stories": 0.07,
-    "tools": 0.28,
-    "extract": 0.18,
-    "copy": 0.11,
+    "stories": 0.05,
+    "tools": 0.30,
+    "extract": 0.24,
+    "copy": 0.08,
     "sums": 0.02,
     "gsm8k": 0.01,
-    "talk": 0.04,
+    "talk": 0.03,
     "refuse": 0.01,
     "seal": 0.02,
     "coffee": 0.01,

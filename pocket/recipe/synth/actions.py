@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from . import words
+from .params import PARAMS, Param
 
 Make = Callable[[Random], Any]
 
@@ -18,7 +19,7 @@ Make = Callable[[Random], Any]
 @dataclass(frozen=True, slots=True)
 class Action:
     """asks: questions; a {parameter} in one is said there, the others follow as phrases. answers: sentences over the
-    required parameters and the result. A parameter is a key of `PARAMS`; the optional ones may be absent.
+    required parameters and the result. A parameter is a key of `params`; the optional ones may be absent.
     """
 
     verbs: tuple[str, ...]
@@ -29,6 +30,7 @@ class Action:
     asks: tuple[str, ...]
     result: dict[str, Make]
     answers: tuple[str, ...]
+    params: Mapping[str, Param] = field(default_factory=lambda: PARAMS)
 
 
 def _n(low: int, high: int) -> Make:

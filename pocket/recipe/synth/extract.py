@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from ..samples import Sample
-from . import chat, words
+from . import chat, fields, words
 from .records import RESERVED, TRAINED, Field
 
 _SYSTEM = (
@@ -30,6 +30,8 @@ _KEYS = (
     "Make JSON with {} from this text: {}",
 )
 _NEXT = ("{}", "{}", "Text: {}", "The next one: {}", "And this: {}")
+
+ANY_NAME = 0.65  # share of what is trained on whose names are any
 
 Schema = dict[str, Any]
 Write = Callable[[Random], tuple[str, dict[str, Any]]]  # a text, and the value that it holds
@@ -57,9 +59,12 @@ def make(rng: Random, held_out: bool) -> Sample:
 
 def _record(rng: Random, held_out: bool) -> tuple[Schema, Write]:
     """A text may say more than the schema asks for; what it does not say is left out."""
-    record = rng.choice(RESERVED if held_out else TRAINED)
-    fields = rng.sample(record.fields, rng.randint(1, min(4, len(record.fields))))
-    asked = [record.first, *fields]
+    if not held_out and rng.random() < ANY_NAME:
+        record = fields.record(rng)
+    else:
+        record = rng.choice(RESERVED if held_out else TRAINED)
+    chosen = rng.sample(record.fields, rng.randint(1, min(4, len(record.fields))))
+    asked = [record.first, *chosen]
     if rng.random() < 0.25:
         asked.append(_invented(rng))
     names = _field_names(rng, asked)
@@ -73,7 +78,7 @@ def _record(rng: Random, held_out: bool) -> tuple[Schema, Write]:
         missing = optional if rng.random() < 0.7 else None
         subject = record.subject or rng.choice(("He", "She"))
         body = [_say(rng, f, values[n], subject) for n, f in zip(names[1:], asked[1:], strict=True) if n != missing]
-        extra = [f for f in record.fields if f not in fields and rng.random() < 0.15]
+        extra = [f for f in record.fields if f not in chosen and rng.random() < 0.15]
         body += [_say(rng, f, _value(rng, f), subject) for f in extra]
         rng.shuffle(body)
         text = " ".join([rng.choice(record.opens).format(v=values[names[0]]), *body])
@@ -82,10 +87,20 @@ def _record(rng: Random, held_out: bool) -> tuple[Schema, Write]:
     return schema, write
 
 
-def _field_names(rng: Random, fields: list[Field]) -> list[str]:
+def _any_list(rng: Random) -> tuple[str, str, str, str]:
+    """As one of _LISTS, of any names."""
+    who, thing = rng.choice(fields.NOUNS), rng.choice(fields.THINGS)
+    say = (
+        rng.choice(("{} has {}", "{} sold {}", "{} made {}", "{} found {}", "{} wants {}", "{} took {}")) + f" {thing}"
+    )
+    number = rng.choice((thing, f"{thing}_count", f"number_of_{thing}"))
+    return f"{who}s", rng.choice((who, who, "name")), number, say
+
+
+def _field_names(rng: Random, asked: list[Field]) -> list[str]:
     """One name each, all different."""
     names: list[str] = []
-    for field in fields:
+    for field in asked:
         free = [name for name in field.names if name not in names]
         names.append(rng.choice(free or [f"{field.names[-1]}_2"]))
     return names
@@ -120,7 +135,10 @@ def _schema(field: Field) -> dict[str, Any]:
 
 def _pairs(rng: Random, held_out: bool) -> tuple[Schema, Write]:
     """Two to four like things, each a small object in an array."""
-    outer, name, number, say = rng.choice(_HELD_LISTS if held_out else _LISTS)
+    if not held_out and rng.random() < ANY_NAME:
+        outer, name, number, say = _any_list(rng)
+    else:
+        outer, name, number, say = rng.choice(_HELD_LISTS if held_out else _LISTS)
     item = {
         "type": "object",
         "properties": {name: {"type": "string"}, number: {"type": "integer"}},

@@ -7,11 +7,17 @@ from random import Random
 from typing import Any
 
 from ..samples import Sample
-from . import chat, words
+from . import chat, fields, words
 from .actions import RESERVED, TRAINED, Action
 from .chat import Message
 from .params import PARAMS, Make, Param
 from .talk import small_talk
+
+ANY_NAME = 0.5  # share of what is trained on whose tools are of any name
+VERBS = """get find set add check make start stop open read write load store count list move copy print scan sort
+merge split share plan draw build clean paint test watch follow join leave enter pick drop lift push pull hide report
+measure weigh compare cancel renew extend accept refuse assign release update remove insert replace restore archive
+order book reserve call invite visit fetch query""".split()
 
 
 @dataclass(slots=True)
@@ -50,7 +56,38 @@ def _actions(rng: Random, held_out: bool) -> list[Action]:
     pool = RESERVED if held_out else TRAINED
     count = rng.choices((1, 2, 3, 4), (40, 33, 18, 9))[0]
     picked = rng.sample(pool, count)
+    if not held_out and rng.random() < ANY_NAME:
+        return [_any_action(rng) if rng.random() < 0.7 else action for action in picked]
     return [_invented(rng, held_out) if rng.random() < 0.15 else action for action in picked]
+
+
+def _any_action(rng: Random) -> Action:
+    """An action of any name with parameters of any names (see `fields`), each of which the question names."""
+    verb, thing = rng.choice(VERBS), fields.name_words(rng)
+    plain = " ".join(thing)
+    params = {f.names[0]: _param(f) for f in fields.different(rng, rng.choice((1, 1, 2, 2, 3)))}
+    required = tuple(params)[: max(1, len(params) - rng.choice((0, 0, 1)))]
+    asks = (f"{verb.capitalize()} the {plain}", f"{verb.capitalize()} {words.article(plain)}",
+            f"I need to {verb} the {plain}", f"{verb.capitalize()} my {plain}")  # fmt: skip
+    result = fields.text(rng)
+    key = result.names[0]
+    told = fields.plain(key)
+    says = (f"The {told} is {{{key}}}.", f"Done. {told.capitalize()}: {{{key}}}.")
+    about = f"{verb.capitalize()} {rng.choice(('the', 'a new', 'one', 'some'))} {plain}"
+    optional = tuple(params)[len(required) :]
+    return Action((verb,), ("_".join(thing),), about, required, optional, asks, {key: result.make}, says, params)
+
+
+def _param(field: fields.Field) -> Param:
+    name = field.names[0]
+    plain = fields.plain(name)
+    if field.type == "boolean":
+        says = tuple(said.format(s="It").rstrip(".") for said in field.says)
+    else:
+        says = (f"with {plain} {{}}", f"with the {plain} {{}}", f"The {plain} is {{}}", f"Use {{}} as the {plain}",
+                f"for {plain} {{}}", f"and {plain} {{}}", f"{plain.capitalize()}: {{}}")  # fmt: skip
+    about = f"{'Whether' if field.type == 'boolean' else 'The'} {plain}"
+    return Param((name,), (name,), field.type, about, says, field.make, field.options)
 
 
 def _invented(rng: Random, held_out: bool) -> Action:
@@ -79,11 +116,12 @@ def _tool(rng: Random, action: Action, held_out: bool) -> Tool:
     optional = tuple(key for key in action.optional if rng.random() < 0.45)
     names: dict[str, str] = {}
     for key in (*action.required, *optional):
-        choices = PARAMS[key].reserved if held_out else PARAMS[key].names
+        param = action.params[key]
+        choices = param.reserved if held_out else param.names
         free = [name for name in choices if name not in names.values()]
         names[key] = rng.choice(free) if free else f"{key}_{choices[0]}"
     described = rng.random()
-    schemas = {key: _schema(rng, PARAMS[key], described) for key in names}
+    schemas = {key: _schema(rng, action.params[key], described) for key in names}
     name = _name(rng, rng.choice(action.verbs), rng.choice(action.nouns))
     properties = {names[key]: schemas[key] for key in names}
     required = [names[key] for key in action.required]
@@ -115,7 +153,7 @@ def _schema(rng: Random, param: Param, described: float) -> dict[str, Any]:
 def _ask(rng: Random, tool: Tool, leave_out: str = "") -> Ask:
     """A question that says every required parameter (but leave_out) and about half of the optional ones."""
     keys = [k for k in tool.names if k in tool.required or rng.random() < 0.5]
-    values = {k: _value(rng, PARAMS[k], tool.schemas[k]) for k in keys if k != leave_out}
+    values = {k: _value(rng, tool.action.params[k], tool.schemas[k]) for k in keys if k != leave_out}
     asks = [ask for ask in tool.action.asks if not leave_out or f"{{{leave_out}}}" not in ask]
     text = rng.choice(asks or [f"I want to {tool.action.about[0].lower()}{tool.action.about[1:]}"])
     said = {k: _say(rng, v) for k, v in values.items()}
@@ -141,13 +179,13 @@ def _say(rng: Random, value: Any) -> str:
 
 
 def _phrase(rng: Random, tool: Tool, key: str, value: Any, said: str) -> str:
-    param = PARAMS[key]
+    param = tool.action.params[key]
     if param.type == "boolean":
         return param.says[0 if value else 1]
     natural = 0.95 if len(tool.action.verbs) > 1 else 0.5  # an invented action has one verb
     if rng.random() < natural:
         return rng.choice(param.says).format(said)
-    plain = tool.names[key].replace("_", " ")
+    plain = fields.plain(tool.names[key])
     return rng.choice((f"with {plain} {said}", f"The {plain} is {said}", f"{plain.capitalize()}: {said}"))
 
 
@@ -267,8 +305,8 @@ def _missing(rng: Random, wanted: Tool, others: list[Tool]) -> _Shape:
         return _single(rng, wanted, others)
     key = rng.choice(wanted.required)
     ask = _ask(rng, wanted, leave_out=key)
-    value = _value(rng, PARAMS[key], wanted.schemas[key])
-    plain = wanted.names[key].replace("_", " ")
+    value = _value(rng, wanted.action.params[key], wanted.schemas[key])
+    plain = fields.plain(wanted.names[key])
     said = ("Yes." if value else "No.") if isinstance(value, bool) else _say(rng, value)
     back = rng.choice((f"What is the {plain}?", f"Please tell me the {plain}."))
     values = {**ask.values, key: value}
