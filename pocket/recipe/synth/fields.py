@@ -137,7 +137,7 @@ def number(rng: Random) -> Field:
     roll = rng.random()
     if roll < 0.3:
         thing = rng.choice(THINGS)
-        names = (thing, f"number_of_{thing}", f"{thing}_count", f"how_many_{thing}")
+        names: tuple[str, ...] = (thing, f"number_of_{thing}", f"{thing}_count", f"how_many_{thing}")
         return Field((rng.choice(names),), "integer", (f"It has {{v}} {thing}.", f"There are {{v}} {thing}."),
                      lambda r: r.randint(2, max(top, 3)))  # fmt: skip
     if roll < 0.42:
