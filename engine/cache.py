@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..kernels.attention import Scratch
-from ..kernels.memory import anonymous
+from ..kernels.memory import LARGE, anonymous, made_resident
 from .attention import LayerSpec
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError
@@ -17,6 +17,7 @@ from .errors import ConfigError
 # Share of the free memory that the pool may take where none is set: a GPU serves alone, a CPU's memory is shared.
 UTILIZATION = {"cuda": 0.9, "cpu": 0.5}
 LINE = 64  # bytes of which a page's parts begin at multiples
+EARLY = 1 << 27  # bytes that lie ready for pages to come, at most
 
 
 class KVCache:
@@ -61,7 +62,14 @@ class KVCache:
         units = units if dtype.itemsize == 1 else []
         wanted = [(shape, dtype) for shape in keys + values] + [(shape, torch.float32) for shape in units + units]
         pages = num_blocks + 1
-        made = iter(_side_by_side(wanted, pages) if by_page else _apart(wanted, pages, device))
+        self._page_bytes, self._used, self._resident = 0, 0, 0
+        self._room = torch.empty(0, dtype=torch.uint8)
+        if by_page:
+            self._page_bytes = sum(map(_lines, wanted))
+            self._room = anonymous(pages * self._page_bytes)
+            made = iter(_side_by_side(self._room, wanted, pages))
+        else:
+            made = iter(_apart(wanted, pages, device))
         self.k, self.v = list(islice(made, len(layers))), list(islice(made, len(layers)))
         self.k_units, self.v_units = list(islice(made, len(units))), list(islice(made, len(units)))
 
@@ -78,6 +86,18 @@ class KVCache:
         )
         for pages in (*self.keys, *self.v, *self.k_units, *self.v_units):
             pages[to_page, :, to_place] = pages[from_page, :, from_place]
+
+    def reached(self, page: int) -> None:
+        """A page is in use. Those that nobody has had yet are taken in their order (blocks.py)."""
+        self._used = max(self._used, (page + 1) * self._page_bytes)
+
+    def prepare(self) -> bool:
+        """There is nothing to run: have a piece of memory ready for pages to come. Whether there was one to do."""
+        self._resident = max(self._resident, self._used // LARGE * LARGE)
+        if self._resident >= min(self._used + EARLY, len(self._room)):
+            return False
+        self._resident = made_resident(self._room, self._resident)
+        return True
 
     @property
     def bytes(self) -> int:
@@ -101,11 +121,16 @@ def _apart(wanted: list[Wanted], pages: int, device: torch.device) -> list[torch
     return found
 
 
-def _side_by_side(wanted: list[Wanted], pages: int) -> list[torch.Tensor]:
-    """The same on the CPU: of each page all that is wanted, then the next page."""
-    sizes = [-(-math.prod(shape) * dtype.itemsize // LINE) * LINE for shape, dtype in wanted]
+def _lines(wanted: Wanted) -> int:
+    """Bytes that a page's part takes, to where the next begins."""
+    shape, dtype = wanted
+    return -(-math.prod(shape) * dtype.itemsize // LINE) * LINE
+
+
+def _side_by_side(room: torch.Tensor, wanted: list[Wanted], pages: int) -> list[torch.Tensor]:
+    """The same of `room`, uint8: of each page all that is wanted, then the next page."""
+    sizes = [_lines(part) for part in wanted]
     page = sum(sizes)
-    room = anonymous(pages * page)
     found = []
     for (shape, dtype), begin in zip(wanted, accumulate(sizes, initial=0), strict=False):
         inner = torch.empty(shape, device="meta").stride()

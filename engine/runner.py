@@ -247,7 +247,7 @@ class Runner:
 
     def idle(self) -> bool:
         """There is nothing to run: do something that helps later steps, if there is something. Whether there was."""
-        return self.graphs is not None and self.graphs.idle()
+        return (self.graphs is not None and self.graphs.idle()) or self.cache.prepare()
 
     def _guided_sample(
         self, logits: torch.Tensor, slices: list[Slice], outcomes: list[Outcome], sampled: list[int], began: float

@@ -34,6 +34,7 @@ class Planned:
     __slots__ = ("_held", "_layers", "_places", "attentions", "steps")
 
     def __init__(self, batch: Batch, layers: list[LayerSpec], cache: KVCache):
+        cache.reached(max(blocks[-1] for blocks in batch.blocks))
         by_window = {window: _Step(batch, window) for window in {spec.window for spec in layers}}
         self._layers = layers
         self._held = by_window

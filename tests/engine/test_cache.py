@@ -80,6 +80,32 @@ def test_an_idle_pool_takes_no_memory(by_page):
     assert not any(pages[-1].any() for pages in cache.k + cache.v)
 
 
+def test_idle_moments_have_memory_ready_ahead_of_the_pages_in_use(monkeypatch):
+    monkeypatch.setattr("quire.engine.cache.EARLY", 16 * MIB)
+    page = BLOCK_SIZE * bytes_per_token(LAYERS, torch.float32)
+    cache = KVCache(LAYERS, 64 * MIB // page, torch.float32, CPU, by_page=True)
+    used = 5 * MIB // page
+    for pages in cache.k + cache.v:
+        pages[: used + 1] = 7.0
+    cache.reached(used)
+    pieces = 0
+    while cache.prepare():
+        pieces += 1
+    assert pieces == 9, "from the large page that holds the last one in use, to 16 MiB beyond that"
+    assert not cache.prepare()
+    assert all((pages[: used + 1] == 7).all() and not pages[used + 1 :].any() for pages in cache.k + cache.v)
+    cache.reached(used - 1)
+    assert not cache.prepare(), "less is in use than before"
+    cache.reached(cache.num_blocks - 1)
+    while cache.prepare():
+        pieces += 1
+    assert pieces <= 33, "no further than the pool"
+
+
+def test_what_is_not_by_page_has_nothing_to_prepare():
+    assert not KVCache(LAYERS, 100, torch.float32, CPU).prepare()
+
+
 def test_a_pool_too_small_for_a_block_names_the_setting_and_the_numbers():
     with pytest.raises(ConfigError, match=r"kv_cache_memory leaves 1000 bytes .* at least two blocks"):
         pool_blocks(LAYERS, torch.float32, EngineConfig(model="m", kv_cache_memory=1000), 1 << 40, CPU)
