@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t BLOCK_TILES = 24;  // tiles whose inputs of a block stay in the second cache
 constexpr int64_t BLOCK_PANELS = 8;  // that are gone over with them, block by block
 constexpr int64_t FEW_TILES = 8;     // up to which a panel is taken to its end before the next: one stream from memory
-constexpr int64_t FLOATS = 256, WHOLES = 512;  // inputs of a block: of a panel, 16 KB of floats, 8 KB of int8
+constexpr int64_t FLOATS = 256, WORDS = 512, BYTES = 1024;  // inputs of a block: of a panel, 8 to 16 KB
 constexpr int64_t UNITS = 8;         // of a thread, about, so that a slow one holds up the others little
 constexpr int64_t UNIT_BYTES = 1 << 15;  // of a matrix in a unit, at least
 
@@ -29,9 +29,10 @@ struct Tiles {
   Tiles(const Matrix& m, int64_t rows)
       : count(div_up(rows, TILE)), rows(rows), whole(whole_numbers(m.format)), units_by_run(in_bytes(m.format)),
         step(!whole ? 1 : units_by_run ? 4 : 2), padded(padded_inputs(m)), runs(whole ? padded / run_of(m) : 0),
-        block(whole ? WHOLES : FLOATS), blocks(div_up(padded, block)) {}
-  int64_t begin(int64_t tile) const { return tile * (rows / count) + std::min(tile, rows % count); }
-  int height(int64_t tile) const { return static_cast<int>(begin(tile + 1) - begin(tile)); }
+        block(!whole ? FLOATS : units_by_run ? BYTES : WORDS), blocks(div_up(padded, block)), low(rows / count),
+        higher(rows % count) {}
+  int64_t begin(int64_t tile) const { return tile * low + std::min(tile, higher); }
+  int height(int64_t tile) const { return static_cast<int>(low + (tile < higher)); }
   int64_t size(int64_t b) const { return std::min(block, padded - b * block); }
   int64_t units() const { return units_by_run ? runs : 1; }  // of a row
 
@@ -45,6 +46,7 @@ struct Tiles {
   bool whole, units_by_run;
   int64_t step;  // inputs that share 32 bits
   int64_t padded, runs, block, blocks;
+  int64_t low, higher;  // rows of the last tile, and how many tiles have one more
 };
 
 template <class T>
@@ -148,8 +150,10 @@ struct Product {
   // Panels [first, last) for the tiles [low, high).
   void unit(int64_t first, int64_t last, int64_t low, int64_t high) const {
     const int64_t full = std::min(last, m.outputs / LANES);
-    // The first tile is the highest. Several tiles of 16-bit floats, which are widened for each, gain nothing by pairs.
-    const bool pairs = tiles.height(low) <= rows_of_two && (high - low == 1 || tiles.whole || m.format == Format::f32);
+    // The first tile is the highest. Two panels gain nothing for several tiles of 16-bit floats, which are widened for each, nor
+    // of b8: there one panel fills half the first cache, and its sums leave the multipliers waiting as little.
+    const bool gain = m.format == Format::f32 || (tiles.whole && m.format != Format::b8);
+    const bool pairs = tiles.height(low) <= rows_of_two && (high - low == 1 || gain);
     if (high - low <= FEW_TILES) {
       for (int64_t panel = first; panel < full;) {
         const bool two = pairs && panel + 1 < full;

@@ -181,15 +181,19 @@ TARGET static void codes(const Tile& t) {
 }
 
 // Codes of 0 to 255 meet bytes of -127 to 127, over runs of QUADS times four inputs. The sums of a group's runs are floats,
-// each in the row's unit, until the group's scale makes them those of the product.
+// each in the row's unit, until the group's scale makes them those of the product, which wait in registers if there are as many.
 template <int R, int P, int QUADS>
 TARGET static void bytes_by(const Tile& t) {
+  constexpr bool KEPT = (3 * R + 1) * P * NV + 2 <= REGISTERS;
   const int32_t *x = static_cast<const int32_t*>(t.x), *middles = t.sums;
   const float* units = t.units;
   const char* w[P];
   for (int p = 0; p < P; p++) w[p] = t.w + p * t.panel;
   const int64_t groups = t.count / t.group, runs = t.group / t.run;
-  float room[R * P * LANES];
+  V kept[KEPT ? R * P * NV : 1];
+  float room[KEPT ? W : R * P * LANES];
+  for (V& sum : kept) sum = all(-0.0f);  // whose sum with anything is that
+  for (int i = 0; i < (KEPT ? 0 : R * P * NV); i++) store(room + i * W, all(-0.0f));
   for (int64_t g = 0; g < groups; g++) {
     V sums[R][P * NV];
     float all_of_it[R] = {};  // the inputs of the group
@@ -216,8 +220,9 @@ TARGET static void bytes_by(const Tile& t) {
       for (int r = 0; r < R; r++) {
         const V unit = all(units[r]);
         for (int c = 0; c < P * NV; c++) sums[r][c] = mul_add(to_float(acc[r][c]), unit, sums[r][c]);
-        all_of_it[r] += units[r] * static_cast<float>(middles[r]);
       }
+      if (t.low)
+        for (int r = 0; r < R; r++) all_of_it[r] += units[r] * static_cast<float>(middles[r]);
       middles += R;
       units += R;
     }
@@ -225,16 +230,19 @@ TARGET static void bytes_by(const Tile& t) {
       for (int c = 0; c < NV; c++) {
         const V scale = load(t.scale + p * t.scales + g * LANES + c * W);
         for (int r = 0; r < R; r++) {
-          float* at = room + (r * P + p) * LANES + c * W;
           V sum = mul(sums[r][p * NV + c], scale);
           if (t.low) sum = mul_add(load(t.low + p * t.scales + g * LANES + c * W), all(all_of_it[r] / -128), sum);
-          store(at, g ? add(load(at), sum) : sum);
+          const int at = (r * P + p) * NV + c;
+          if constexpr (KEPT) kept[at] = add(kept[at], sum); else store(room + at * W, add(load(room + at * W), sum));
         }
       }
   }
   V acc[R][P * NV];
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < P * NV; c++) acc[r][c] = load(room + r * P * LANES + c * W);
+    for (int c = 0; c < P * NV; c++) {
+      const int at = r * P * NV + c;
+      if constexpr (KEPT) acc[r][c] = kept[at]; else acc[r][c] = load(room + at * W);
+    }
   add_to<R, P>(t, acc);
 }
 template <int R, int P>
@@ -345,6 +353,7 @@ TARGET static void lay_bytes(const Inputs& in, const Layout& to, float* room) {
 // The last act on y: times[r] (of whole numbers), bias, add.
 TARGET static void finish(
     float* y, int64_t stride, int rows, int64_t count, const float* times, const float* bias, const float* more, int64_t more_stride) {
+  if (!times && !bias && !more) return;
   for (int r = 0; r < rows; r++)
     for (int64_t i = 0; i < count; i += W) {
       const int64_t n = count - i;
