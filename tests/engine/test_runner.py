@@ -204,3 +204,12 @@ def test_threads_are_the_physical_cores_unless_said(stories, monkeypatch):
     assert torch.get_num_threads() == physical_cores()
     start(stories, threads=1)
     assert torch.get_num_threads() == 1
+
+
+def test_idle_moments_come_to_an_end(stories):
+    runner = start(stories)
+    moments = 0
+    while runner.idle():
+        moments += 1
+    assert moments <= 1 + runner.cache.bytes // (1 << 21) + 1
+    assert not runner.idle()
