@@ -18,6 +18,7 @@ constexpr int64_t BLOCK_TILES = 24;  // tiles whose inputs of a block stay in th
 constexpr int64_t BLOCK_PANELS = 8;  // that are gone over with them, block by block
 constexpr int64_t FEW_TILES = 8;     // up to which a panel is taken to its end before the next: one stream from memory
 constexpr int64_t FLOATS = 256, WORDS = 512, BYTES = 1024;  // inputs of a block: of a panel, 8 to 16 KB
+constexpr int64_t AHEAD = 2048;      // bytes that a tile alone asks for before it reads them
 constexpr int64_t UNITS = 8;         // of a thread, about, so that a slow one holds up the others little
 constexpr int64_t UNIT_BYTES = 1 << 15;  // of a matrix in a unit, at least
 
@@ -111,17 +112,16 @@ struct Product {
 
   Tiles tiles;
   float* scratch;
-  Kernel (*kernel_of)(Format, int, bool);
+  Kernel (*kernel_of)(Format, int);
   decltype(plain::finish)* finish;
-  int rows_of_two;  // up to which a tile meets two panels at once
 
-  // A tile with `two` panels or one, over block b.
-  void step(int64_t tile, int64_t panel, bool two, int64_t b, float* to, int64_t to_stride) const {
+  // A tile with a panel, over block b.
+  void step(int64_t tile, int64_t panel, int64_t b, int64_t ahead, float* to, int64_t to_stride) const {
     const int64_t from = b * tiles.block, rows = tiles.height(tile), size = panel_bytes(m);
     Tile t;
     t.x = scratch + tiles.inputs_at(tile, b);
     t.w = static_cast<const char*>(m.panels) + panel * size + from * size / tiles.padded;
-    t.panel = size;
+    t.ahead = ahead;
     t.count = tiles.size(b);
     t.y = to;
     t.y_stride = to_stride;
@@ -132,11 +132,10 @@ struct Product {
       t.run = run_of(m);
       t.scale = m.scale + at;
       t.low = m.low ? m.low + at : nullptr;
-      t.scales = groups * LANES;
       t.sums = reinterpret_cast<const int32_t*>(scratch) + tiles.sums_at(tile) + from / t.run * rows;
       t.units = scratch + tiles.units_at(tile) + from / t.run * rows;
     }
-    kernel_of(m.format, static_cast<int>(rows), two)(t);
+    kernel_of(m.format, static_cast<int>(rows))(t);
   }
 
   void finish_at(int64_t tile, int64_t output, int64_t count, float* to, int64_t to_stride) const {
@@ -150,26 +149,19 @@ struct Product {
   // Panels [first, last) for the tiles [low, high).
   void unit(int64_t first, int64_t last, int64_t low, int64_t high) const {
     const int64_t full = std::min(last, m.outputs / LANES);
-    // The first tile is the highest. Two panels gain nothing for several tiles of 16-bit floats, which are widened for each, nor
-    // of b8: there one panel fills half the first cache, and its sums leave the multipliers waiting as little.
-    const bool gain = m.format == Format::f32 || (tiles.whole && m.format != Format::b8);
-    const bool pairs = tiles.height(low) <= rows_of_two && (high - low == 1 || gain);
+    const auto all = [&](int64_t panel, int64_t b) {
+      // The first tile waits for memory. If others follow there is time to ask for all of the next panel.
+      step(low, panel, b, high - low > 1 ? panel_bytes(m) : AHEAD, at(low, panel), y_stride);
+      for (int64_t tile = low + 1; tile < high; tile++) step(tile, panel, b, 0, at(tile, panel), y_stride);
+    };
     if (high - low <= FEW_TILES) {
-      for (int64_t panel = first; panel < full;) {
-        const bool two = pairs && panel + 1 < full;
-        for (int64_t b = 0; b < tiles.blocks; b++)
-          for (int64_t tile = low; tile < high; tile++) step(tile, panel, two, b, at(tile, panel), y_stride);
-        for (int64_t tile = low; tile < high; tile++)
-          finish_at(tile, panel * LANES, two ? 2 * LANES : LANES, at(tile, panel), y_stride);
-        panel += two ? 2 : 1;
+      for (int64_t panel = first; panel < full; panel++) {
+        for (int64_t b = 0; b < tiles.blocks; b++) all(panel, b);
+        for (int64_t tile = low; tile < high; tile++) finish_at(tile, panel * LANES, LANES, at(tile, panel), y_stride);
       }
     } else {
       for (int64_t b = 0; b < tiles.blocks; b++)
-        for (int64_t panel = first; panel < full;) {
-          const bool two = pairs && panel + 1 < full;
-          for (int64_t tile = low; tile < high; tile++) step(tile, panel, two, b, at(tile, panel), y_stride);
-          panel += two ? 2 : 1;
-        }
+        for (int64_t panel = first; panel < full; panel++) all(panel, b);
       for (int64_t tile = low; tile < high; tile++)
         if (first < full) finish_at(tile, first * LANES, (full - first) * LANES, at(tile, first), y_stride);
     }
@@ -178,7 +170,7 @@ struct Product {
     const int64_t output = full * LANES, count = m.outputs - output;
     float aside[TILE * LANES];
     for (int64_t tile = low; tile < high; tile++) {
-      for (int64_t b = 0; b < tiles.blocks; b++) step(tile, full, false, b, aside, LANES);
+      for (int64_t b = 0; b < tiles.blocks; b++) step(tile, full, b, 0, aside, LANES);
       finish_at(tile, output, count, aside, LANES);
       for (int r = 0; r < tiles.height(tile); r++)
         std::memcpy(at(tile, full) + r * y_stride, aside + r * LANES, static_cast<size_t>(count) * sizeof(float));
@@ -202,13 +194,11 @@ void product(Isa isa, const Matrix& m, const Inputs& in, float* y, int64_t y_str
     (tiles.units_by_run ? lay_bytes : tiles.whole ? lay_words : lay_floats)(in, to, room<1>(2 * tiles.padded));
   });
 
-  const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, PICK(isa, kernel_of), PICK(isa, finish),
-                  PICK(isa, rows_of_two)()};
+  const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, PICK(isa, kernel_of), PICK(isa, finish)};
   const int64_t panels = panels_of(m);
   const int64_t parts = div_up(tiles.count, BLOCK_TILES);  // of the rows
   int64_t chunk = std::max(panels * parts / (UNITS * pool.threads()), div_up(UNIT_BYTES, panel_bytes(m)));
   if (tiles.count > FEW_TILES) chunk = std::min(chunk, BLOCK_PANELS);
-  chunk = div_up(std::max<int64_t>(chunk, 1), 2) * 2;  // in pairs
   const int64_t chunks = div_up(panels, chunk);
   pool.each(parts * chunks, [&](int64_t unit) {
     const int64_t low = unit / chunks * BLOCK_TILES, first = unit % chunks * chunk;
