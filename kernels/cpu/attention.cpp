@@ -15,7 +15,7 @@ namespace quire {
 namespace {
 
 constexpr int TILE = 6;            // queries that share the reads of keys
-constexpr int64_t TOGETHER = 48;   // queries of a unit, about: they share keys and values in the second cache
+constexpr int64_t QUERIES = 48;    // queries of a unit, about: they share keys and values in the second cache
 constexpr int64_t WORTH_A_THREAD = 8;  // rows to write
 
 // Some positions of one sequence, for one key/value head: the queries are positions x heads of the group.
@@ -118,7 +118,7 @@ void attention(
   const int64_t codes = std::max(layer.head_dim, layer.v_dim) + 16;
   const auto write = [&](int64_t row) {
     float* some = room<1>(layer.head_dim + codes);
-    write_row(layer, step, turned, k, v, row, some, reinterpret_cast<int32_t*>(some + layer.head_dim));
+    write_row(layer, step, turned, k, v, row, some, reinterpret_cast<int8_t*>(some + layer.head_dim));
   };
   if (step.rows < WORTH_A_THREAD) {
     for (int64_t row = 0; row < step.rows; row++) write(row);
@@ -127,7 +127,7 @@ void attention(
   }
 
   const Step s{layer, step, turned, q, out, PICK(isa, query), PICK(isa, segment_for), PICK(isa, merge), PICK(isa, divide)};
-  const int64_t positions = std::max<int64_t>(1, TOGETHER / s.group());
+  const int64_t positions = std::max<int64_t>(1, QUERIES / s.group());
   static thread_local std::vector<Block> blocks;
   blocks.clear();
   int64_t most = 0;
@@ -140,7 +140,12 @@ void attention(
   const int64_t count = static_cast<int64_t>(blocks.size());
   const Block* of = blocks.data();
   if (most == 1 || count >= 4 * pool.threads()) {
-    pool.each(count, [&](int64_t i) { s.whole(of[i]); });
+    // Taken by turns, more or less: so each thread goes on with the sequence that it is at, whose keys it has asked for.
+    const int64_t threads = pool.threads(), each = (count + threads - 1) / threads;
+    pool.each(each * threads, [&](int64_t turn) {
+      const int64_t i = turn % threads * each + turn / threads;
+      if (i < count) s.whole(of[i]);
+    });
     return;
   }
   // Few blocks with much to read: their segments at the same time.

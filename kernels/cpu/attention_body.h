@@ -28,14 +28,15 @@ INLINE T* of_page(const AttentionLayer& layer, void* first, int64_t page) {
 }
 
 // x [dim] to every `stride`-th element from `to` on: as it is, or as bytes; what these count in is returned.
-INLINE float put(const float* x, int64_t dim, float* to, int64_t stride, int32_t*) {
+INLINE float put(const float* x, int64_t dim, float* to, int64_t stride, int8_t*) {
   for (int64_t d = 0; d < dim; d++) to[d * stride] = x[d];
   return 1;
 }
 
-INLINE float put(const float* x, int64_t dim, int8_t* to, int64_t stride, int32_t* codes) {
-  const float unit = counted(x, dim, 127, codes);
-  for (int64_t d = 0; d < dim; d++) to[d * stride] = static_cast<int8_t>(codes[d]);
+INLINE float put(const float* x, int64_t dim, int8_t* to, int64_t stride, int8_t* codes) {
+  int32_t total;
+  const float unit = as_bytes(x, dim, codes, &total);
+  for (int64_t d = 0; d < dim; d++) to[d * stride] = codes[d];
   return unit;
 }
 
@@ -43,7 +44,7 @@ INLINE float put(const float* x, int64_t dim, int8_t* to, int64_t stride, int32_
 template <class T>
 TARGET static void write_row(
     const AttentionLayer& layer, const AttentionStep& step, const Turned& t, Heads k, Heads v, int64_t row, float* room,
-    int32_t* codes) {
+    int8_t* codes) {
   const int64_t page = step.slots[row] / PAGE, place = step.slots[row] % PAGE;
   T *keys = of_page<T>(layer, layer.keys, page), *values = of_page<T>(layer, layer.values, page);
   for (int64_t h = 0; h < layer.kv_heads; h++) {
@@ -57,14 +58,14 @@ TARGET static void write_row(
   }
 }
 
-using Write = void (*)(const AttentionLayer&, const AttentionStep&, const Turned&, Heads, Heads, int64_t, float*, int32_t*);
+using Write = void (*)(const AttentionLayer&, const AttentionStep&, const Turned&, Heads, Heads, int64_t, float*, int8_t*);
 
 TARGET static Write write_for(const AttentionLayer& layer) { return layer.key_units ? write_row<int8_t> : write_row<float>; }
 
-// Of the pages that a tile's keys lie in, for one head.
+// Of the pages that a tile's keys lie in, for one head; behind them those whose keys will be met next.
 template <class T>
 struct Tile {
-  const T *keys[KEYS / PAGE], *values[KEYS / PAGE];
+  const T *keys[2 * KEYS / PAGE], *values[KEYS / PAGE];
   const float* key_units[KEYS / PAGE];  // where T is a byte
   float value_units[KEYS];
   int64_t pages;
@@ -82,7 +83,7 @@ TARGET static void meet(const float* q, int64_t dim, const Tile<T>& tile, int64_
   const T *k[P], *next[P], *v[P];
   for (int p = 0; p < P; p++) {
     k[p] = tile.keys[page + p];
-    next[p] = tile.keys[page + P + p < tile.pages ? page + P + p : page + p];
+    next[p] = tile.keys[page + P + p];
     v[p] = tile.values[page + p];
   }
   const int64_t lines = (v_dim * PAGE + LINE - 1) / LINE;
@@ -114,11 +115,11 @@ TARGET static void meet_all(const float* q, int64_t dim, const Tile<T>& tile, in
 }
 
 // C vectors of the values of `count` keys, weighed: sums[r] = sums[r] * factors[r] + sum of weights[r][key] * value. With
-// part > 0 it is the first `part` floats of one vector.
+// part > 0 it is the first `part` floats of one vector. next: pages of keys to ask for meanwhile.
 template <int R, int C, class T>
 TARGET static void weigh(
-    const float* weights, const float* factors, const T* const* values, int64_t count, int64_t dim, int64_t at, int part,
-    float* sums) {
+    const float* weights, const float* factors, const T* const* values, const T* const* next, int64_t count, int64_t dim,
+    int64_t at, int part, float* sums) {
   V acc[R][C];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) {
@@ -127,6 +128,9 @@ TARGET static void weigh(
     }
   for (int64_t key = 0; key < count; key++) {
     const T* v = values[key / PAGE] + key % PAGE * dim + at;
+    const T* ahead = next[key / PAGE] + key % PAGE * dim + at;
+    for (int c = 0; c < C; c++)
+      if (c * W * sizeof(T) % 64 == 0) __builtin_prefetch(ahead + c * W, 0, 2);
     V b[C];
     for (int c = 0; c < C; c++) b[c] = part ? load_part(v, part) : load(v + c * W);
     for (int r = 0; r < R; r++) {
@@ -143,12 +147,13 @@ TARGET static void weigh(
 
 template <int R, class T>
 TARGET static void weigh_all(
-    const float* weights, const float* factors, const T* const* values, int64_t count, int64_t dim, float* sums) {
+    const float* weights, const float* factors, const T* const* values, const T* const* next, int64_t count, int64_t dim,
+    float* sums) {
   constexpr int C = R == 1 ? 8 : R <= 3 ? 4 : 2;
   int64_t at = 0;
-  for (; at + C * W <= dim; at += C * W) weigh<R, C>(weights, factors, values, count, dim, at, 0, sums);
-  for (; at + W <= dim; at += W) weigh<R, 1>(weights, factors, values, count, dim, at, 0, sums);
-  if (at < dim) weigh<R, 1>(weights, factors, values, count, dim, at, static_cast<int>(dim - at), sums);
+  for (; at + C * W <= dim; at += C * W) weigh<R, C>(weights, factors, values, next, count, dim, at, 0, sums);
+  for (; at + W <= dim; at += W) weigh<R, 1>(weights, factors, values, next, count, dim, at, 0, sums);
+  if (at < dim) weigh<R, 1>(weights, factors, values, next, count, dim, at, static_cast<int>(dim - at), sums);
 }
 
 // Scores of one row [KEYS], of which [low, high) are seen -> weights e^(score - peak) in their place, and 0 elsewhere up to
@@ -221,12 +226,17 @@ TARGET static void segment_of(
   std::memcpy(&softcap, &bits, sizeof softcap);
   alignas(64) float scores[R * KEYS];
   Tile<T> tile;
+  const int64_t first = begin / PAGE, last = (end + PAGE - 1) / PAGE, next_head = std::min(kv_head + 1, layer.kv_heads - 1);
   for (int64_t at = begin; at < end; at += KEYS) {
     const int64_t keys = end - at < KEYS ? end - at : KEYS, count = (keys + PAGE - 1) / PAGE;
     tile.pages = count;
+    for (int64_t i = 0; i < count + KEYS / PAGE; i++) {
+      // Behind the last page it goes on with the next head's keys, where the first of this one's lie.
+      const int64_t place = at / PAGE + i, over = place - last, page = pages[over < 0 ? place : first + over % (last - first)];
+      tile.keys[i] = of_page<T>(layer, layer.keys, page) + (over < 0 ? kv_head : next_head) * layer.head_dim * PAGE;
+    }
     for (int64_t i = 0; i < count; i++) {
       const int64_t page = pages[at / PAGE + i];
-      tile.keys[i] = of_page<T>(layer, layer.keys, page) + kv_head * layer.head_dim * PAGE;
       tile.values[i] = of_page<T>(layer, layer.values, page) + kv_head * layer.v_dim * PAGE;
       if constexpr (sizeof(T) == 1) {
         tile.key_units[i] = of_page<float>(layer, layer.key_units, page) + kv_head * PAGE;
@@ -247,7 +257,7 @@ TARGET static void segment_of(
       factors[r] = soften(mine, low < 0 ? 0 : low, high < keys ? high : keys, count * PAGE, softcap, &peaks[r], &totals[r]);
       if constexpr (sizeof(T) == 1) in_units(mine, tile.value_units, count * PAGE);
     }
-    weigh_all<R>(scores, factors, tile.values, keys, layer.v_dim, sums);
+    weigh_all<R>(scores, factors, tile.values, tile.keys + count, keys, layer.v_dim, sums);
   }
 }
 

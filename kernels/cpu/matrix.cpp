@@ -148,6 +148,7 @@ struct Product {
 
   // Panels [first, last) for the tiles [low, high).
   void unit(int64_t first, int64_t last, int64_t low, int64_t high) const {
+    if (first >= last) return;
     const int64_t full = std::min(last, m.outputs / LANES);
     const auto all = [&](int64_t panel, int64_t b) {
       // The first tile waits for memory. If others follow there is time to ask for all of the next panel.
@@ -199,9 +200,11 @@ void product(Isa isa, const Matrix& m, const Inputs& in, float* y, int64_t y_str
   const int64_t parts = div_up(tiles.count, BLOCK_TILES);  // of the rows
   int64_t chunk = std::max(panels * parts / (UNITS * pool.threads()), div_up(UNIT_BYTES, panel_bytes(m)));
   if (tiles.count > FEW_TILES) chunk = std::min(chunk, BLOCK_PANELS);
-  const int64_t chunks = div_up(panels, chunk);
-  pool.each(parts * chunks, [&](int64_t unit) {
-    const int64_t low = unit / chunks * BLOCK_TILES, first = unit % chunks * chunk;
+  const int64_t chunks = div_up(panels, chunk), threads = pool.threads(), each = div_up(chunks, threads);
+  pool.each(parts * each * threads, [&](int64_t unit) {
+    // Units are taken by turns, more or less: so each thread reads on where it was, which it has asked for already.
+    const int64_t part = unit / (each * threads), turn = unit % (each * threads);
+    const int64_t low = part * BLOCK_TILES, first = (turn % threads * each + turn / threads) * chunk;
     p.unit(first, std::min(first + chunk, panels), low, std::min(low + BLOCK_TILES, tiles.count));
   });
 }

@@ -270,8 +270,10 @@ INLINE int32_t total(const int32_t* codes, int64_t count) {
 TARGET static void lay_words(const Inputs& in, const Layout& to, float* room) {
   int32_t* codes = reinterpret_cast<int32_t*>(room + to.padded);
   for (int r = 0; r < to.rows; r++) {
-    to.units[r] = counted(prepared(in, to.first + r, room), in.width, 32767, codes);
-    for (int64_t i = (in.width + W - 1) / W * W; i < to.padded; i++) codes[i] = 0;
+    const float* from = prepared(in, to.first + r, room);
+    const Unit unit = unit_of(from, in.width, 32767);
+    to.units[r] = unit.unit;
+    for (int64_t i = 0; i < to.padded; i += W) istore(codes + i, i < in.width ? numbers_at(from, i, in.width, unit) : izero());
     for (int64_t begin = 0; begin < to.padded; begin += to.block) {
       const int64_t count = to.padded - begin < to.block ? to.padded - begin : to.block;
       int32_t* x = static_cast<int32_t*>(to.x) + to.at(begin / 2, count / 2) + r;
@@ -286,21 +288,19 @@ TARGET static void lay_words(const Inputs& in, const Layout& to, float* room) {
 
 // Four bytes, which each run of a row counts in a unit of its own. The sums are times what takes the middle off the codes.
 TARGET static void lay_bytes(const Inputs& in, const Layout& to, float* room) {
-  int32_t codes[RUN];
-  int8_t narrow[RUN];
+  int8_t codes[RUN] = {};
   for (int r = 0; r < to.rows; r++) {
     const float* from = prepared(in, to.first + r, room);
     for (int64_t begin = 0; begin < to.padded; begin += to.block) {
       const int64_t count = to.padded - begin < to.block ? to.padded - begin : to.block;
       int32_t* x = static_cast<int32_t*>(to.x) + to.at(begin / 4, count / 4) + r;
       for (int64_t k = begin; k < begin + count; k += to.run) {
-        const int64_t there = in.width - k < to.run ? in.width - k : to.run;
+        const int64_t left = in.width - k, there = left < 0 ? 0 : left < to.run ? left : to.run, n = k / to.run * to.rows + r;
         if (there < to.run) std::memset(codes, 0, sizeof codes);
-        const int64_t n = k / to.run;
-        to.units[n * to.rows + r] = there > 0 ? counted(from + k, there, 127, codes) : 0;
-        to.sums[n * to.rows + r] = -to.middle * total(codes, to.run);
-        for (int64_t i = 0; i < to.run; i++) narrow[i] = static_cast<int8_t>(codes[i]);
-        for (int64_t i = 0; i < to.run; i += 4, x += to.rows) std::memcpy(x, narrow + i, 4);
+        int32_t total;
+        to.units[n] = as_bytes(from + k, there, codes, &total);
+        to.sums[n] = -to.middle * total;
+        for (int64_t i = 0; i < to.run; i += 4, x += to.rows) std::memcpy(x, codes + i, 4);
       }
     }
   }

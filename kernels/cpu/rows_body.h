@@ -36,21 +36,38 @@ INLINE void store_some(float* p, V x, int64_t n) {
   if (n >= W) store(p, x); else store_part(p, x, static_cast<int>(n));
 }
 
-// `count` values from `from` on as whole numbers of -most to most; what they count in is returned. NaN and infinity have no
-// code: where there is one, they count in NaN.
-INLINE float counted(const float* from, int64_t count, int most, int32_t* codes) {
-  V greatest = zero(), odd = zero();  // odd: NaN where a value is no number
+// What `count` values from `from` on count in as whole numbers of -most to most, and what each is multiplied with to be
+// one. NaN and infinity have no number: where there is one, all are 0 and count in NaN.
+struct Unit {
+  float unit, scale;
+};
+INLINE Unit unit_of(const float* from, int64_t count, int most) {
+  I greatest = izero();  // magnitudes as bits are in their order, infinity and then NaN above all numbers
+  for (int64_t i = 0; i < count; i += W) greatest = igreater(greatest, bits_of(magnitude(load_some(from + i, count - i))));
+  const int32_t bits = ilargest(greatest);
+  float top;
+  std::memcpy(&top, &bits, sizeof top);
+  const float limit = static_cast<float>(most);
+  if (!(top <= 3.4e38f)) return {NAN, 0};
+  return {top / limit, top > 1e-30f ? limit / top : 0.0f};  // of less its inverse could be infinite: that is 0
+}
+
+// Value i of a row in such units; of one that is no number 0.
+INLINE I numbers_at(const float* from, int64_t i, int64_t count, Unit in) {
+  return in.scale == 0 ? izero() : rounded(mul(load_some(from + i, count - i), all(in.scale)));
+}
+
+// The same as bytes, -127 to 127; their sum goes to `total`. `to` has room for whole vectors.
+INLINE float as_bytes(const float* from, int64_t count, int8_t* to, int32_t* total) {
+  const Unit in = unit_of(from, count, 127);
+  I sums = izero();
   for (int64_t i = 0; i < count; i += W) {
-    const V v = load_some(from + i, count - i);
-    greatest = greater(greatest, magnitude(v));
-    odd = add(odd, mul(v, zero()));
+    const I some = numbers_at(from, i, count, in);
+    istore_bytes(to + i, some);
+    sums = iadd(sums, some);
   }
-  const float top = largest(greatest), limit = static_cast<float>(most);
-  const bool sound = sum(odd) == 0 && top <= 3.4e38f;
-  const V scale = all(sound && top > 1e-30f ? limit / top : 0.0f);  // of less its inverse could be infinite: that is 0
-  for (int64_t i = 0; i < count; i += W)
-    store_int(codes + i, sound ? mul(load_some(from + i, count - i), scale) : zero());
-  return sound ? top / limit : NAN;
+  *total = isum(sums);
+  return in.unit;
 }
 
 template <Gate gate>

@@ -95,7 +95,13 @@ INLINE I low_then_high_nibbles(const void* p) {
 }
 INLINE I iadd(I x, I y) { return _mm512_add_epi32(x, y); }
 INLINE V to_float(I x) { return _mm512_cvtepi32_ps(x); }
-INLINE void store_int(int32_t* p, V x) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(x)); }
+INLINE I rounded(V x) { return _mm512_cvtps_epi32(x); }
+INLINE I bits_of(V x) { return _mm512_castps_si512(x); }
+INLINE I igreater(I x, I y) { return _mm512_max_epi32(x, y); }
+INLINE int32_t ilargest(I x) { return _mm512_reduce_max_epi32(x); }
+INLINE int32_t isum(I x) { return _mm512_reduce_add_epi32(x); }
+INLINE void istore(int32_t* p, I x) { _mm512_storeu_si512(p, x); }
+INLINE void istore_bytes(int8_t* p, I x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x)); }
 INLINE float sum(V x) {
   __m256 h = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -187,7 +193,24 @@ INLINE I bytes_add(I codes, I y, I z) {
 }
 INLINE I iadd(I x, I y) { return _mm256_add_epi32(x, y); }
 INLINE V to_float(I x) { return _mm256_cvtepi32_ps(x); }
-INLINE void store_int(int32_t* p, V x) { _mm256_storeu_si256((__m256i*)p, _mm256_cvtps_epi32(x)); }
+INLINE I rounded(V x) { return _mm256_cvtps_epi32(x); }
+INLINE I bits_of(V x) { return _mm256_castps_si256(x); }
+INLINE I igreater(I x, I y) { return _mm256_max_epi32(x, y); }
+INLINE int32_t ilargest(I x) {
+  __m128i q = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  q = _mm_max_epi32(q, _mm_unpackhi_epi64(q, q));
+  return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 1)));
+}
+INLINE int32_t isum(I x) {
+  __m128i q = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  q = _mm_add_epi32(q, _mm_unpackhi_epi64(q, q));
+  return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 1)));
+}
+INLINE void istore(int32_t* p, I x) { _mm256_storeu_si256((__m256i*)p, x); }
+INLINE void istore_bytes(int8_t* p, I x) {
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(words, words));
+}
 INLINE float sum(V x) {
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   q = _mm_add_ps(q, _mm_movehl_ps(q, q));
@@ -305,8 +328,17 @@ INLINE I bytes_add(I codes, I y, I z) {
 }
 INLINE I iadd(I x, I y) { return x + y; }
 INLINE V to_float(I x) { return __builtin_convertvector(x, V); }
-INLINE void store_int(int32_t* p, V x) {
-  for (int i = 0; i < W; i++) p[i] = static_cast<int32_t>(std::nearbyint(x[i]));
+INLINE I rounded(V x) { return __builtin_convertvector(whole(x), I); }
+INLINE I bits_of(V x) { return (I)x; }
+INLINE I igreater(I x, I y) { return x > y ? x : y; }
+INLINE int32_t ilargest(I x) {
+  const I y = igreater(x, I{x[2], x[3], x[2], x[3]});
+  return y[0] > y[1] ? y[0] : y[1];
+}
+INLINE int32_t isum(I x) { return x[0] + x[1] + x[2] + x[3]; }
+INLINE void istore(int32_t* p, I x) { std::memcpy(p, &x, sizeof x); }
+INLINE void istore_bytes(int8_t* p, I x) {
+  for (int i = 0; i < W; i++) p[i] = static_cast<int8_t>(x[i]);
 }
 INLINE float sum(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
