@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 
 import torch
@@ -55,8 +56,8 @@ class Batch:
                 rows += range(len(tokens) - s.drafts - 1, len(tokens))
         # One tensor, so that it is sent at once.
         lengths = [len(tokens), len(tokens), len(tokens), len(rows)]
-        whole = torch.tensor(tokens + positions + slots + rows, dtype=torch.int64)
-        made = list((whole if device.type == "cpu" else sent(whole, device)).split(lengths))
+        whole = torch.frombuffer(array("q", tokens + positions + slots + rows), dtype=torch.int64)
+        made = list((whole if device.type == "cpu" else sent(whole, device)).split_with_sizes(lengths))
         if flying is not None and len(flying):
             found = flying[(-1 - made[0]).clamp_(min=0)].clamp_(min=0)
             made[0] = torch.where(made[0] < 0, found, made[0])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from array import array
 from itertools import accumulate, islice
 
-import numpy as np
 import torch
 
 from ..kernels.attention import Scratch
@@ -48,7 +48,7 @@ class KVCache:
         self.num_blocks = num_blocks
         self.zero_page = num_blocks
         self.scratch = Scratch()
-        self.tables: np.ndarray | None = None
+        self.tables: tuple[array[int], list[array[int]]] | None = None
         self._keys_across = by_page
 
         keys: list[tuple[int, ...]] = []

@@ -182,7 +182,7 @@ class Runner:
         sampled = [i for i, s in enumerate(plan.slices) if s.sample]
         last = None
         if sampled:
-            last = hidden.index_select(0, batch.sample_rows)
+            last = hidden if len(batch.sampled) == len(hidden) else hidden.index_select(0, batch.sample_rows)
             adapted = rows.select(batch.sampled) if rows is not None else None
             logits = self.model.logits(last, adapted)
             self._guided_sample(logits, plan.slices, outcomes, sampled, began)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from array import array
 from types import ModuleType
 
 import torch
@@ -31,6 +32,11 @@ except ImportError as reason:
 def serves(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the C++ kernels compute with such tensors."""
     return cpu is not None and dtype == torch.float32 and device.type == "cpu"
+
+
+def address(numbers: array[int]) -> int:
+    """Where a table of int64 lies; it must not grow while that is used."""
+    return numbers.buffer_info()[0]
 
 
 def bits(x: float) -> int:

@@ -6,6 +6,7 @@ called once a layer, or handed to the call that runs all of them.
 
 from __future__ import annotations
 
+from array import array
 from itertools import accumulate
 
 import numpy as np
@@ -28,7 +29,7 @@ def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Planned:
 
 
 class Planned:
-    """The `Attend` of one step. attentions, steps: int64, of each layer the address of its AttentionLayer and of its
+    """The `Attend` of one step. attentions, steps: of int64, of each layer the address of its AttentionLayer and of its
     AttentionStep, for a caller in C++ (`decoder`)."""
 
     __slots__ = ("_held", "_layers", "_places", "attentions", "steps")
@@ -40,7 +41,7 @@ class Planned:
         self._held = by_window
         self._places = [by_window[spec.window].places for spec in layers]
         self.attentions = _tables(layers, cache)
-        self.steps = np.array([by_window[spec.window].address for spec in layers], dtype=np.int64)
+        self.steps = array("q", [by_window[spec.window].address for spec in layers])
 
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: Turn = AS_THEY_ARE
@@ -49,7 +50,7 @@ class Planned:
         q, k, v = (x if _side_by_side(x) else x.contiguous() for x in (q, k, v))
         out = torch.empty(q.shape[0], spec.heads, spec.v_head_dim or spec.head_dim)
         native.kernels().attention(
-            int(self.attentions[layer]), int(self.steps[layer]), *turn.numbers, q.data_ptr(), q.stride(0), k.data_ptr(),
+            self.attentions[layer], self.steps[layer], *turn.numbers, q.data_ptr(), q.stride(0), k.data_ptr(),
             k.stride(0), v.data_ptr(), v.stride(0), out.data_ptr(), self._places[layer],
         )  # fmt: skip
         return out
@@ -60,20 +61,21 @@ def _side_by_side(x: torch.Tensor) -> bool:
     return x.stride(2) == 1 and x.stride(1) == x.shape[2]
 
 
-def _tables(layers: list[LayerSpec], cache: KVCache) -> np.ndarray:
+def _tables(layers: list[LayerSpec], cache: KVCache) -> array[int]:
     """int64 [layers], the address of each one's AttentionLayer."""
     if cache.tables is None:
         parts = cache.k, cache.v, cache.k_units, cache.v_units
         addresses = [[x.data_ptr() for x in part] or [0] * len(layers) for part in parts]
-        cache.tables = np.array([
-            [
+        tables = [
+            array("q", [
                 spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim,
                 native.bits(spec.scale), native.bits(spec.softcap or 0.0), *pages,
                 cache.k[n].stride(0) * cache.k[n].itemsize,
-            ]
+            ])
             for n, (spec, *pages) in enumerate(zip(layers, *addresses, strict=True))
-        ], dtype=np.int64)  # fmt: skip
-    return cache.tables.ctypes.data + cache.tables.strides[0] * np.arange(len(layers))
+        ]  # fmt: skip
+        cache.tables = array("q", map(native.address, tables)), tables
+    return cache.tables[0]
 
 
 class _Step:
@@ -87,18 +89,23 @@ class _Step:
         last: list[int] = []
         for begin, end, length in zip(starts, starts[1:], lengths, strict=False):
             last += range(length - (end - begin), length)
-        lists = np.array([*starts, *tables, *pages, *last], dtype=np.int64)
-        first = np.zeros(rows, dtype=np.int64)
+        first = [0] * rows
         if window is not None:
             # A draft of a tree stands in the text nearer to its keys than its place says.
-            np.maximum(batch.positions.numpy() - window + 1, 0, out=first)
-        at = [lists.ctypes.data + 8 * n for n in accumulate(map(len, (starts, tables, pages)), initial=0)]
+            first = [max(0, position - window + 1) for position in batch.positions.tolist()]
+        lists = array("q", [*starts, *tables, *pages, *first, *last])
+        sizes = map(len, (starts, tables, pages, first))
+        starts_at, tables_at, pages_at, first_at, last_at = (
+            native.address(lists) + 8 * n for n in accumulate(sizes, initial=0)
+        )
         unseen = _unseen(batch, window) if batch.trees else ()
-        addresses = *at[:3], batch.slots.data_ptr(), first.ctypes.data, at[3], *(x.ctypes.data for x in unseen)
-        self._held = lists, batch.slots, first, unseen
-        self._table = np.array([len(lengths), rows, *addresses, *[0] * (2 - len(unseen))], dtype=np.int64)
-        self.address = self._table.ctypes.data
-        self.places = sum(last) + rows - (int(first.sum()) if window is not None else 0)
+        self._held = lists, batch.slots, unseen
+        self._table = array("q", [
+            len(lengths), rows, starts_at, tables_at, pages_at, batch.slots.data_ptr(), first_at, last_at,
+            *(x.ctypes.data for x in unseen), *[0] * (2 - len(unseen)),
+        ])  # fmt: skip
+        self.address = native.address(self._table)
+        self.places = sum(last) + rows - sum(first)
 
 
 def _unseen(batch: Batch, window: int | None) -> tuple[np.ndarray, np.ndarray]:

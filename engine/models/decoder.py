@@ -152,7 +152,7 @@ class Decoder:
         ):
             changed = (adapters.ctypes.data, rows.address) if rows is not None else (0, 0)
             native.kernels().decoder(
-                program.ctypes.data, len(program), attend.attentions.ctypes.data, attend.steps.ctypes.data,
+                program.ctypes.data, len(program), native.address(attend.attentions), native.address(attend.steps),
                 cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width, *changed,
             )  # fmt: skip
             return self.norm(x)

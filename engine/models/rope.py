@@ -33,19 +33,28 @@ FIELDS = {  # kind -> (needed, optional) fields of its description
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
-class Rope:
-    """Angles of positions. `scaling`: the attention factor that multiplies cos and sin."""
+TABLE = 1 << 24  # bytes that angles of all positions may take; beyond, each step makes its own
 
-    def __init__(self, inv_freq: torch.Tensor, scaling: float = 1.0):
+
+class Rope:
+    """Angles of positions. `scaling`: the attention factor that multiplies cos and sin. positions: how many are served,
+    whose angles are made once, on a CPU, where making those of one token takes as long as half a layer of a small model.
+    """
+
+    def __init__(self, inv_freq: torch.Tensor, scaling: float, positions: int):
         self.inv_freq = inv_freq  # [angles] float32
         self.scaling = scaling
+        few = inv_freq.device.type == "cpu" and 2 * positions * inv_freq.nbytes <= TABLE
+        self._table = self._made(torch.arange(positions)) if few else None
+
+    def _made(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        turns = positions.float()[:, None] * self.inv_freq
+        cos, sin = turns.cos(), turns.sin()
+        return (cos, sin) if self.scaling == 1 else (cos * self.scaling, sin * self.scaling)
 
     def angles(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """positions [T] -> cos, sin [T, 1, angles], for `ops.rotary`."""
-        turns = positions.float()[:, None] * self.inv_freq
-        cos, sin = turns.cos(), turns.sin()
-        if self.scaling != 1:
-            cos, sin = cos * self.scaling, sin * self.scaling
+        cos, sin = self._made(positions) if self._table is None else (x.index_select(0, positions) for x in self._table)
         return cos.to(dtype)[:, None], sin.to(dtype)[:, None]
 
 
@@ -70,7 +79,7 @@ def make_rope(
     dim = int(head_dim * described.get("partial_rotary_factor", 1.0))
     original = int(described.get("original_max_position_embeddings") or max_position)
     inv_freq, scaling = _KINDS[kind](described, theta, dim, max_position, original, context)
-    return Rope(inv_freq.to(device), scaling)
+    return Rope(inv_freq.to(device), scaling, context)
 
 
 def _base(theta: float, dim: int) -> torch.Tensor:
