@@ -38,7 +38,7 @@ TABLE = 1 << 24  # bytes that angles of all positions may take; beyond, each ste
 
 class Rope:
     """Angles of positions. `scaling`: the attention factor that multiplies cos and sin. positions: how many are served,
-    whose angles are made once, on a CPU, where making those of one token takes as long as half a layer of a small model.
+    whose angles are made once, on a CPU, where making those of one token takes as long as a small model's layer.
     """
 
     def __init__(self, inv_freq: torch.Tensor, scaling: float, positions: int):
