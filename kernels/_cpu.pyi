@@ -7,6 +7,9 @@ def lora(
     entries: int, capacity: int, rows: int, x: int, x_stride: int, inputs: int, y: int, y_stride: int, outputs: int
 ) -> None: ...
 def pack(matrix: int, panels: int, rows: int, stride: int, first: int, count: int) -> None: ...
+def quantize(
+    matrix: int, panels: int, scales: int, kind: int, rows: int, stride: int, first: int, count: int
+) -> None: ...
 def product(
     matrix: int,
     x: int,

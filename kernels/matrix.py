@@ -19,7 +19,7 @@ LANES = 16
 FORMATS = (torch.float32, torch.bfloat16, torch.float16, 8, 4)  # kind of weight, or its bits; Format of cpu/matrix.h
 BYTES = len(FORMATS)  # the Format of 8 bits where rows have 8 as well
 BITS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: 16, 8: 8, 4: 4}
-ROWS = 1024  # of a matrix that are quantized at once
+ROWS = 1024  # of a matrix that are packed at once
 
 
 class Matrix:
@@ -105,14 +105,22 @@ class Matrix:
             weight = part.dense() if isinstance(part, Quantized) else part
             self._pack(first, weight.to(self.kind))
             return
-        group = int(self._table[3])
+        if isinstance(part, Tensor):
+            return self._quantize(first, part)
         for at in range(0, part.shape[0], ROWS):
-            rows = slice(at, at + ROWS)
-            some = part.rows(rows) if isinstance(part, Quantized) else quantize(part[rows], self.kind, group)
+            some = part.rows(slice(at, at + ROWS))
             self._pack(first + at, some.codes)
             for name, values in (("scale", some.scale), ("low", some.low)):
                 if values is not None:
                     self._lay(name, first + at, values)
+
+    def _quantize(self, first: int, rows: Tensor) -> None:
+        """As `quantize` does, to the bit, in one pass over them."""
+        rows = (rows if rows.dtype in FORMATS else rows.float()).contiguous()
+        native.kernels().quantize(
+            self.address, self._address("panels"), self._address("scale"), FORMATS.index(rows.dtype), rows.data_ptr(),
+            rows.stride(0), first, rows.shape[0],
+        )  # fmt: skip
 
     def _pack(self, first: int, rows: Tensor) -> None:
         rows = rows.contiguous()

@@ -15,6 +15,7 @@
 #include "lora.h"
 #include "matrix.h"
 #include "pool.h"
+#include "quantize.h"
 #include "rows.h"
 #include "vocabulary.h"
 
@@ -25,7 +26,7 @@ using namespace quire;
 Isa in_use = Isa::plain;
 
 // Of the functions' arguments and tables: kernels/native.py takes no module of another version. Raise both together.
-constexpr long VERSION = 7;
+constexpr long VERSION = 8;
 
 // Giving up Python's lock costs nothing until another thread wants it: then getting it back may take the 5 ms of
 // Python's switch interval. So short calls keep it. In multiplications, about a tenth of a millisecond.
@@ -89,6 +90,15 @@ PyObject* py_pack(PyObject*, PyObject* const* args, Py_ssize_t given) {
   if (!numbers(args, given, n, 6, "pack")) return nullptr;
   const Matrix& m = *at<const Matrix>(n[0]);
   return done(n[5] * m.inputs, [&] { pack(m, at<void>(n[1]), at<const void>(n[2]), n[3], n[4], n[5]); });
+}
+
+PyObject* py_quantize(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  long long n[8];
+  if (!numbers(args, given, n, 8, "quantize")) return nullptr;
+  const Matrix& m = *at<const Matrix>(n[0]);
+  return done(n[7] * m.inputs, [&] {
+    quantize(in_use, m, at<void>(n[1]), at<float>(n[2]), static_cast<Format>(n[3]), at<const void>(n[4]), n[5], n[6], n[7]);
+  });
 }
 
 PyObject* py_product(PyObject*, PyObject* const* args, Py_ssize_t given) {
@@ -217,6 +227,8 @@ PyMethodDef methods[] = {
      "y [*, outputs] with gain, offset and pieces of each row's slot, in place. Addresses and numbers; strides in floats."},
     {"pack", fast(py_pack), METH_FASTCALL,
      "pack(matrix, panels, rows, stride, first, count)\nRows of weights to their panels; see matrix.h."},
+    {"quantize", fast(py_quantize), METH_FASTCALL,
+     "quantize(matrix, panels, scales, kind, rows, stride, first, count)\nSee quantize.h; kind: Format of the rows."},
     {"product", fast(py_product), METH_FASTCALL,
      "product(matrix, x, x_stride, rows, y, y_stride, add, add_stride, norm, eps, gate)\n"
      "y = W x + bias + add. eps: the bits of a float."},

@@ -36,18 +36,24 @@ INLINE void store_some(float* p, V x, int64_t n) {
   if (n >= W) store(p, x); else store_part(p, x, static_cast<int>(n));
 }
 
+// The largest magnitude of `count` values; infinite or NaN where one is no number: as bits magnitudes are in their order,
+// infinity and then NaN above all numbers.
+INLINE float largest_magnitude(const float* from, int64_t count) {
+  I greatest = izero();
+  for (int64_t i = 0; i < count; i += W) greatest = igreater(greatest, bits_of(magnitude(load_some(from + i, count - i))));
+  const int32_t bits = ilargest(greatest);
+  float top;
+  std::memcpy(&top, &bits, sizeof top);
+  return top;
+}
+
 // What `count` values from `from` on count in as whole numbers of -most to most, and what each is multiplied with to be
 // one. NaN and infinity have no number: where there is one, all are 0 and count in NaN.
 struct Unit {
   float unit, scale;
 };
 INLINE Unit unit_of(const float* from, int64_t count, int most) {
-  I greatest = izero();  // magnitudes as bits are in their order, infinity and then NaN above all numbers
-  for (int64_t i = 0; i < count; i += W) greatest = igreater(greatest, bits_of(magnitude(load_some(from + i, count - i))));
-  const int32_t bits = ilargest(greatest);
-  float top;
-  std::memcpy(&top, &bits, sizeof top);
-  const float limit = static_cast<float>(most);
+  const float top = largest_magnitude(from, count), limit = static_cast<float>(most);
   if (!(top <= 3.4e38f)) return {NAN, 0};
   return {top / limit, top > 1e-30f ? limit / top : 0.0f};  // of less its inverse could be infinite: that is 0
 }

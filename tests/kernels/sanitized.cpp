@@ -10,6 +10,7 @@
 #include "lora.h"
 #include "matrix.h"
 #include "pool.h"
+#include "quantize.h"
 #include "rows.h"
 #include "vocabulary.h"
 
@@ -37,7 +38,7 @@ static void check(bool right, const char* what) {
 
 static void a_product(Isa isa) {
   Matrix m{};
-  m.format = static_cast<Format>(between(0, 4));
+  m.format = static_cast<Format>(between(0, 5));
   m.outputs = between(1, 70), m.inputs = between(1, 600), m.group = 16 << between(0, 5);
   const int64_t elements = m.outputs * m.inputs;
   const auto panels = some<char>(panels_of(m) * panel_bytes(m));
@@ -48,7 +49,11 @@ static void a_product(Isa isa) {
   }
   if (between(0, 1)) bias = some<float>(m.outputs);
   m.panels = panels.get(), m.scale = scale.get(), m.low = low.get(), m.bias = bias.get();
-  if (m.format == Format::f32) pack(m, panels.get(), some<float>(elements).get(), m.inputs, 0, m.outputs);
+  if (whole_numbers(m.format) && !low && between(0, 1)) {
+    const bool halves = between(0, 1);
+    if (halves) quantize(isa, m, panels.get(), scale.get(), Format::bf16, some<uint16_t>(elements).get(), m.inputs, 0, m.outputs);
+    else quantize(isa, m, panels.get(), scale.get(), Format::f32, some<float>(elements).get(), m.inputs, 0, m.outputs);
+  } else if (m.format == Format::f32) pack(m, panels.get(), some<float>(elements).get(), m.inputs, 0, m.outputs);
   else if (whole_numbers(m.format)) pack(m, panels.get(), some<uint8_t>(elements).get(), m.inputs, 0, m.outputs);
   else pack(m, panels.get(), some<uint16_t>(elements).get(), m.inputs, 0, m.outputs);
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from quire.kernels import native, ops
 from quire.kernels.before import ACTIVATIONS
 from quire.kernels.linear import Linear
+from quire.kernels.matrix import Matrix, group_of
 from quire.kernels.quantized import GROUPS, MIDDLE, Quantized, join, quantize
 
 pytestmark = pytest.mark.skipif(native.cpu is None, reason="the C++ kernels were not built")
@@ -209,6 +210,33 @@ def test_quantizing_meets_the_largest_and_zero(bits):
     assert torch.equal(found[3], torch.zeros(256))
     largest = weight.view(9, 4, 64).abs().argmax(-1, keepdim=True)
     torch.testing.assert_close(found.view(9, 4, 64).gather(-1, largest), weight.view(9, 4, 64).gather(-1, largest))
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("outputs", "inputs"), [*SHAPES, (20, 35), (130, 200)])
+def test_quantizing_on_the_way_into_a_matrix_is_quantizing_before_it(machine, kind, bits, outputs, inputs):
+    randn = randoms(outputs + inputs)
+    weight = (randn(outputs, inputs) * randn(outputs, 1)).to(FLOATS[kind])
+    weight[0, :40] = 0
+    weight[-1, : inputs // 2] = weight[-1].abs().max() * 3  # the largest of a group, more than once, of either sign
+    weight[-1, 1 : inputs // 2 : 2] *= -1
+    found, expected = Matrix.of([weight], bits=bits), Matrix.of([quantize(weight, bits, group_of(inputs, bits))])
+    x = randn(9, inputs)
+    assert torch.equal(found.dense(), expected.dense())
+    assert torch.equal(found.product(x), expected.product(x))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_spoil_their_own_output_only(machine, bits, odd):
+    weight = randoms(1)(20, 200)
+    whole = Matrix.of([weight], bits=bits).product(torch.ones(1, 200))
+    weight[7, 150] = odd
+    found = Matrix.of([weight], bits=bits).product(torch.ones(1, 200))
+    assert found[0, 7].isnan()
+    others = [n for n in range(20) if n != 7]
+    assert torch.equal(found[0, others], whole[0, others])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,7 @@ FLAGS = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-fno-sanitize-recover=
 @pytest.mark.parametrize("which", ["address,undefined", "thread"])
 def test_the_kernels_are_sound(which, tmp_path):
     program = tmp_path / "sanitized"
-    names = ("attention", "lora", "matrix", "pool", "rows", "vocabulary")
+    names = ("attention", "lora", "matrix", "pool", "quantize", "rows", "vocabulary")
     parts = [SOURCES / f"{name}.cpp" for name in names]
     main = Path(__file__).with_name("sanitized.cpp")
     subprocess.run(["g++", *FLAGS, f"-fsanitize={which}", *parts, main, "-o", program], check=True)
