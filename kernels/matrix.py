@@ -104,15 +104,15 @@ class Matrix:
         if isinstance(self.kind, torch.dtype):
             weight = part.dense() if isinstance(part, Quantized) else part
             self._pack(first, weight.to(self.kind))
-            return
-        if isinstance(part, Tensor):
-            return self._quantize(first, part)
-        for at in range(0, part.shape[0], ROWS):
-            some = part.rows(slice(at, at + ROWS))
-            self._pack(first + at, some.codes)
-            for name, values in (("scale", some.scale), ("low", some.low)):
-                if values is not None:
-                    self._lay(name, first + at, values)
+        elif isinstance(part, Tensor):
+            self._quantize(first, part)
+        else:
+            for at in range(0, part.shape[0], ROWS):
+                some = part.rows(slice(at, at + ROWS))
+                self._pack(first + at, some.codes)
+                for name, values in (("scale", some.scale), ("low", some.low)):
+                    if values is not None:
+                        self._lay(name, first + at, values)
 
     def _quantize(self, first: int, rows: Tensor) -> None:
         """As `quantize` does, to the bit, in one pass over them."""
