@@ -246,13 +246,12 @@ async def _told(
             raise binding.told(error) from None
 
 
-async def merged(sources: list[AsyncGenerator[list[Piece], None]]) -> AsyncGenerator[list[Piece], None]:
+def merged(sources: list[AsyncGenerator[list[Piece], None]]) -> AsyncGenerator[list[Piece], None]:
     """Several requests as one stream. The first error ends them all."""
-    if len(sources) == 1:
-        async with contextlib.aclosing(sources[0]) as only:
-            async for batch in only:
-                yield batch
-        return
+    return sources[0] if len(sources) == 1 else _merged(sources)
+
+
+async def _merged(sources: list[AsyncGenerator[list[Piece], None]]) -> AsyncGenerator[list[Piece], None]:
     queue: asyncio.Queue[list[Piece] | Exception | None] = asyncio.Queue()
 
     async def pump(source: AsyncGenerator[list[Piece], None]) -> None:

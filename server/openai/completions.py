@@ -66,7 +66,8 @@ async def completions(http: Request) -> Response:
             cache_salt=body.cache_salt, adapters=chosen.uses, merge=chosen.merge,
             weight=chosen.weight,
         )  # fmt: skip
-        sources.append(_shifted(pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch), i * body.n))
+        source = pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch)
+        sources.append(_shifted(source, i * body.n) if i else source)
     shape = CompletionShape(id_, chosen.model, body, ctx.tokenizer, prompts)
     return await answer(http, merged(sources), shape, len(prompts) * body.n, usage, watch, body.stream)
 
