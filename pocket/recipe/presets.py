@@ -112,12 +112,23 @@ PRESETS: dict[str, Preset] = {
 
 
 def continued(preset: Preset) -> Preset:
-    """For a model that is trained already: a third of the text, with more of what is learned last, half the rates,
-    no prelude, as it can copy, and steps of no more than 8,192 tokens, as there are few of them."""
-    base = preset.base_training
-    tokens = min(base.tokens, 8192)
-    more = replace(base, tokens=tokens, matrix_lr=base.matrix_lr * 0.5, lr=base.lr * 0.5, prelude=1, decay=0.7)
-    return replace(preset, mix=MIX_LATER, corpus_tokens=preset.corpus_tokens // 3, base_training=more)
+    """For a model that is trained already, on any machine: a third of the text, with more of what is learned last, half
+    the rates, no prelude, as it can copy, and steps of no more than 8,192 tokens, as there are few of them. Its draft
+    model follows it in a few steps; adapters are new, and get minutes."""
+    base, draft = preset.base_training, preset.draft_training
+    return replace(
+        preset,
+        mix=MIX_LATER,
+        corpus_tokens=preset.corpus_tokens // 3,
+        base_training=_gentler(replace(base, prelude=1, decay=0.7)),
+        draft_training=_gentler(replace(draft, minutes=None, steps=800)),
+        adapter_training=Training(tokens=2048, matrix_lr=0.0, lr=3e-3, minutes=2.5),
+    )
+
+
+def _gentler(training: Training) -> Training:
+    tokens, matrix_lr, lr = min(training.tokens, 8192), training.matrix_lr * 0.5, training.lr * 0.5
+    return replace(training, tokens=tokens, matrix_lr=matrix_lr, lr=lr)
 
 
 def bounded(preset: Preset, *, minutes: float | None = None, steps: int | None = None) -> Preset:

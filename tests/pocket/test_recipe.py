@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from quire.engine.errors import ConfigError, ModelError
 from quire.engine.models.load import load_model
 from quire.pocket import verify
-from quire.pocket.recipe import adapters, card, cli, lora, train
+from quire.pocket.recipe import adapters, card, cli, draft, lora, train
 from quire.pocket.recipe.batches import Batches
 from quire.pocket.recipe.net import Llama
-from quire.pocket.recipe.presets import PRESETS, bounded
+from quire.pocket.recipe.presets import PRESETS, bounded, continued
 from quire.pocket.recipe.steps import Run
 from quire.pocket.recipe.styles import STYLES
 from quire.pocket.recipe.train import Job, fit
@@ -53,6 +53,29 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_cut_short(run, 
     for name, weight in whole.net.state_dict().items():
         assert torch.equal(weight, again.net.state_dict()[name]), name
     assert steps[-1] == run.preset.base_training.steps
+
+
+def test_a_model_whose_training_goes_on_takes_its_draft_model_along(run, tmp_path):
+    work = Path(shutil.copytree(run.work, tmp_path / "work"))
+    (work / "draft.pt").unlink()
+    still = replace(run.preset.draft_training, steps=1, lr=0.0, matrix_lr=0.0)
+    again = replace(run, work=work, preset=replace(run.preset, draft_training=still), start=run.out / "model")
+    draft.train(again)
+    shipped = load_file(run.out / "draft" / "model.safetensors")
+    for name, weight in again.net("draft").named_parameters():
+        assert torch.equal(weight.bfloat16(), shipped[name]), name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_goes_on_goes_gently_and_ends_on_a_small_machine(name):
+    first, then = PRESETS[name], continued(PRESETS[name])
+    for before, after in ((first.base_training, then.base_training), (first.draft_training, then.draft_training)):
+        assert after.tokens <= 8192
+        assert after.lr == before.lr / 2
+        assert after.matrix_lr == before.matrix_lr / 2
+    assert then.draft_training.steps == 800
+    assert then.adapter_training.minutes == 2.5
+    assert (then.base, then.draft) == (first.base, first.draft)
 
 
 def test_training_lowers_the_loss(run, tmp_path):
