@@ -31,7 +31,7 @@ class Batch:
 
     @classmethod
     def of(cls, plan: Plan, device: torch.device, flying: torch.Tensor | None = None) -> Batch:
-        """Fill from a plan. A slice that samples wants its last `drafts + 1` rows.
+        """Fill from a plan of at least one slice. A slice that samples wants its last `drafts + 1` rows.
 
         flying: int64 [S], the tokens of the step that flies, where this one is behind it: they stand for the numbers
         below 0 of the plan (ahead.py). Where that step failed for a sequence, it is any token.
