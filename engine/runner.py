@@ -174,15 +174,19 @@ class Runner:
         self.guides.look(bound)  # masks are filled while the model runs
         batch = Batch.of(plan, self.device)
         rows = self.slots.rows(plan.slices, self.device)
-        hidden, tapped = self._layers(batch, rows)
         outcomes = [Outcome() for _ in plan.slices]
-        for piece, outcome, row in zip(plan.slices, outcomes, batch.query_start[:-1], strict=True):
-            if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None:
-                self._prompt_logprobs(piece, hidden, row, rows, outcome)
+        asking = [
+            (piece, row, outcome)
+            for piece, row, outcome in zip(plan.slices, batch.query_start, outcomes, strict=False)
+            if piece.seq.params.prompt_logprobs is not None and piece.seq.leader is None
+        ]
+        hidden, tapped = self._layers(batch, rows, every=bool(asking))
+        for piece, row, outcome in asking:
+            self._prompt_logprobs(piece, hidden, row, rows, outcome)
         sampled = [i for i, s in enumerate(plan.slices) if s.sample]
         last = None
         if sampled:
-            last = hidden if len(batch.sampled) == len(hidden) else hidden.index_select(0, batch.sample_rows)
+            last = hidden.index_select(0, batch.sample_rows) if asking else hidden
             adapted = rows.select(batch.sampled) if rows is not None else None
             logits = self.model.logits(last, adapted)
             self._guided_sample(logits, plan.slices, outcomes, sampled, began)
@@ -206,7 +210,7 @@ class Runner:
         tokens = batch.sample_rows
         if pieces := [piece for piece in plan.slices if piece.sample]:
             adapted = rows.select(batch.sampled) if rows is not None else None
-            logits = self.model.logits(hidden.index_select(0, batch.sample_rows), adapted)
+            logits = self.model.logits(hidden, adapted)
             sound = sound_rows(logits)
             tokens = checked(self.sampler.tokens(logits, pieces), sound)
         self.speculator.passed()
@@ -217,27 +221,31 @@ class Runner:
         self.guides.forget(gone)
         self.speculator.forget(gone)
 
-    def _layers(self, batch: Batch, rows: Rows | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Hidden states [T, width], and side by side [T, taps * width] what entered the layers that are tapped."""
+    def _layers(self, batch: Batch, rows: Rows | None, every: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states of the rows that are sampled, or of `every` row, and side by side [T, taps * width] what
+        entered the layers that are tapped."""
+        wanted = None if every or len(batch.sampled) == batch.query_start[-1] else batch.sample_rows
         if self.graphs is not None and (found := self.graphs.run(batch, rows)) is not None:
-            return found
+            hidden, tapped = found
+            return hidden if wanted is None else hidden.index_select(0, wanted), tapped
         attend = self._backend.plan(batch, self.model.layers, self.cache)
-        return self._forward(self.speculator.taps, batch.tokens, batch.positions, attend, rows)
+        return self._forward(self.speculator.taps, batch.tokens, batch.positions, attend, rows, wanted)
 
     def _forward(
         self,
-        wanted: tuple[int, ...],
+        tapped: tuple[int, ...],
         tokens: torch.Tensor,
         positions: torch.Tensor,
         attend: Attend,
         rows: Rows | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if not wanted:
-            return self.model.forward(tokens, positions, attend, rows), None
+        if not tapped:
+            return self.model.forward(tokens, positions, attend, rows, wanted), None
         assert isinstance(self.model, Decoder)
-        taps = dict.fromkeys(wanted, tokens)
-        hidden = self.model.forward(tokens, positions, attend, rows, taps)
-        return hidden, torch.cat([taps[layer] for layer in wanted], -1)
+        taps = dict.fromkeys(tapped, tokens)
+        hidden = self.model.forward(tokens, positions, attend, rows, wanted, taps)
+        return hidden, torch.cat([taps[layer] for layer in tapped], -1)
 
     def _graphs(self, context: int) -> Graphs | None:
         """Over the cache as it is now. context: tokens that a sequence may reach."""

@@ -15,7 +15,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-VERSION = 8  # of what the module's functions take: one that an older tree left behind must not be used
+VERSION = 9  # of what the module's functions take: one that an older tree left behind must not be used
 
 cpu: ModuleType | None
 try:

@@ -37,11 +37,17 @@ class CausalLM(Protocol):
     places: Places  # the products that adapters may change
 
     def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        rows: Rows | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """tokens [T] int64, positions [T] int64 -> hidden [T, hidden] after the last norm.
 
-        rows: which rows run with which adapter; None: all are the base's.
+        rows: which rows run with which adapter; None: all are the base's. wanted [S] int64, ascending: the rows whose
+        hidden states are given, [S, hidden]; None: all. Of the others keys and values are written.
         """
         ...
 

@@ -137,11 +137,15 @@ class Decoder:
         positions: torch.Tensor,
         attend: Attend,
         rows: Rows | None = None,
+        wanted: torch.Tensor | None = None,
         taps: dict[int, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """tokens [T], positions [T] -> hidden [T, width] after the last norm. rows: which run with an adapter. taps:
-        layers, each gets what enters it, [T, width]."""
+        """As every CausalLM. taps: layers, each gets what enters it, [T, width].
+
+        Of rows that are not wanted the last layer computes keys and values only, where no row has an adapter."""
         s = self.shape
+        if rows is not None and wanted is not None:
+            return self.forward(tokens, positions, attend, rows, taps=taps)[wanted]
         cos, sin = self.rope.angles(positions, self.dtype)
         x = self.embedding(tokens, rows)
         if (
@@ -151,19 +155,25 @@ class Decoder:
             and (adapters := self._adapters(rows)) is not None
         ):
             changed = (adapters.ctypes.data, rows.address) if rows is not None else (0, 0)
+            wanted = None if wanted is None else wanted.contiguous()
+            asked = (0, 0) if wanted is None else (wanted.data_ptr(), len(wanted))
             native.kernels().decoder(
                 program.ctypes.data, len(program), native.address(attend.attentions), native.address(attend.steps),
-                cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width, *changed,
+                cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width, *asked, *changed,
             )  # fmt: skip
-            return self.norm(x)
+            return self.norm(x if wanted is None else x[: len(wanted)])
         if self._added is not None:
-            return self._by_sums(self._added, x, attend, Turn(cos, sin), rows, taps)
+            return self._by_sums(self._added, x, attend, Turn(cos, sin), rows, wanted, taps)
         for i, layer in enumerate(self.blocks):
             if taps is not None and i in taps:
                 taps[i] = x
             qkv = layer.qkv(x, rows, before=layer.norm).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
             q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
             mixed = attend(i, q, k, v, Turn(cos, sin, layer.q_norm, layer.k_norm))
+            if wanted is not None and i + 1 == s.layers:
+                mixed, x = mixed[wanted], x[wanted]
+                if not len(x):
+                    return x
             x = layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows, add=x)
             x = layer.down(layer.gate_up(x, rows, before=layer.mlp_norm), rows, before=self.gate, add=x)
         return self.norm(x)
@@ -175,6 +185,7 @@ class Decoder:
         attend: Attend,
         turn: Turn,
         rows: Rows | None,
+        wanted: torch.Tensor | None,
         taps: dict[int, torch.Tensor] | None,
     ) -> torch.Tensor:
         """The loop of `forward` where a product does not add and a kernel adds and norms: to the bit the same, in two
@@ -188,6 +199,10 @@ class Decoder:
             qkv = layer.qkv(normed, rows).view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
             q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
             mixed = attend(i, q, k, v, Turn(turn.cos, turn.sin, layer.q_norm, layer.k_norm))
+            if wanted is not None and i + 1 == s.layers:
+                mixed, x = mixed[wanted], x[wanted]
+                if not len(x):
+                    return x
             more = layer.out(mixed.reshape(-1, s.heads * s.head_dim), rows)
             normed = added(more, x, layer.mlp_norm.weight, layer.mlp_norm.eps)
             more = layer.down(layer.gate_up(normed, rows), rows, before=self.gate)

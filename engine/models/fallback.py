@@ -91,8 +91,15 @@ class Fallback:
         _replace(model, self._base, self._given)
 
     def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        rows: Rows | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """As every CausalLM."""
+
         def handle(module: nn.Module, q: Any, k: Any, v: Any, mask: Any, **kwargs: Any) -> torch.Tensor:
             rows = (x[0].transpose(0, 1) for x in (q, k, v))
             return attend(self._layer_of[id(module)], *rows)[None]
@@ -103,7 +110,8 @@ class Fallback:
                 out = self._base(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
         finally:
             self._hook.handle = self._hook.rows = None
-        return out.last_hidden_state[0]
+        hidden: torch.Tensor = out.last_hidden_state[0]
+        return hidden if wanted is None else hidden[wanted]
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         self._given.hidden, self._hook.rows = hidden[None], rows

@@ -107,9 +107,14 @@ class Model:
         )
 
     def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: Rows | None = None
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        rows: Rows | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """tokens [T], positions [T] -> hidden [T, width] after the last norm. rows: which run with an adapter."""
+        """As every CausalLM."""
         s = self.shape
         activate = ops.ACTIVATIONS[s.activation]
         x = self.embedding(tokens, rows) + self.positions[positions]
@@ -118,7 +123,7 @@ class Model:
             mixed = attend(i, qkv[:, 0], qkv[:, 1], qkv[:, 2])
             x = layer.out(mixed.reshape(-1, s.width), rows, add=x)
             x = layer.down(activate(layer.up(self._layer_norm(x, *layer.mlp_norm, s.eps), rows)), rows, add=x)
-        return self._layer_norm(x, *self.norm, s.eps)
+        return self._layer_norm(x if wanted is None else x[wanted], *self.norm, s.eps)
 
     def logits(self, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         """hidden [S, width] -> float32 [S, vocab]."""

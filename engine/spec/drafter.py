@@ -112,10 +112,10 @@ class Drafter:
         began = time.perf_counter()
         batch = Batch.of(Plan(pieces), self.model.device)
         attend = self._backend.plan(batch, self.model.layers, self._cache)
-        hidden = self.model.forward(batch.tokens, batch.positions, attend)
+        hidden = self.model.forward(batch.tokens, batch.positions, attend, wanted=batch.sample_rows)
         sampled = [piece for piece in pieces if piece.sample]
         if sampled:
-            logits = self.model.logits(hidden.index_select(0, batch.sample_rows))[:, : self._vocab]
+            logits = self.model.logits(hidden)[:, : self._vocab]
             for piece, outcome in zip(sampled, self._sampler.sample(logits, sampled), strict=True):
                 piece.seq.tokens += outcome.tokens
         for piece in pieces:

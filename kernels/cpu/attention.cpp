@@ -18,9 +18,10 @@ constexpr int TILE = 6;            // queries that share the reads of keys
 constexpr int64_t QUERIES = 48;    // queries of a unit, about: they share keys and values in the second cache
 constexpr int64_t WORTH_A_THREAD = 8;  // rows to write
 
-// Some positions of one sequence, for one key/value head: the queries are positions x heads of the group.
+// Some rows of one sequence, by their places among those asked for, and one key/value head: the queries are rows x heads of
+// the group.
 struct Block {
-  int64_t sequence, first_row, rows, kv_head;
+  int64_t sequence, first, rows, kv_head;
 };
 
 struct Step {
@@ -28,6 +29,7 @@ struct Step {
   const AttentionStep& step;
   const Turned& turned;
   Heads q;
+  Asked asked;
   float* out;
   decltype(plain::query)* query;
   plain::Segment (*segment_for)(const AttentionLayer&, int);
@@ -35,13 +37,17 @@ struct Step {
   decltype(plain::divide)* divide;
 
   int64_t group() const { return layer.heads / layer.kv_heads; }
+  int64_t row_of(int64_t place) const { return asked.rows ? asked.rows[place] : place; }
+  int64_t place_of(int64_t row) const {
+    return asked.rows ? std::lower_bound(asked.rows, asked.rows + asked.count, row) - asked.rows : row;
+  }
 
   // The places that a block sees, in segments.
   void span(const Block& b, int64_t* begin, int64_t* end) const {
-    *begin = step.first[b.first_row], *end = 0;
-    for (int64_t row = b.first_row; row < b.first_row + b.rows; row++) {
-      *begin = std::min(*begin, step.first[row]);
-      *end = std::max(*end, step.last[row] + 1);
+    *begin = step.first[row_of(b.first)], *end = 0;
+    for (int64_t place = b.first; place < b.first + b.rows; place++) {
+      *begin = std::min(*begin, step.first[row_of(place)]);
+      *end = std::max(*end, step.last[row_of(place)] + 1);
     }
     *begin = *begin / SEGMENT * SEGMENT;
   }
@@ -63,7 +69,7 @@ struct Step {
       const int count = static_cast<int>(std::min<int64_t>(TILE, queries - first));
       int64_t row[TILE], low = end, high = 0;
       for (int i = 0; i < count; i++) {
-        row[i] = b.first_row + (first + i) / group();
+        row[i] = row_of(b.first + (first + i) / group());
         low = std::min(low, step.first[row[i]]);
         high = std::max(high, step.last[row[i]] + 1);
         query(layer, turned, q, row[i], b.kv_head * group() + (first + i) % group(), q_room + i * layer.head_dim);
@@ -82,8 +88,8 @@ struct Step {
 
   void finish(const Block& b, float* total) const {
     for (int64_t i = 0; i < b.rows * group(); i++) {
-      const int64_t row = b.first_row + i / group(), head = b.kv_head * group() + i % group();
-      divide(total + i * width() + 2, total[i * width() + 1], layer.v_dim, out + (row * layer.heads + head) * layer.v_dim);
+      const int64_t place = b.first + i / group(), head = b.kv_head * group() + i % group();
+      divide(total + i * width() + 2, total[i * width() + 1], layer.v_dim, out + (place * layer.heads + head) * layer.v_dim);
     }
   }
 
@@ -111,7 +117,8 @@ struct Step {
 }  // namespace
 
 void attention(
-    Isa isa, const AttentionLayer& layer, const AttentionStep& step, const Turned& turned, Heads q, Heads k, Heads v, float* out) {
+    Isa isa, const AttentionLayer& layer, const AttentionStep& step, const Turned& turned, Heads q, Heads k, Heads v, Asked asked,
+    float* out) {
   (void)isa;
   const auto write_row = PICK(isa, write_for)(layer);
   // Codes are stored by vectors, of 16 numbers at most.
@@ -126,17 +133,19 @@ void attention(
     pool.each(step.rows, write);
   }
 
-  const Step s{layer, step, turned, q, out, PICK(isa, query), PICK(isa, segment_for), PICK(isa, merge), PICK(isa, divide)};
+  const Step s{layer, step, turned, q, asked, out, PICK(isa, query), PICK(isa, segment_for), PICK(isa, merge), PICK(isa, divide)};
   const int64_t positions = std::max<int64_t>(1, QUERIES / s.group());
   static thread_local std::vector<Block> blocks;
   blocks.clear();
   int64_t most = 0;
-  for (int64_t i = 0; i < step.sequences; i++)
-    for (int64_t row = step.begins[i]; row < step.begins[i + 1]; row += positions)
+  for (int64_t i = 0; i < step.sequences; i++) {
+    const int64_t end = s.place_of(step.begins[i + 1]);
+    for (int64_t place = s.place_of(step.begins[i]); place < end; place += positions)
       for (int64_t h = 0; h < layer.kv_heads; h++) {
-        blocks.push_back({i, row, std::min(positions, step.begins[i + 1] - row), h});
+        blocks.push_back({i, place, std::min(positions, end - place), h});
         most = std::max(most, s.segments(blocks.back()));
       }
+  }
   const int64_t count = static_cast<int64_t>(blocks.size());
   const Block* of = blocks.data();
   if (most == 1 || count >= 4 * pool.threads()) {

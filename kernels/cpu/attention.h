@@ -56,7 +56,14 @@ struct Heads {  // [rows][heads][dim], a row's heads side by side
   int64_t stride;  // floats from row to row
 };
 
-// Writes keys and values of all rows to their pages, then attends: out [rows][heads][v_dim]. Uses the pool.
-void attention(Isa, const AttentionLayer&, const AttentionStep&, const Turned&, Heads q, Heads k, Heads v, float* out);
+struct Asked {  // rows whose results are wanted, ascending; null: all
+  const int64_t* rows;
+  int64_t count;
+};
+
+// Writes keys and values of all rows to their pages, then those attend that are asked for: out [asked][heads][v_dim]. Uses
+// the pool.
+void attention(
+    Isa, const AttentionLayer&, const AttentionStep&, const Turned&, Heads q, Heads k, Heads v, Asked asked, float* out);
 
 }  // namespace quire

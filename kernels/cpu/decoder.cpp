@@ -38,22 +38,27 @@ void multiply(Isa isa, const Matrix& m, const Inputs& in, const Entries* entries
 
 void decoder(
     Isa isa, const DecoderLayer* layers, int64_t count, const AttentionLayer* const* attentions, const AttentionStep* const* steps,
-    const float* cos, const float* sin, int64_t angles, float* x, int64_t width, const DecoderAdapters* adapters,
-    const Groups* groups) {
+    const float* cos, const float* sin, int64_t angles, float* x, int64_t width, Asked asked,
+    const DecoderAdapters* adapters, const Groups* groups) {
   for (int64_t i = 0; i < count; i++) {
     const DecoderLayer& l = layers[i];
     const AttentionLayer& a = *attentions[i];
     const DecoderAdapters* const own = adapters ? adapters + i : nullptr;
-    const int64_t rows = steps[i]->rows;
+    const Asked left = i + 1 == count ? asked : Asked{nullptr, 0};
+    const int64_t all = steps[i]->rows, rows = left.rows ? left.count : all;
     const int64_t q = a.heads * a.head_dim, k = a.kv_heads * a.head_dim, mixed_width = a.heads * a.v_dim;
-    float* qkv = room<5>(rows * l.qkv->outputs);
+    float* qkv = room<5>(all * l.qkv->outputs);
     float* mixed = room<6>(rows * mixed_width);
     float* more = room<7>(rows * width);
     float* inner = room<8>(rows * l.gate_up->outputs);
-    multiply(isa, *l.qkv, normed(x, rows, width, l.norm), own ? &own->qkv : nullptr, groups, qkv, nullptr);
+    multiply(isa, *l.qkv, normed(x, all, width, l.norm), own ? &own->qkv : nullptr, groups, qkv, nullptr);
     const Turned turned{cos, sin, angles, l.q_norm.weight, l.k_norm.weight, real(l.q_norm.eps), real(l.k_norm.eps)};
     const Heads heads{qkv, l.qkv->outputs};
-    attention(isa, a, *steps[i], turned, heads, {qkv + q, heads.stride}, {qkv + q + k, heads.stride}, mixed);
+    attention(isa, a, *steps[i], turned, heads, {qkv + q, heads.stride}, {qkv + q + k, heads.stride}, left, mixed);
+    if (left.rows) {
+      if (!rows) return;
+      for (int64_t j = 0; j < rows; j++) std::memmove(x + j * width, x + left.rows[j] * width, size_t(width) * sizeof(float));
+    }
     const Inputs attended{mixed, mixed_width, rows, mixed_width, nullptr, 0, Gate::none};
     multiply(isa, *l.out, attended, own ? &own->out : nullptr, groups, more, x);
     multiply(isa, *l.gate_up, normed(more, rows, width, l.mlp_norm), own ? &own->gate_up : nullptr, groups, inner, nullptr);

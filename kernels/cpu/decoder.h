@@ -29,12 +29,13 @@ struct DecoderAdapters {  // of a layer: what adapters change in its products
 };
 static_assert(sizeof(DecoderAdapters) == 64, "the tables are of int64");
 
-// Layers [0, count) over x [rows][width], in place. attentions, steps: of each layer. cos, sin [rows][angles].
-// adapters: of each layer, with the rows' groups; null where no row has one. Uses the pool; the same to the bit as the
-// kernels one by one.
+// Layers [0, count) over x [rows][width], in place: of the rows that are asked for what comes out stands in the first
+// places, the others are left out as soon as the last layer has their keys. attentions, steps: of each layer. cos, sin
+// [rows][angles]. adapters: of each layer, with the rows' groups; null where no row has one, then all rows are asked for.
+// Uses the pool; the same to the bit as the kernels one by one.
 void decoder(
     Isa, const DecoderLayer* layers, int64_t count, const AttentionLayer* const* attentions, const AttentionStep* const* steps,
-    const float* cos, const float* sin, int64_t angles, float* x, int64_t width, const DecoderAdapters* adapters,
-    const Groups* groups);
+    const float* cos, const float* sin, int64_t angles, float* x, int64_t width, Asked asked,
+    const DecoderAdapters* adapters, const Groups* groups);
 
 }  // namespace quire

@@ -26,7 +26,7 @@ using namespace quire;
 Isa in_use = Isa::plain;
 
 // Of the functions' arguments and tables: kernels/native.py takes no module of another version. Raise both together.
-constexpr long VERSION = 8;
+constexpr long VERSION = 9;
 
 // Giving up Python's lock costs nothing until another thread wants it: then getting it back may take the 5 ms of
 // Python's switch interval. So short calls keep it. In multiplications, about a tenth of a millisecond.
@@ -133,20 +133,20 @@ PyObject* py_attention(PyObject*, PyObject* const* args, Py_ssize_t given) {
                       real(n[6]), real(n[8])};
   const Heads q{at<const float>(n[9]), n[10]}, k{at<const float>(n[11]), n[12]}, v{at<const float>(n[13]), n[14]};
   const int64_t work = n[16] * layer.heads * (layer.head_dim + layer.v_dim);
-  return done(work, [&] { attention(in_use, layer, step, turned, q, k, v, at<float>(n[15])); });
+  return done(work, [&] { attention(in_use, layer, step, turned, q, k, v, {nullptr, 0}, at<float>(n[15])); });
 }
 
 PyObject* py_decoder(PyObject*, PyObject* const* args, Py_ssize_t given) {
-  long long n[11];
-  if (!numbers(args, given, n, 11, "decoder")) return nullptr;
+  long long n[13];
+  if (!numbers(args, given, n, 13, "decoder")) return nullptr;
   return done(WORTH_THE_LOCK, [&] {
     const auto run = [&](const Groups* groups) {
       decoder(in_use, at<const DecoderLayer>(n[0]), n[1], at<const AttentionLayer* const>(n[2]),
               at<const AttentionStep* const>(n[3]), at<const float>(n[4]), at<const float>(n[5]), n[6], at<float>(n[7]), n[8],
-              at<const DecoderAdapters>(n[9]), groups);
+              {at<const int64_t>(n[9]), n[10]}, at<const DecoderAdapters>(n[11]), groups);
     };
-    if (!n[9]) return run(nullptr);
-    const Groups groups(at<const int64_t>(n[10]));
+    if (!n[11]) return run(nullptr);
+    const Groups groups(at<const int64_t>(n[12]));
     run(&groups);
   });
 }
@@ -240,7 +240,7 @@ PyMethodDef methods[] = {
      "attention(layer, step, cos, sin, angles, q_norm, q_eps, k_norm, k_eps, q, q_stride, k, k_stride, v, v_stride, out,"
      " places)\nSee attention.h. places: that are looked at in all, about."},
     {"decoder", fast(py_decoder), METH_FASTCALL,
-     "decoder(layers, count, attentions, steps, cos, sin, angles, x, width, adapters, rows)\nSee decoder.h."},
+     "decoder(layers, count, attentions, steps, cos, sin, angles, x, width, asked, asked_count, adapters, rows)\nSee decoder.h."},
     {"greatest", fast(py_greatest), METH_FASTCALL, "greatest(x, stride, rows, vocab, values, tokens)\nSee vocabulary.h."},
     {"log_sum_exp", fast(py_log_sum_exp), METH_FASTCALL, "log_sum_exp(x, stride, rows, vocab, values)\nSee vocabulary.h."},
     {"draw", fast(py_draw), METH_FASTCALL, "draw(x, stride, rows, vocab, u, tokens)\nSee vocabulary.h."},

@@ -175,6 +175,46 @@ def test_all_layers_in_one_call_are_those_one_by_one(family, more, tmp_path, mon
         assert torch.equal(one, other)
 
 
+class Asked:
+    """The model, asked for some rows of each step only. The others come out as NaN."""
+
+    def __init__(self, model, which: slice):
+        self.model, self.which = model, which
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def forward(self, tokens, positions, attend):
+        wanted = torch.arange(len(tokens))[self.which]
+        found = self.model.forward(tokens, positions, attend, wanted=wanted)
+        assert found.shape == (len(wanted), self.model.width)
+        every = torch.full((len(tokens), self.model.width), torch.nan)
+        every[wanted] = found
+        return every
+
+
+@pytest.mark.parametrize("which", [slice(1, None, 3), slice(20, None), slice(0)], ids=["every third", "last", "none"])
+@pytest.mark.parametrize("way", ["in one call", "layer by layer", "transformers"])
+@pytest.mark.parametrize("family", ["llama", "mistral with a window", "qwen3 with windows", "gpt2"])
+def test_rows_that_are_not_wanted_are_left_out_and_the_others_keep_their_bits(
+    family, way, which, tmp_path, monkeypatch
+):
+    family, fields = SHAPES[family]
+    make(family, tmp_path, **fields)
+    model = load_model(
+        tmp_path, dtype="float32", device=CPU, impl="transformers" if way == "transformers" else "quire", context=None
+    )
+    if way == "layer by layer":
+        monkeypatch.setattr(type(model), "_in_one_call", lambda self: None, raising=False)
+    found = run(model, PROMPTS, RAGGED)
+    some = run(Asked(model, which), PROMPTS, RAGGED)
+    for one, other in zip(found, some, strict=True):
+        there = ~other.isnan().any(-1)
+        assert torch.equal(one[there], other[there])
+    rows = sum(len(range(sum(count for _, count in step))[which]) for step in RAGGED)
+    assert sum(int((~other.isnan().any(-1)).sum()) for other in some) == rows
+
+
 def test_a_model_of_transformers_is_quantized_too(tmp_path):
     truth = make("Gemma2", tmp_path, head_dim=8)
     model = load_model(tmp_path, dtype="auto", device=CPU, quantization="int8")
