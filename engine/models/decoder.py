@@ -156,7 +156,7 @@ class Decoder:
         ):
             changed = (adapters.ctypes.data, rows.address) if rows is not None else (0, 0)
             wanted = None if wanted is None else wanted.contiguous()
-            asked = (0, 0) if wanted is None else (wanted.data_ptr(), len(wanted))
+            asked = (0, -1) if wanted is None else (wanted.data_ptr(), len(wanted))
             native.kernels().decoder(
                 program.ctypes.data, len(program), native.address(attend.attentions), native.address(attend.steps),
                 cos.data_ptr(), sin.data_ptr(), cos.shape[-1], x.data_ptr(), s.width, *asked, *changed,

@@ -37,9 +37,9 @@ struct Step {
   decltype(plain::divide)* divide;
 
   int64_t group() const { return layer.heads / layer.kv_heads; }
-  int64_t row_of(int64_t place) const { return asked.rows ? asked.rows[place] : place; }
+  int64_t row_of(int64_t place) const { return asked.all() ? place : asked.rows[place]; }
   int64_t place_of(int64_t row) const {
-    return asked.rows ? std::lower_bound(asked.rows, asked.rows + asked.count, row) - asked.rows : row;
+    return asked.all() ? row : std::lower_bound(asked.rows, asked.rows + asked.count, row) - asked.rows;
   }
 
   // The places that a block sees, in segments.

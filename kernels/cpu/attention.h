@@ -56,9 +56,11 @@ struct Heads {  // [rows][heads][dim], a row's heads side by side
   int64_t stride;  // floats from row to row
 };
 
-struct Asked {  // rows whose results are wanted, ascending; null: all
-  const int64_t* rows;
-  int64_t count;
+struct Asked {  // rows whose results are wanted, ascending
+  const int64_t* rows = nullptr;
+  int64_t count = -1;  // -1: all
+
+  bool all() const { return count < 0; }
 };
 
 // Writes keys and values of all rows to their pages, then those attend that are asked for: out [asked][heads][v_dim]. Uses

@@ -44,8 +44,8 @@ void decoder(
     const DecoderLayer& l = layers[i];
     const AttentionLayer& a = *attentions[i];
     const DecoderAdapters* const own = adapters ? adapters + i : nullptr;
-    const Asked left = i + 1 == count ? asked : Asked{nullptr, 0};
-    const int64_t all = steps[i]->rows, rows = left.rows ? left.count : all;
+    const Asked left = i + 1 == count ? asked : Asked{};
+    const int64_t all = steps[i]->rows, rows = left.all() ? all : left.count;
     const int64_t q = a.heads * a.head_dim, k = a.kv_heads * a.head_dim, mixed_width = a.heads * a.v_dim;
     float* qkv = room<5>(all * l.qkv->outputs);
     float* mixed = room<6>(rows * mixed_width);
@@ -55,7 +55,7 @@ void decoder(
     const Turned turned{cos, sin, angles, l.q_norm.weight, l.k_norm.weight, real(l.q_norm.eps), real(l.k_norm.eps)};
     const Heads heads{qkv, l.qkv->outputs};
     attention(isa, a, *steps[i], turned, heads, {qkv + q, heads.stride}, {qkv + q + k, heads.stride}, left, mixed);
-    if (left.rows) {
+    if (!left.all()) {
       if (!rows) return;
       for (int64_t j = 0; j < rows; j++) std::memmove(x + j * width, x + left.rows[j] * width, size_t(width) * sizeof(float));
     }

@@ -133,7 +133,7 @@ PyObject* py_attention(PyObject*, PyObject* const* args, Py_ssize_t given) {
                       real(n[6]), real(n[8])};
   const Heads q{at<const float>(n[9]), n[10]}, k{at<const float>(n[11]), n[12]}, v{at<const float>(n[13]), n[14]};
   const int64_t work = n[16] * layer.heads * (layer.head_dim + layer.v_dim);
-  return done(work, [&] { attention(in_use, layer, step, turned, q, k, v, {nullptr, 0}, at<float>(n[15])); });
+  return done(work, [&] { attention(in_use, layer, step, turned, q, k, v, {}, at<float>(n[15])); });
 }
 
 PyObject* py_decoder(PyObject*, PyObject* const* args, Py_ssize_t given) {
