@@ -25,9 +25,10 @@ class KVCache:
 
     Attention backends make it as they read it (`cache`). by_page: the last two dimensions of k change places, and all
     layers' shares of a page lie side by side, so that memory is first written a page at a time and not, every hundred
-    pages, for all layers in one step. With int8 or float8_e4m3fn as dtype each token's key and value of a head are so
-    many bytes, and count in units of k_units[i], v_units[i] [num_blocks + 1, kv_heads, BLOCK_SIZE], float32; else there
-    are none.
+    pages, for all layers in one step. bfloat16 then lies in pairs (kernels/cpu/attention.h): k[i] [.., head_dim / 2,
+    BLOCK_SIZE, 2], v[i] [.., BLOCK_SIZE / 2, v_head_dim, 2]. With int8 or float8_e4m3fn as dtype each token's key and
+    value of a head are so many bytes, and count in units of k_units[i], v_units[i] [num_blocks + 1, kv_heads,
+    BLOCK_SIZE], float32; else there are none.
 
     The last page belongs to nobody and stays zero: what is read beyond a sequence's end is read there. `scratch` is
     the attention backend's working memory, kept from step to step; `tables` what it keeps of the layers. `one_order`:
@@ -50,14 +51,20 @@ class KVCache:
         self.scratch = Scratch()
         self.tables: tuple[array[int], list[array[int]]] | None = None
         self._keys_across = by_page
+        self._pairs = pairs = by_page and dtype == torch.bfloat16
 
         keys: list[tuple[int, ...]] = []
         values: list[tuple[int, ...]] = []
         units: list[tuple[int, ...]] = []
         for spec in layers:
             v_dim = spec.v_head_dim or spec.head_dim
-            keys.append((spec.kv_heads, *((spec.head_dim, BLOCK_SIZE) if by_page else (BLOCK_SIZE, spec.head_dim))))
-            values.append((spec.kv_heads, BLOCK_SIZE, v_dim))
+            if pairs:
+                keys.append((spec.kv_heads, -(-spec.head_dim // 2), BLOCK_SIZE, 2))
+                values.append((spec.kv_heads, BLOCK_SIZE // 2, v_dim, 2))
+            else:
+                across = (spec.head_dim, BLOCK_SIZE) if by_page else (BLOCK_SIZE, spec.head_dim)
+                keys.append((spec.kv_heads, *across))
+                values.append((spec.kv_heads, BLOCK_SIZE, v_dim))
             units.append((spec.kv_heads, BLOCK_SIZE))
         units = units if dtype.itemsize == 1 else []
         wanted = [(shape, dtype) for shape in keys + values] + [(shape, torch.float32) for shape in units + units]
@@ -73,19 +80,22 @@ class KVCache:
         self.k, self.v = list(islice(made, len(layers))), list(islice(made, len(layers)))
         self.k_units, self.v_units = list(islice(made, len(units))), list(islice(made, len(units)))
 
-    @property
-    def keys(self) -> list[torch.Tensor]:
-        """k by token, [.., BLOCK_SIZE, head_dim], however it lies."""
-        return [k.transpose(2, 3) for k in self.k] if self._keys_across else self.k
+    def at(
+        self, page: torch.Tensor, place: torch.Tensor
+    ) -> list[tuple[torch.Tensor, tuple[torch.Tensor | slice, ...]]]:
+        """Where some tokens lie: of keys, values, and the units of both, of all layers, the tensor and its index."""
+        every = slice(None)
+        keys = (page, every, every, place) if self._keys_across else (page, every, place)
+        values = (page, every, place // 2, every, place % 2) if self._pairs else (page, every, place)
+        units = self.k_units + self.v_units
+        return [(x, keys) for x in self.k] + [(x, values) for x in self.v] + [(x, (page, every, place)) for x in units]
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Keys and values of some slots (page * BLOCK_SIZE + offset) to others, all at once."""
         device = self.k[0].device
-        (from_page, from_place), (to_page, to_place) = (
-            _page_and_place(torch.tensor(slots, device=device)) for slots in (sources, targets)
-        )
-        for pages in (*self.keys, *self.v, *self.k_units, *self.v_units):
-            pages[to_page, :, to_place] = pages[from_page, :, from_place]
+        old, new = (self.at(*_page_and_place(torch.tensor(slots, device=device))) for slots in (sources, targets))
+        for (pages, before), (_, after) in zip(old, new, strict=True):
+            pages[after] = pages[before]
 
     def reached(self, page: int) -> None:
         """A page is in use. Those that nobody has had yet are taken in their order (blocks.py)."""
@@ -147,11 +157,6 @@ def bytes_per_token(layers: list[LayerSpec], dtype: torch.dtype) -> int:
     """Keys and values of one token in all layers; as bytes also the units they count in, two float32 for each head."""
     units = 8 if dtype.itemsize == 1 else 0
     return sum(s.kv_heads * ((s.head_dim + (s.v_head_dim or s.head_dim)) * dtype.itemsize + units) for s in layers)
-
-
-def kept_in(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
-    """What pages are of, where the model computes in `dtype`."""
-    return {"int8": torch.int8, "fp8": torch.float8_e4m3fn}.get(config.kv_cache_dtype, dtype)
 
 
 def pool_blocks(

@@ -77,7 +77,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_utilization: float | None = None  # share of the free memory that the pool may take; None: by the device
     prefix_caching: bool = True
     attention: str = "auto"  # a key of attention.BACKENDS
-    kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto: what the model computes in
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"] = "auto"  # see choose_backend
     enforce_eager: bool = False  # no CUDA graphs
     model_impl: Literal["auto", "quire", "transformers"] = "auto"
     threads: int | None = None  # CPU threads; None: the physical cores

@@ -19,7 +19,7 @@ from ..kernels.vocabulary import greatest
 from . import deterministic, faults
 from .attention import BACKENDS, Attend, choose_backend
 from .batch import Batch, slot
-from .cache import KVCache, bytes_per_token, kept_in, pool_blocks
+from .cache import KVCache, bytes_per_token, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError, QuireError
 from .flying import NOT_FINITE, Flying, checked, sound_rows
@@ -87,7 +87,9 @@ class Runner:
             torch.set_num_threads(1)
         attention = deterministic.attention(config.attention, self.device, config.deterministic)
         widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in self.model.layers)
-        self._backend = choose_backend(attention, self.model.dtype, self.device, config.kv_cache_dtype, widest)
+        self._backend = choose_backend(
+            attention, self.model.dtype, self.device, config.kv_cache_dtype, widest, self.model.kinds
+        )
         # Torch's attention waits for the device itself, and so does what is not our own of a model.
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
         self.overlap = self.device.type == "cuda" and not waits  # whether steps may fly (ahead.py)
@@ -103,9 +105,10 @@ class Runner:
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
         layers = self.model.layers + (maker.layers if maker else [])
-        kept = kept_in(config, self.model.dtype)
         self.graphs: Graphs | None = None
+        self.cache: KVCache  # the first one is made to warm up
         activations = self._warm_up(limit)
+        kept = self.cache.k[0].dtype
         blocks = pool_blocks(layers, kept, config, free_memory(self.device) - activations, self.device)
         # More than every sequence at full length can never be in use; a tiny model would make millions of pages.
         blocks = min(blocks, config.max_num_seqs * -(-limit // BLOCK_SIZE))

@@ -46,7 +46,7 @@ def bits(x: float) -> int:
 
 def multiplies_bytes() -> bool:
     """Whether the machine adds up products of bytes without loss: rows beside 8-bit weights then have 8 bits too."""
-    return cpu is not None and cpu.isa() == "avx512vnni"
+    return cpu is not None and cpu.isa() in ("avx512vnni", "avx512bf16")
 
 
 def kernels() -> ModuleType:

@@ -166,8 +166,9 @@ ENGINE = [
     Flag("--device", str, "auto", "auto | cpu | cuda | cuda:N"),
     Flag("--attention", str, "auto", "native (C++, the CPU) | torch | triton (CUDA)",
          choices=("auto", "native", "torch", "triton")),
-    Flag("--kv-cache-dtype", str, "auto", "auto (what the model computes in) | int8 | fp8: keys and values in 8 bits, "
-         "with the attention that is native (int8) or triton", choices=("auto", "int8", "fp8")),
+    Flag("--kv-cache-dtype", str, "auto", "what keys and values are kept in: what the model computes in (the dtype; "
+         "on a CPU float32), bfloat16 (CPU), int8, fp8 (CUDA); auto: the first, but on a CPU bfloat16 beside weights "
+         "that are quantized", choices=("auto", "float32", "bfloat16", "float16", "int8", "fp8")),
     Flag("--max-model-len", int, None, "tokens a sequence may reach, prompt included; default: the model's own"),
     Flag("--max-num-seqs", int, 256, "sequences in one step"),
     Flag("--max-num-batched-tokens", int, None, "tokens computed in one step [2048 on CUDA, 512 on a CPU]"),

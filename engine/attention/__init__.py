@@ -23,7 +23,9 @@ BACKENDS = {
     "torch": "quire.engine.attention.torch_",  # any device, torch's own kernels
     "triton": "quire.engine.attention.triton_",  # CUDA, Triton
 }
-KEPT = {  # the same with pages of 8 bits: kv_cache_dtype -> backend -> module
+FLOATS = {"float32", "bfloat16", "float16"}  # kinds of weights that nothing was taken from
+KEPT = {  # the same with pages of fewer bits than the model computes in: kv_cache_dtype -> backend -> module
+    "bfloat16": {"native": "quire.engine.attention.native_bf16"},
     "int8": {"native": "quire.engine.attention.native_int8", "triton": "quire.engine.attention.triton_int8"},
     "fp8": {"triton": "quire.engine.attention.triton_fp8"},
 }
@@ -83,10 +85,12 @@ class Attend(Protocol):
 
 
 def choose_backend(
-    name: str, dtype: torch.dtype, device: torch.device, kept: str = "auto", widest: int = 0
+    name: str, dtype: torch.dtype, device: torch.device, kept: str = "auto", widest: int = 0, weights: str = "float32"
 ) -> ModuleType:
-    """The module of a key of BACKENDS, or of "auto". kept: what its pages are of, auto (what the model computes in) or
-    a key of KEPT; widest: dimensions of the widest head. Raises ConfigError where it cannot serve such a model."""
+    """The module of a key of BACKENDS, or of "auto". kept: what its pages are of, what the model computes in, a key of
+    KEPT, or auto: what the model computes in, but on a CPU bfloat16 beside `weights` (`CausalLM.kinds`) that are
+    quantized, and so off by far more. widest: dimensions of the widest head. Raises ConfigError where it cannot serve
+    such a model."""
     by_cpu = native.serves(dtype, device)
     if name == "auto":
         served = there.lack(dtype, device) is None and widest <= TRITON_WIDEST
@@ -100,13 +104,15 @@ def choose_backend(
         )
     if name == "triton" and (lack := there.lack(dtype, device)) is not None:
         raise ConfigError("attention", f"is 'triton', and {lack}", "auto or torch")
+    computed = str(dtype).removeprefix("torch.")
     if kept == "auto":
+        quantized = not set(weights.split(" and ")) <= FLOATS
+        kept = "bfloat16" if name == "native" and quantized else computed
+    if kept == computed:
         return importlib.import_module(BACKENDS[name])
-    if kept not in KEPT:
-        raise ConfigError("kv_cache_dtype", f"is {kept!r}", f"auto or one of {', '.join(KEPT)}")
-    if name not in KEPT[kept]:
+    if name not in KEPT.get(kept, {}):
         found = f"is {kept!r}, and attention is the backend {name}, for {dtype} on {device}"
         where = {"native": "native (C++, the CPU in float32)", "triton": "triton (CUDA)"}
-        able = " or ".join(where[each] for each in KEPT[kept])
-        raise ConfigError("kv_cache_dtype", found, f"auto, or the backend {able}")
+        able = " or ".join(where[each] for each in KEPT.get(kept, {}))
+        raise ConfigError("kv_cache_dtype", found, f"auto, {computed}" + (f", or the backend {able}" if able else ""))
     return importlib.import_module(KEPT[kept][name])

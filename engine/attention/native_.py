@@ -17,6 +17,8 @@ from ..batch import Batch
 from ..cache import KVCache
 from . import AS_THEY_ARE, LayerSpec, Turn
 
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # Kept of kernels/cpu/attention.h
+
 
 def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
     """Keys by dimension: a query meets a page as a row meets a panel of a matrix. All layers of a page together."""
@@ -69,7 +71,7 @@ def _tables(layers: list[LayerSpec], cache: KVCache) -> array[int]:
         tables = [
             array("q", [
                 spec.heads, spec.kv_heads, spec.head_dim, spec.v_head_dim or spec.head_dim,
-                native.bits(spec.scale), native.bits(spec.softcap or 0.0), *pages,
+                native.bits(spec.scale), native.bits(spec.softcap or 0.0), KINDS[cache.k[n].dtype], *pages,
                 cache.k[n].stride(0) * cache.k[n].itemsize,
             ])
             for n, (spec, *pages) in enumerate(zip(layers, *addresses, strict=True))

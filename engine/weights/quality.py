@@ -5,7 +5,8 @@
 The text is read in windows, each from its start on, by the model in float and by each quantization of it, which may be
 the folder of a checkpoint that was quantized elsewhere. A Markdown table says what each makes of the text (perplexity),
 how far its next-token distributions are from the float model's (KL(float || quantized) in nats, the share of tokens
-whose likeliest is the same), and how many bytes its weights take.
+whose likeliest is the same), and how many bytes its weights take. Keys and values are kept as where it is served
+(`--kv-cache-dtype`), and those of the float model in float32.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ class Quality:
     agree: float  # share of tokens
 
 
-def measure(load: Load, tokens: Sequence[int], kinds: Iterable[str], window: int = WINDOW) -> list[Quality]:
-    """The float model's line, then that of each of `kinds`.
+def measure(
+    load: Load, tokens: Sequence[int], kinds: Iterable[str], window: int = WINDOW, kept: str = "auto"
+) -> list[Quality]:
+    """The float model's line, then that of each of `kinds` with its keys and values as `kept` says (choose_backend).
 
     Raises ValueError where the text is too short, or a model has other tokens.
     """
@@ -62,21 +65,21 @@ def measure(load: Load, tokens: Sequence[int], kinds: Iterable[str], window: int
     windows = [w for w in windows if len(w) > 1]
     if not windows:
         raise ValueError(f"the text has {len(tokens)} tokens; expected at least two")
-    truth = hidden_states(model, windows)
+    truth = hidden_states(model, windows, "float32")
     lines = [compare(FLOAT, model, truth, model, truth, windows)]
     for kind in kinds:
         other = load(kind)
         if other.vocab_size != model.vocab_size:
             raise ValueError(f"{kind} has {other.vocab_size} tokens; expected the float model's {model.vocab_size}")
-        lines.append(compare(kind, model, truth, other, hidden_states(other, windows), windows))
+        lines.append(compare(kind, model, truth, other, hidden_states(other, windows, kept), windows))
     return lines
 
 
 @torch.inference_mode()
-def hidden_states(model: CausalLM, windows: Windows) -> list[Tensor]:
+def hidden_states(model: CausalLM, windows: Windows, kept: str) -> list[Tensor]:
     """What the model makes of each window, [tokens, width]."""
     pages = -(-max(map(len, windows)) // BLOCK_SIZE)
-    backend = choose_backend("auto", model.dtype, model.device)
+    backend = choose_backend("auto", model.dtype, model.device, kept, weights=model.kinds)
     cache = backend.cache(model.layers, pages, model.dtype, model.device)
     found = []
     for tokens in windows:
@@ -137,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("model", nargs="?", type=Path, help="a model folder; none: the one that is embedded")
     parser.add_argument("--text", type=Path, required=True, help="a text file, UTF-8")
     parser.add_argument("--quantization", nargs="+", default=["int8", "int4"], metavar="KIND|FOLDER")
+    parser.add_argument("--kv-cache-dtype", default="auto", help="of the quantized ones, as serve has it (%(default)s)")
     parser.add_argument("--tokens", type=int, help="of the text; all if not given")
     parser.add_argument(
         "--window", type=int, default=WINDOW, help="tokens read at once, if the model can (%(default)s)"
@@ -159,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pocket.verify(folder)
         text = args.text.read_text(encoding="utf-8")
         tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids[: args.tokens]
-        lines = measure(load, tokens, args.quantization, args.window)
+        lines = measure(load, tokens, args.quantization, args.window, args.kv_cache_dtype)
     except (QuireError, OSError, ValueError) as error:
         sys.exit(f"quality: {error}")
     print(f"{folder.name}: {len(tokens)} tokens of {args.text.name} in windows of at most {args.window}\n")

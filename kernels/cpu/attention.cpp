@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "pool.h"
@@ -63,8 +64,10 @@ struct Step {
     int64_t begin, end;
     span(b, &begin, &end);
     const int64_t from = begin + index * SEGMENT, queries = b.rows * group();
-    float* q_room = room<2>(TILE * (layer.head_dim + width()));
-    float *peaks = q_room + TILE * layer.head_dim, *totals = peaks + TILE, *sums = totals + TILE;
+    const int64_t apart = (layer.head_dim + 15) / 16 * 16;  // whole vectors, with 0 behind the last dimension
+    float* q_room = room<2>(TILE * (apart + width()));
+    std::fill_n(q_room, TILE * apart, 0.0f);
+    float *peaks = q_room + TILE * apart, *totals = peaks + TILE, *sums = totals + TILE;
     for (int64_t first = 0; first < queries; first += TILE) {
       const int count = static_cast<int>(std::min<int64_t>(TILE, queries - first));
       int64_t row[TILE], low = end, high = 0;
@@ -72,11 +75,11 @@ struct Step {
         row[i] = row_of(b.first + (first + i) / group());
         low = std::min(low, step.first[row[i]]);
         high = std::max(high, step.last[row[i]] + 1);
-        query(layer, turned, q, row[i], b.kv_head * group() + (first + i) % group(), q_room + i * layer.head_dim);
+        query(layer, turned, q, row[i], b.kv_head * group() + (first + i) % group(), q_room + i * apart);
       }
       // Tiles of keys that none of these queries sees are left out.
       const int64_t start = std::max(from, low / KEYS * KEYS), stop = std::min(from + SEGMENT, high);
-      segment_for(layer, count)(layer, step, step.pages + step.tables[b.sequence], b.kv_head, row, q_room, start,
+      segment_for(layer, count)(layer, step, step.pages + step.tables[b.sequence], b.kv_head, row, q_room, apart, start,
                          std::max(start, stop), peaks, totals, sums);
       for (int i = 0; i < count; i++) {
         float* to = found + (first + i) * width();
@@ -121,10 +124,9 @@ void attention(
     float* out) {
   (void)isa;
   const auto write_row = PICK(isa, write_for)(layer);
-  // Codes are stored by vectors, of 16 numbers at most.
-  const int64_t codes = std::max(layer.head_dim, layer.v_dim) + 16;
+  // What is kept is stored there first by vectors, of 16 numbers at most.
   const auto write = [&](int64_t row) {
-    float* some = room<1>(layer.head_dim + codes);
+    float* some = room<1>(layer.head_dim + std::max(layer.head_dim, layer.v_dim) + 16);
     write_row(layer, step, turned, k, v, row, some, reinterpret_cast<int8_t*>(some + layer.head_dim));
   };
   if (step.rows < WORTH_A_THREAD) {

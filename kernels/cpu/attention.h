@@ -1,7 +1,11 @@
-// Causal attention over paged keys and values, in float32; these are kept so, or as bytes with scales.
+// Causal attention over paged keys and values, in float32; these are kept so, in bfloat16, or as bytes with scales.
 //
 // A page holds PAGE tokens of every key/value head: keys by dimension, [kv_heads][head_dim][PAGE], so that a query meets a
 // page as a row meets a panel; values by token, [kv_heads][PAGE][v_dim]. Query head h reads head h / (heads / kv_heads).
+//
+// In bfloat16 they lie in pairs, as machines multiply them: those of two dimensions of a key, [kv_heads][head_dim / 2][PAGE][2]
+// (with 0 behind an odd one), and those of two tokens' values, [kv_heads][PAGE / 2][v_dim][2]. Where the machine has such
+// products, queries and weights are rounded to bfloat16 too; sums are of float32 in any case.
 //
 // As bytes, each token's key of a head, and its value, counts in a unit of its own: 1 / 127 of the largest magnitude in it.
 // A key's unit multiplies its score, a value's its weight. One that is not all numbers counts in NaN, which only rows that
@@ -20,16 +24,19 @@ namespace quire {
 
 constexpr int64_t PAGE = 16, KEYS = 128, SEGMENT = 1024;
 
+enum class Kept : int64_t { floats, pairs, bytes };  // what keys and values are
+
 struct AttentionLayer {  // of int64, addresses and the bits of floats: engine/attention/native_.py makes them
   int64_t heads, kv_heads, head_dim, v_dim;
   int64_t scale, softcap;  // bits of floats; softcap 0: none
-  void* keys;              // [kv_heads][head_dim][PAGE] of page 0, floats or, where there are units, signed bytes
-  void* values;            // [kv_heads][PAGE][v_dim], the same
-  float* key_units;        // [kv_heads][PAGE] or null: keys and values are floats
+  Kept kept;
+  void* keys;              // [kv_heads][head_dim][PAGE] of page 0
+  void* values;            // [kv_heads][PAGE][v_dim]
+  float* key_units;        // [kv_heads][PAGE], of bytes
   float* value_units;      // the same
   int64_t apart;           // bytes from a page to the next, the same in all of them
 };
-static_assert(sizeof(AttentionLayer) == 88, "the tables are of int64");
+static_assert(sizeof(AttentionLayer) == 96, "the tables are of int64");
 
 struct AttentionStep {  // sequences with their rows end to end
   int64_t sequences, rows;

@@ -27,32 +27,73 @@ INLINE T* of_page(const AttentionLayer& layer, void* first, int64_t page) {
   return reinterpret_cast<T*>(static_cast<char*>(first) + page * layer.apart);
 }
 
-// x [dim] to every `stride`-th element from `to` on: as it is, or as bytes; what these count in is returned.
-INLINE float put(const float* x, int64_t dim, float* to, int64_t stride, int8_t*) {
-  for (int64_t d = 0; d < dim; d++) to[d * stride] = x[d];
+// How many dimensions of a key lie together in a T, and how many tokens' values.
+template <class T>
+constexpr int64_t TOGETHER = std::is_same_v<T, Pair> ? 2 : 1;
+template <class T>
+using Row = std::conditional_t<std::is_same_v<T, Pair>, Twin, float>;  // what meets them
+INLINE int64_t groups_of(int64_t count, int64_t together) { return (count + together - 1) / together; }
+
+// A key x [dim] to a page of its head, a value to its; what they count in is returned. some: room for dim and W more.
+INLINE float put_key(const float* x, int64_t dim, float* page, int64_t place, int8_t*) {
+  for (int64_t d = 0; d < dim; d++) page[d * PAGE + place] = x[d];
+  return 1;
+}
+INLINE float put_value(const float* x, int64_t dim, float* page, int64_t place, int8_t*) {
+  std::memcpy(page + place * dim, x, static_cast<size_t>(dim) * sizeof(float));
   return 1;
 }
 
-INLINE float put(const float* x, int64_t dim, int8_t* to, int64_t stride, int8_t* codes) {
+INLINE float put_key(const float* x, int64_t dim, int8_t* page, int64_t place, int8_t* some) {
   int32_t total;
-  const float unit = as_bytes(x, dim, codes, &total);
-  for (int64_t d = 0; d < dim; d++) to[d * stride] = codes[d];
+  const float unit = as_bytes(x, dim, some, &total);
+  for (int64_t d = 0; d < dim; d++) page[d * PAGE + place] = some[d];
+  return unit;
+}
+INLINE float put_value(const float* x, int64_t dim, int8_t* page, int64_t place, int8_t* some) {
+  int32_t total;
+  const float unit = as_bytes(x, dim, some, &total);
+  std::memcpy(page + place * dim, some, static_cast<size_t>(dim));
   return unit;
 }
 
-// room [head_dim], codes [head_dim or v_dim, and W more].
+INLINE void as_halves(const float* x, int64_t dim, uint16_t* to) {
+  for (int64_t d = 0; d < dim; d += W) istore_halves(to + d, halves(load_some(x + d, dim - d)));  // behind the last is 0
+}
+INLINE float put_key(const float* x, int64_t dim, Pair* page, int64_t place, int8_t* some) {
+  as_halves(x, dim, reinterpret_cast<uint16_t*>(some));
+  const Pair* pairs = reinterpret_cast<const Pair*>(some);
+  for (int64_t d = 0; d < groups_of(dim, 2); d++) page[d * PAGE + place] = pairs[d];
+  return 1;
+}
+INLINE float put_value(const float* x, int64_t dim, Pair* page, int64_t place, int8_t* some) {
+  as_halves(x, dim, reinterpret_cast<uint16_t*>(some));
+  uint16_t* to = reinterpret_cast<uint16_t*>(page + place / 2 * dim) + place % 2;
+  for (int64_t d = 0; d < dim; d++) to[2 * d] = reinterpret_cast<const uint16_t*>(some)[d];
+  return 1;
+}
+
+// Of one head's keys and values the places in page 0.
+template <class T>
+INLINE T* keys_of(const AttentionLayer& layer, int64_t page, int64_t head) {
+  return of_page<T>(layer, layer.keys, page) + head * groups_of(layer.head_dim, TOGETHER<T>) * PAGE;
+}
+template <class T>
+INLINE T* values_of(const AttentionLayer& layer, int64_t page, int64_t head) {
+  return of_page<T>(layer, layer.values, page) + head * (PAGE / TOGETHER<T>) * layer.v_dim;
+}
+
+// room [head_dim], some [head_dim or v_dim, and W more] of what is kept.
 template <class T>
 TARGET static void write_row(
     const AttentionLayer& layer, const AttentionStep& step, const Turned& t, Heads k, Heads v, int64_t row, float* room,
-    int8_t* codes) {
+    int8_t* some) {
   const int64_t page = step.slots[row] / PAGE, place = step.slots[row] % PAGE;
-  T *keys = of_page<T>(layer, layer.keys, page), *values = of_page<T>(layer, layer.values, page);
   for (int64_t h = 0; h < layer.kv_heads; h++) {
     turned(k.x + row * k.stride + h * layer.head_dim, layer.head_dim, t, row, t.k_norm, t.k_eps, room);
-    const float key = put(room, layer.head_dim, keys + h * layer.head_dim * PAGE + place, PAGE, codes);
-    T* to = values + (h * PAGE + place) * layer.v_dim;
-    const float value = put(v.x + row * v.stride + h * layer.v_dim, layer.v_dim, to, 1, codes);
-    if (!layer.key_units) continue;
+    const float key = put_key(room, layer.head_dim, keys_of<T>(layer, page, h), place, some);
+    const float value = put_value(v.x + row * v.stride + h * layer.v_dim, layer.v_dim, values_of<T>(layer, page, h), place, some);
+    if constexpr (sizeof(T) > 1) continue;
     of_page<float>(layer, layer.key_units, page)[h * PAGE + place] = key;
     of_page<float>(layer, layer.value_units, page)[h * PAGE + place] = value;
   }
@@ -60,7 +101,13 @@ TARGET static void write_row(
 
 using Write = void (*)(const AttentionLayer&, const AttentionStep&, const Turned&, Heads, Heads, int64_t, float*, int8_t*);
 
-TARGET static Write write_for(const AttentionLayer& layer) { return layer.key_units ? write_row<int8_t> : write_row<float>; }
+TARGET static Write write_for(const AttentionLayer& layer) {
+  switch (layer.kept) {
+    case Kept::bytes: return write_row<int8_t>;
+    case Kept::pairs: return write_row<Pair>;
+    default: return write_row<float>;
+  }
+}
 
 // Of the pages that a tile's keys lie in, for one head; behind them those whose keys will be met next.
 template <class T>
@@ -71,12 +118,14 @@ struct Tile {
   int64_t pages;
 };
 
-// R queries with P pages of keys, from `page` on -> scores [R][KEYS]. Pages lie anywhere, so no machine guesses the next
-// one: its keys, and the values that will be weighed (v_dim each), are asked for meanwhile, a line of 64 bytes at a time.
+// R queries with P pages of keys, from `page` on -> scores [R][KEYS]. q [R][width] floats or what became of them in their
+// place. Pages lie anywhere, so no machine guesses the next one: its keys, and the values that will be weighed (`lines` of
+// 64 bytes each), are asked for meanwhile, a line at a time.
 template <int R, int P, class T>
-TARGET static void meet(const float* q, int64_t dim, const Tile<T>& tile, int64_t v_dim, int64_t page, float* scores) {
+TARGET static void meet(
+    const float* q, int64_t width, int64_t groups, const Tile<T>& tile, int64_t lines, int64_t page, float* scores) {
   constexpr int NV = static_cast<int>(PAGE) / W;
-  constexpr int64_t LINE = 64 / sizeof(T), EACH = LINE / PAGE;  // elements of a line, dimensions of keys in it
+  constexpr int64_t LINE = 64 / sizeof(T), EACH = LINE / PAGE;  // Ts of a line, groups of keys' dimensions in it
   V acc[R][P * NV];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < P * NV; c++) acc[r][c] = zero();
@@ -86,17 +135,16 @@ TARGET static void meet(const float* q, int64_t dim, const Tile<T>& tile, int64_
     next[p] = tile.keys[page + P + p];
     v[p] = tile.values[page + p];
   }
-  const int64_t lines = (v_dim * PAGE + LINE - 1) / LINE;
-  for (int64_t d = 0; d < dim; d++) {
-    V b[P * NV];
+  for (int64_t d = 0; d < groups; d++) {
+    decltype(load(k[0])) b[P * NV];
     for (int p = 0; p < P; p++) {
       for (int c = 0; c < NV; c++) b[p * NV + c] = load(k[p] + d * PAGE + c * W);
       if (d % EACH == 0) __builtin_prefetch(next[p] + d * PAGE);
       if (d < lines) __builtin_prefetch(v[p] + d * LINE, 0, 2);
     }
     for (int r = 0; r < R; r++) {
-      const V a = all(q[r * dim + d]);
-      for (int c = 0; c < P * NV; c++) acc[r][c] = mul_add(a, b[c], acc[r][c]);
+      const Row<T>* const a = reinterpret_cast<const Row<T>*>(q + r * width) + d;
+      for (int c = 0; c < P * NV; c++) acc[r][c] = add_products(b[c], a, acc[r][c]);
     }
   }
   for (int r = 0; r < R; r++)
@@ -107,35 +155,43 @@ TARGET static void meet(const float* q, int64_t dim, const Tile<T>& tile, int64_
 }
 
 template <int R, class T>
-TARGET static void meet_all(const float* q, int64_t dim, const Tile<T>& tile, int64_t v_dim, float* scores) {
+TARGET static void meet_all(const float* q, int64_t width, int64_t dim, const Tile<T>& tile, int64_t v_dim, float* scores) {
   constexpr int P = R == 1 ? 4 : R == 2 || REGISTERS >= 32 ? 2 : 1;
+  const int64_t groups = groups_of(dim, TOGETHER<T>);
+  const int64_t lines = (v_dim * PAGE / TOGETHER<T> * static_cast<int64_t>(sizeof(T)) + 63) / 64;
   int64_t page = 0;
-  for (; page + P <= tile.pages; page += P) meet<R, P>(q, dim, tile, v_dim, page, scores);
-  for (; page < tile.pages; page++) meet<R, 1>(q, dim, tile, v_dim, page, scores);
+  for (; page + P <= tile.pages; page += P) meet<R, P>(q, width, groups, tile, lines, page, scores);
+  for (; page < tile.pages; page++) meet<R, 1>(q, width, groups, tile, lines, page, scores);
 }
 
 // C vectors of the values of `count` keys, weighed: sums[r] = sums[r] * factors[r] + sum of weights[r][key] * value. With
-// part > 0 it is the first `part` floats of one vector. next: pages of keys to ask for meanwhile.
+// part > 0 it is the first `part` floats of one vector. next: pages of keys to ask for meanwhile. What lies behind an odd
+// count may be no number.
 template <int R, int C, class T>
 TARGET static void weigh(
     const float* weights, const float* factors, const T* const* values, const T* const* next, int64_t count, int64_t dim,
     int64_t at, int part, float* sums) {
+  constexpr int64_t EACH = PAGE / TOGETHER<T>;
   V acc[R][C];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) {
       const float* from = sums + r * dim + at + c * W;
       acc[r][c] = mul(part ? load_part(from, part) : load(from), all(factors[r]));
     }
-  for (int64_t key = 0; key < count; key++) {
-    const T* v = values[key / PAGE] + key % PAGE * dim + at;
-    const T* ahead = next[key / PAGE] + key % PAGE * dim + at;
+  const int64_t groups = groups_of(count, TOGETHER<T>);
+  for (int64_t g = 0; g < groups; g++) {
+    const T* v = values[g / EACH] + g % EACH * dim + at;
+    const T* ahead = next[g / EACH] + g % EACH * dim + at;
     for (int c = 0; c < C; c++)
       if (c * W * sizeof(T) % 64 == 0) __builtin_prefetch(ahead + c * W, 0, 2);
-    V b[C];
+    decltype(load(v)) b[C];
     for (int c = 0; c < C; c++) b[c] = part ? load_part(v, part) : load(v + c * W);
+    if constexpr (TOGETHER<T> == 2)
+      if (g == count / 2)
+        for (int c = 0; c < C; c++) b[c] = low_only(b[c]);
     for (int r = 0; r < R; r++) {
-      const V a = all(weights[r * KEYS + key]);
-      for (int c = 0; c < C; c++) acc[r][c] = mul_add(a, b[c], acc[r][c]);
+      const Row<T>* const a = reinterpret_cast<const Row<T>*>(weights + r * KEYS) + g;
+      for (int c = 0; c < C; c++) acc[r][c] = add_products(b[c], a, acc[r][c]);
     }
   }
   for (int r = 0; r < R; r++)
@@ -213,12 +269,15 @@ TARGET static void in_units(float* weights, const float* units, int64_t count) {
     if (weights[i] != 0) weights[i] *= units[i];
 }
 
-// R queries of one head [R][dim] (scaled), rows `row[r]` of the step, over the places [begin, end) of their sequence, which
-// begin at a tile -> for each its peak, its total and the weighed sum of values [R][v_dim].
+// R queries of one head [R][width] (scaled, 0 behind the last dimension; not the same afterwards), rows `row[r]` of the
+// step, over the places [begin, end) of their sequence, which begin at a tile -> for each its peak, its total and the
+// weighed sum of values [R][v_dim].
 template <int R, class T>
 TARGET static void segment_of(
     const AttentionLayer& layer, const AttentionStep& step, const int64_t* pages, int64_t kv_head, const int64_t* row,
-    const float* q, int64_t begin, int64_t end, float* peaks, float* totals, float* sums) {
+    float* q, int64_t width, int64_t begin, int64_t end, float* peaks, float* totals, float* sums) {
+  if constexpr (TOGETHER<T> == 2)
+    for (int r = 0; r < R; r++) to_twins(q + r * width, width);
   for (int r = 0; r < R; r++) peaks[r] = -INFINITY, totals[r] = 0;
   std::memset(sums, 0, static_cast<size_t>(R * layer.v_dim) * sizeof(float));
   float softcap;
@@ -233,18 +292,18 @@ TARGET static void segment_of(
     for (int64_t i = 0; i < count + KEYS / PAGE; i++) {
       // Behind the last page it goes on with the next head's keys, where the first of this one's lie.
       const int64_t place = at / PAGE + i, over = place - last, page = pages[over < 0 ? place : first + over % (last - first)];
-      tile.keys[i] = of_page<T>(layer, layer.keys, page) + (over < 0 ? kv_head : next_head) * layer.head_dim * PAGE;
+      tile.keys[i] = keys_of<T>(layer, page, over < 0 ? kv_head : next_head);
     }
     for (int64_t i = 0; i < count; i++) {
       const int64_t page = pages[at / PAGE + i];
-      tile.values[i] = of_page<T>(layer, layer.values, page) + kv_head * layer.v_dim * PAGE;
+      tile.values[i] = values_of<T>(layer, page, kv_head);
       if constexpr (sizeof(T) == 1) {
         tile.key_units[i] = of_page<float>(layer, layer.key_units, page) + kv_head * PAGE;
         const float* units = of_page<float>(layer, layer.value_units, page) + kv_head * PAGE;
         std::memcpy(tile.value_units + i * PAGE, units, PAGE * sizeof(float));
       }
     }
-    meet_all<R>(q, layer.head_dim, tile, layer.v_dim, scores);
+    meet_all<R>(q, width, layer.head_dim, tile, layer.v_dim, scores);
     float factors[R];
     for (int r = 0; r < R; r++) {
       const int64_t low = step.first[row[r]] - at, high = step.last[row[r]] + 1 - at;
@@ -256,13 +315,14 @@ TARGET static void segment_of(
         }
       factors[r] = soften(mine, low < 0 ? 0 : low, high < keys ? high : keys, count * PAGE, softcap, &peaks[r], &totals[r]);
       if constexpr (sizeof(T) == 1) in_units(mine, tile.value_units, count * PAGE);
+      if constexpr (TOGETHER<T> == 2) to_twins(mine, count * PAGE);
     }
     weigh_all<R>(scores, factors, tile.values, tile.keys + count, keys, layer.v_dim, sums);
   }
 }
 
-using Segment = void (*)(const AttentionLayer&, const AttentionStep&, const int64_t*, int64_t, const int64_t*, const float*,
-                         int64_t, int64_t, float*, float*, float*);
+using Segment = void (*)(const AttentionLayer&, const AttentionStep&, const int64_t*, int64_t, const int64_t*, float*,
+                         int64_t, int64_t, int64_t, float*, float*, float*);
 
 template <class T>
 TARGET static Segment segment_of_rows(int rows) {
@@ -272,7 +332,11 @@ TARGET static Segment segment_of_rows(int rows) {
 }
 
 TARGET static Segment segment_for(const AttentionLayer& layer, int rows) {
-  return layer.key_units ? segment_of_rows<int8_t>(rows) : segment_of_rows<float>(rows);
+  switch (layer.kept) {
+    case Kept::bytes: return segment_of_rows<int8_t>(rows);
+    case Kept::pairs: return segment_of_rows<Pair>(rows);
+    default: return segment_of_rows<float>(rows);
+  }
 }
 
 // One row's next segment onto those before it: sums [v_dim].

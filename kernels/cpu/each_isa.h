@@ -43,6 +43,15 @@
 #include "simd.h"
 #include BODY
 #undef ISA
+#undef TARGET
+
+#define ISA avx512bf16
+#define ISA_BF16
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx512vnni,avx512bf16,avx2,fma,f16c")))
+#include "simd.h"
+#include BODY
+#undef ISA
+#undef ISA_BF16
 #undef ISA_VNNI
 #undef ISA_AVX512
 #undef TARGET

@@ -9,12 +9,13 @@
 
 namespace quire {
 
-enum class Isa { plain, avx2, avx512, avx512vnni };
+enum class Isa { plain, avx2, avx512, avx512vnni, avx512bf16 };
 
-constexpr Isa all_isas[] = {Isa::plain, Isa::avx2, Isa::avx512, Isa::avx512vnni};
+constexpr Isa all_isas[] = {Isa::plain, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::avx512bf16};
 
 inline const char* name_of(Isa isa) {
   switch (isa) {
+    case Isa::avx512bf16: return "avx512bf16";
     case Isa::avx512vnni: return "avx512vnni";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
@@ -25,6 +26,7 @@ inline const char* name_of(Isa isa) {
 inline bool has(Isa isa) {
 #ifdef QUIRE_X86
   switch (isa) {
+    case Isa::avx512bf16: return has(Isa::avx512vnni) && __builtin_cpu_supports("avx512bf16");
     case Isa::avx512vnni: return has(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
     case Isa::avx512:
       return has(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -39,9 +41,9 @@ inline bool has(Isa isa) {
 
 // The function f of the namespace of an instruction set, as `PICK(isa, f)`.
 #ifdef QUIRE_X86
-#define PICK(isa, f)                                                              \
-  ((isa) == Isa::avx512vnni ? avx512vnni::f : (isa) == Isa::avx512 ? avx512::f    \
-   : (isa) == Isa::avx2     ? avx2::f                                : plain::f)
+#define PICK(isa, f)                                                                  \
+  ((isa) == Isa::avx512bf16 ? avx512bf16::f : (isa) == Isa::avx512vnni ? avx512vnni::f \
+   : (isa) == Isa::avx512   ? avx512::f     : (isa) == Isa::avx2       ? avx2::f       : plain::f)
 #else
 #define PICK(isa, f) plain::f
 #endif

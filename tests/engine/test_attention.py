@@ -39,26 +39,27 @@ TRITON = ["triton"] if there.lack(torch.float32, CPU) is None else []
 
 
 ISAS = native.cpu.isas() if native.cpu else []
+KINDS = ("float32", "bfloat16", "int8")
 
 
-@pytest.fixture(autouse=True, params=["torch", *TRITON, *ISAS, *(f"int8 {isa}" for isa in ISAS)])
+@pytest.fixture(autouse=True, params=["torch", *TRITON, *(f"{kind} {isa}" for kind in KINDS for isa in ISAS)])
 def way(request):
     """The backend in torch, the one in Triton, and the one in C++ with each instruction set of this machine, with pages
-    of float32 and of 8 bits."""
+    of float32, bfloat16 and 8 bits."""
     native.set_threads(1)
     if request.param in ("torch", "triton"):
         yield request.param
         return
     before = native.kernels().isa()
-    native.kernels().use(request.param.removeprefix("int8 "))
+    native.kernels().use(request.param.split()[1])
     yield request.param
     native.kernels().use(before)
 
 
 def pages(way: str, specs: list[LayerSpec], count: int, dtype: torch.dtype = torch.float32):
     """The backend, and a cache of its own. What C++ does not serve is torch's."""
-    in_bytes = way.startswith("int8") and dtype == torch.float32
-    backend = choose_backend(way if way in ("torch", "triton") else "auto", dtype, CPU, "int8" if in_bytes else "auto")
+    kind = way.split()[0] if dtype == torch.float32 and way not in ("torch", "triton") else "auto"
+    backend = choose_backend(way if way in ("torch", "triton") else "auto", dtype, CPU, kind)
     return backend, backend.cache(specs, count, dtype, CPU)
 
 
@@ -70,10 +71,18 @@ def spoil(cache: KVCache, stale: float) -> None:
 
 def kept(way: str, x: torch.Tensor) -> torch.Tensor:
     """Keys or values [n, kv_heads, D] as the pages hold them: with 8 bits 127 steps of the largest of each head's."""
+    if way.startswith("bfloat16"):
+        return x.bfloat16().to(x.dtype)
     if not way.startswith("int8") or x.dtype != torch.float32:
         return x
     top = x.abs().amax(-1, keepdim=True)
     return (x * (torch.full_like(top, 127) / top)).round() * (top / 127)  # 127 / top would be 127 * (1 / top)
+
+
+def near(way: str, tolerance: float) -> dict[str, float]:
+    """Tolerances; where bfloat16 is multiplied as such, queries and weights are rounded too."""
+    tolerance = 1.5e-2 if way == "bfloat16 avx512bf16" else tolerance
+    return {"rtol": tolerance, "atol": tolerance}
 
 
 class Stream:
@@ -131,14 +140,13 @@ def run(
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_ragged_batches_equal_the_dense_truth_at_every_position(way, spec, dtype):
-    if way.startswith("int8") and dtype != torch.float32:
+    if way.startswith(("bfloat16", "int8")) and dtype != torch.float32:
         pytest.skip("C++ computes in float32")
     streams = [Stream(spec, n, n, dtype) for n in (1, 16, 65, 150, 201)]
     run(way, spec, streams, [[1], [5, 11], [64, 1], [1, 70, 3, 76], [198, 1, 1, 1]], order=1, dtype=dtype)
     for s in streams:
         truth = kernel.reference(s.q, kept(way, s.k), kept(way, s.v), spec.scale, spec.window, spec.softcap)
-        tolerance = 2e-6 if dtype == torch.float32 else 1e-2
-        torch.testing.assert_close(s.out, truth, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(s.out, truth, **near(way, 2e-6 if dtype == torch.float32 else 1e-2))
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -172,10 +180,10 @@ def test_a_draft_of_a_tree_sees_what_leads_to_it(way, spec, parents, before):
         row = stream.q[line][-1:]
         k, v = kept(way, stream.k[line]), kept(way, stream.v[line])
         truth = kernel.reference(row, k, v, spec.scale, spec.window, spec.softcap)
-        torch.testing.assert_close(stream.out[first - 1 + n : first + n], truth, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(stream.out[first - 1 + n : first + n], truth, **near(way, 2e-6))
     k, v = kept(way, beside.k), kept(way, beside.v)
     truth = kernel.reference(beside.q, k, v, spec.scale, spec.window, spec.softcap)
-    torch.testing.assert_close(beside.out, truth, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(beside.out, truth, **near(way, 2e-6))
 
 
 @st.composite
@@ -190,8 +198,8 @@ def cuttings(draw, length: int) -> list[int]:
 @given(data=st.data())
 def test_a_row_has_the_same_bits_in_any_company_chunking_and_page_layout(way, data):
     spec = data.draw(st.sampled_from(list(SPECS.values())))
-    in_bytes = way.startswith("int8")  # only of float32
-    dtype = data.draw(st.sampled_from([torch.float32, torch.float32, *([] if in_bytes else [torch.bfloat16])]))
+    narrow = way.startswith(("bfloat16", "int8"))  # only of float32
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float32, *([] if narrow else [torch.bfloat16])]))
     native.set_threads(data.draw(st.sampled_from([1, 2])))
     most, longest = (3, 70) if way == "triton" else (7, 210)  # the interpreter takes its time
     lengths = data.draw(st.lists(st.integers(1, longest), min_size=1, max_size=most))
@@ -261,7 +269,7 @@ def test_layers_of_different_shape_share_one_plan(way):
     attend = backend.plan(Batch.of(Plan([Slice(seq, 0, [0] * 80)]), CPU), specs, cache)
     for i, (spec, s) in enumerate(zip(specs, streams, strict=True)):
         truth = kernel.reference(s.q, kept(way, s.k), kept(way, s.v), spec.scale, spec.window, spec.softcap)
-        torch.testing.assert_close(attend(i, s.q, s.k, s.v), truth, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(attend(i, s.q, s.k, s.v), truth, **near(way, 2e-6))
 
 
 @pytest.mark.parametrize("norms", [False, True])
@@ -276,15 +284,16 @@ def test_queries_and_keys_are_normed_and_turned_first(way, norms, angles):
     backend, cache = pages(way, [spec], 8)
     s.seq.blocks = [5, 2, 7, 0, 4]
     found = backend.plan(Batch.of(Plan([Slice(s.seq, 0, [0] * 70)]), CPU), [spec], cache)(0, s.q, s.k, s.v, turn)
-    keys = turn(s.k, k_norm)
+    keys = kept(way, turn(s.k, k_norm)) if way.startswith("bfloat16") else turn(s.k, k_norm)
     if way.startswith("int8"):
         # Which way a tie is rounded hangs on the last bit of what was turned: what was written is what counts.
         at = torch.tensor([s.seq.blocks[i // BLOCK_SIZE] for i in range(70)]), torch.arange(70) % BLOCK_SIZE
-        codes, units = cache.keys[0][at[0], :, at[1]], cache.k_units[0][at[0], :, at[1], None]
+        (codes, units) = (x[where] for x, where in cache.at(*at)[:3:2])
+        units = units[..., None]
         assert ((codes * units - keys).abs() <= 0.501 * units).all()
         keys = codes * units
     truth = kernel.reference(turn(s.q, q_norm), keys, kept(way, s.v), spec.scale)
-    torch.testing.assert_close(found, truth, rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(found, truth, **near(way, 5e-6))
 
 
 def test_long_contexts_in_segments_keep_their_bits(way):
@@ -299,7 +308,7 @@ def test_long_contexts_in_segments_keep_their_bits(way):
         run(way, spec, [alone], [[length - 2, 1, 1]], order=0)
         assert torch.equal(alone.out, long.out)
     truth = kernel.reference(long.q, kept(way, long.k), kept(way, long.v), spec.scale)
-    torch.testing.assert_close(long.out, truth, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(long.out, truth, **near(way, 1e-5))
 
 
 def test_values_moved_to_other_places_are_read_there(way):
@@ -313,6 +322,6 @@ def test_values_moved_to_other_places_are_read_there(way):
     attend = backend.plan(Batch.of(Plan([Slice(s.seq, 39, [0])]), CPU), [spec], cache)
     found = attend(0, s.q[39:], s.k[39:], s.v[39:])
     s.k, s.v = kept(way, s.k), kept(way, s.v)
-    torch.testing.assert_close(found, kernel.reference(s.q[39:], s.k, s.v, spec.scale), rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(found, kernel.reference(s.q[39:], s.k, s.v, spec.scale), **near(way, 2e-6))
     s.k[[3, 16]], s.v[[3, 16]] = s.k[[16, 3]], s.v[[16, 3]]
-    torch.testing.assert_close(found, kernel.reference(s.q[39:], s.k, s.v, spec.scale), rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(found, kernel.reference(s.q[39:], s.k, s.v, spec.scale), **near(way, 2e-6))

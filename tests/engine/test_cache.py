@@ -29,16 +29,18 @@ def test_bytes_per_token_count_keys_and_values_of_every_layer():
 
 
 @pytest.mark.parametrize("by_page", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8])
 def test_cache_has_the_bytes_that_were_counted(by_page, dtype):
     cache = KVCache(LAYERS, 10, dtype, CPU, by_page=by_page)
     assert cache.bytes == 10 * BLOCK_SIZE * bytes_per_token(LAYERS, dtype)
-    assert cache.keys[1].shape == (11, 4, BLOCK_SIZE, 32)
-    assert cache.v[1].shape == (11, 4, BLOCK_SIZE, 16)
+    slots = torch.arange(11), torch.arange(11)
+    of_layers = [x[where].flatten(2) for x, where in cache.at(*slots)[:4]]
+    assert [x.shape[1:] for x in of_layers] == [(2, 64), (4, 32), (2, 64), (4, 16)]
+    assert all(x.numel() % (11 * BLOCK_SIZE) == 0 for x in cache.k + cache.v)
     assert cache.zero_page == 10
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_by_page_all_layers_of_a_page_lie_between_it_and_the_next(dtype):
     cache = KVCache(LAYERS, 10, dtype, CPU, by_page=True)
     parts = [*cache.k, *cache.v, *cache.k_units, *cache.v_units]

@@ -105,9 +105,10 @@ static void an_attention(Isa isa) {
     tables.push_back(static_cast<int64_t>(pages.size()));
   }
   const int64_t rows = begins.back();
-  const bool bytes = between(0, 1);
-  const int64_t item = bytes ? 1 : sizeof(float), lanes = layer.kv_heads * PAGE;
-  const int64_t of_keys = lanes * layer.head_dim * item, of_values = lanes * layer.v_dim * item;
+  layer.kept = static_cast<Kept>(between(0, 2));
+  const bool bytes = layer.kept == Kept::bytes, pairs = layer.kept == Kept::pairs;
+  const int64_t item = bytes ? 1 : pairs ? 2 : 4, lanes = layer.kv_heads * PAGE;
+  const int64_t of_keys = lanes * (layer.head_dim + (pairs ? layer.head_dim % 2 : 0)) * item, of_values = lanes * layer.v_dim * item;
   const int64_t of_units = bytes ? lanes * static_cast<int64_t>(sizeof(float)) : 0;
   layer.apart = of_keys + of_values + 2 * of_units;
   const auto room = some<float>(next * layer.apart / static_cast<int64_t>(sizeof(float)));
@@ -127,8 +128,19 @@ static void an_attention(Isa isa) {
   const Turned turned{cos.get(), sin.get(), angles, normed ? q_norm.get() : nullptr, normed ? k_norm.get() : nullptr, 1e-5f, 1e-5f};
   const auto q = some<float>(rows * layer.heads * layer.head_dim), k = some<float>(rows * layer.kv_heads * layer.head_dim);
   const auto v = some<float>(rows * layer.kv_heads * layer.v_dim), out = some<float>(rows * layer.heads * layer.v_dim);
-  attention(isa, layer, step, turned, {q.get(), layer.heads * layer.head_dim}, {k.get(), layer.kv_heads * layer.head_dim},
-            {v.get(), layer.kv_heads * layer.v_dim}, out.get());
+  const Heads queries{q.get(), layer.heads * layer.head_dim}, keys{k.get(), layer.kv_heads * layer.head_dim};
+  const Heads values{v.get(), layer.kv_heads * layer.v_dim};
+  attention(isa, layer, step, turned, queries, keys, values, {}, out.get());
+  std::vector<int64_t> asked;
+  for (int64_t row = 0; row < rows; row++)
+    if (between(0, 2) == 0) asked.push_back(row);
+  const int64_t wide = layer.heads * layer.v_dim, count = static_cast<int64_t>(asked.size());
+  const auto of_asked = some<float>(count * wide);
+  attention(isa, layer, step, turned, queries, keys, values, {asked.data(), count}, of_asked.get());
+  for (int64_t i = 0; i < count; i++) {
+    const float* one = out.get() + asked[static_cast<size_t>(i)] * wide;
+    check(!std::memcmp(of_asked.get() + i * wide, one, static_cast<size_t>(wide) * sizeof(float)), "an asked row's bits");
+  }
   for (int64_t i = 0; i < rows * layer.heads * layer.v_dim; i++) check(out[i] == out[i], "an output is no number");
 }
 

@@ -64,7 +64,7 @@ def held(cache: KVCache, length: int) -> list[torch.Tensor]:
     """[length, kv_heads, D] codes of keys, of values, and [length, kv_heads] the units of both."""
     pages = torch.tensor([cache.num_blocks - 1 - i // BLOCK_SIZE for i in range(length)])
     places = torch.arange(length) % BLOCK_SIZE
-    return [x[0][pages, :, places] for x in (cache.keys, cache.v, cache.k_units, cache.v_units)]
+    return [x[where] for x, where in cache.at(pages, places)]
 
 
 def off(found: torch.Tensor, truth: torch.Tensor) -> float:

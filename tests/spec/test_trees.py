@@ -112,8 +112,8 @@ def test_keys_and_values_are_those_of_a_line(runner, plain, monkeypatch):
             commit(news)
             for seq in place.state.running:
                 for at in range(seq.computed):
-                    page, offset = seq.blocks[at // BLOCK_SIZE], at % BLOCK_SIZE
-                    seen[at] = torch.stack([k[page, :, offset] for k in runner.cache.keys]).clone()
+                    page, place = torch.tensor([seq.blocks[at // BLOCK_SIZE]]), torch.tensor([at % BLOCK_SIZE])
+                    seen[at] = torch.cat([x[where].flatten() for x, where in runner.cache.at(page, place)])
 
         place.take_in = look
         place.run()

@@ -1,4 +1,4 @@
-"""Pages of 8 bits through the engine: four times the tokens, and a request's answer is the same in any company."""
+"""Pages of fewer bits through the engine: more tokens, and a request's answer is the same in any company."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ SILENT = Speculation(method="none")
 NAMES = range(12)
 
 
+@pytest.fixture(scope="module", params=["bfloat16", "int8"])
+def kind(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def runner(stories) -> Runner:
-    return local_runner(stories, kv_cache_dtype="int8", speculative_config=SILENT)
+def runner(stories, kind) -> Runner:
+    return local_runner(stories, kv_cache_dtype=kind, speculative_config=SILENT)
 
 
 def asked(place: Place, which=NAMES) -> Place:
@@ -45,12 +50,13 @@ def alone(runner) -> dict:
     return found
 
 
-def test_the_same_memory_holds_more_tokens(runner, stories):
+def test_the_same_memory_holds_more_tokens(runner, stories, kind):
     floats = local_runner(stories, speculative_config=SILENT)
-    sizes = [bytes_per_token(r.model.layers, dtype) for r, dtype in ((runner, torch.int8), (floats, torch.float32))]
+    kept = getattr(torch, kind)
+    sizes = [bytes_per_token(r.model.layers, dtype) for r, dtype in ((runner, kept), (floats, torch.float32))]
     heads = sum(spec.kv_heads for spec in runner.model.layers)
-    assert sizes[0] == sizes[1] // 4 + 8 * heads
-    assert runner.cache.k[0].dtype == torch.int8
+    assert sizes[0] == (sizes[1] // 4 + 8 * heads if kind == "int8" else sizes[1] // 2)
+    assert runner.cache.k[0].dtype == kept
     assert floats.cache.k[0].dtype == torch.float32
     for one, size in zip((runner, floats), sizes, strict=True):
         assert one.ready().kv_bytes == one.cache.num_blocks * 16 * size <= 1 << 22
@@ -77,27 +83,27 @@ def test_a_hit_in_the_prefix_cache_changes_nothing(runner, alone):
     assert place.state.gauges()["prefix_hits"] > 100
 
 
-@pytest.mark.parametrize("kind", ["draft_model", "eagle3", "ngram"])
-def test_guesses_change_nothing_and_their_makers_keep_8_bits_too(kind, stories, alone, tmp_path: Path):
-    if kind == "draft_model":
+@pytest.mark.parametrize("method", ["draft_model", "eagle3", "ngram"])
+def test_guesses_change_nothing_and_their_makers_pages_are_as_narrow(method, kind, stories, alone, tmp_path: Path):
+    if method == "draft_model":
         made = {"model": str(blurred(stories, tmp_path / "draft", 0.05))}
-    elif kind == "eagle3":
+    elif method == "eagle3":
         made = {"model": str(eagle_head(stories, tmp_path / "head"))}
     else:
         made = {"prompt_lookup_min": 1}
-    speculation = Speculation(method=kind, adaptive=False, **made)
-    runner = local_runner(stories, kv_cache_dtype="int8", speculative_config=speculation)
+    speculation = Speculation(method=method, adaptive=False, **made)
+    runner = local_runner(stories, kv_cache_dtype=kind, speculative_config=speculation)
     maker = runner.speculator.maker
-    if kind != "ngram":
+    if method != "ngram":
         assert isinstance(maker, Drafter | Eagle)
-        assert all(x.dtype == torch.int8 for x in (*maker._cache.k, *maker._cache.v))
+        assert all(x.dtype == getattr(torch, kind) for x in (*maker._cache.k, *maker._cache.v))
         runner.speculator.proposers = []
     assert told(asked(Place(runner)).run()) == alone
     assert sum(map(sum, runner.speculator.tally.drafted.values())) > 50
 
 
 def test_likelihoods_are_near_those_of_floats(runner, stories, golden):
-    """The model's own text: the log-probabilities of its tokens, with pages of 8 bits and of floats."""
+    """The model's own text: the log-probabilities of its tokens, with narrow pages and with floats."""
     floats = local_runner(stories, speculative_config=SILENT)
     text = [*golden["prompt_ids"], *golden["completion_ids"]][:200]
     found = []
@@ -113,9 +119,23 @@ def test_likelihoods_are_near_those_of_floats(runner, stories, golden):
     assert 0 < difference.abs().mean() < 0.05, "with heads of 8 dimensions and scores to 20"
 
 
+@pytest.mark.parametrize(("fields", "kept"), [
+    ({"dtype": "float32"}, torch.float32),
+    ({"dtype": "float16"}, torch.float32),
+    ({"dtype": "bfloat16"}, torch.float32),
+    ({"quantization": "int8"}, torch.bfloat16),
+    ({"quantization": "int4", "kv_cache_dtype": "float32"}, torch.float32),
+    ({"dtype": "bfloat16", "kv_cache_dtype": "bfloat16"}, torch.bfloat16),
+    ({"quantization": "int8", "attention": "torch"}, torch.float32),
+])  # fmt: skip
+def test_pages_are_of_floats_but_beside_quantized_weights(stories, fields, kept):
+    assert local_runner(stories, **fields).cache.k[0].dtype == kept
+
+
 @pytest.mark.parametrize(("fields", "found"), [
     ({"attention": "torch"}, "kv_cache_dtype is 'int8', and attention is the backend torch"),
-    ({"kv_cache_dtype": "int4"}, "kv_cache_dtype is 'int4'"),
+    ({"kv_cache_dtype": "int4"}, "kv_cache_dtype is 'int4'.*expected auto, float32$"),
+    ({"kv_cache_dtype": "fp8"}, r"kv_cache_dtype is 'fp8', and attention is the backend native.*triton \(CUDA\)$"),
 ])  # fmt: skip
 def test_what_cannot_be_kept_so_is_refused_by_name(stories, fields, found):
     with pytest.raises(ConfigError, match=found):
