@@ -113,6 +113,7 @@ static void an_attention(Isa isa) {
   layer.apart = of_keys + of_values + 2 * of_units;
   const auto room = some<float>(next * layer.apart / static_cast<int64_t>(sizeof(float)));
   char* const page = reinterpret_cast<char*>(room.get());
+  for (int64_t i = 0; pairs && i < next * layer.apart; i += 2) page[i + 1] &= ~0x40;  // below 2, and no NaN
   layer.keys = page, layer.values = page + of_keys;
   if (bytes) {
     layer.key_units = reinterpret_cast<float*>(page + of_keys + of_values);
