@@ -29,6 +29,11 @@ class Batch:
     sampled: list[int]  # the same for the host
     trees: dict[int, list[list[int]]]  # of sequences with trees of drafts: `Slice.behind` of their last rows
 
+    @property
+    def wanted(self) -> torch.Tensor | None:
+        """The rows that a model's hidden states are asked of, `sample_rows`; None: those are all."""
+        return None if len(self.sampled) == self.query_start[-1] else self.sample_rows
+
     @classmethod
     def of(cls, plan: Plan, device: torch.device, flying: torch.Tensor | None = None) -> Batch:
         """Fill from a plan of at least one slice. A slice that samples wants its last `drafts + 1` rows.

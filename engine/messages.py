@@ -168,6 +168,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     block_size: int  # tokens
     num_blocks: int
     kv_bytes: int
+    kept: str  # what keys and values are kept in
     weight_bytes: int
     load_seconds: float
 

@@ -162,6 +162,7 @@ class Runner:
             block_size=BLOCK_SIZE,
             num_blocks=self.cache.num_blocks,
             kv_bytes=self.cache.bytes,
+            kept=str(self.cache.k[0].dtype).removeprefix("torch."),
             weight_bytes=self.model.weight_bytes,
             load_seconds=self._load_seconds,
         )
@@ -227,7 +228,7 @@ class Runner:
     def _layers(self, batch: Batch, rows: Rows | None, every: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states of the rows that are sampled, or of `every` row, and side by side [T, taps * width] what
         entered the layers that are tapped."""
-        wanted = None if every or len(batch.sampled) == batch.query_start[-1] else batch.sample_rows
+        wanted = None if every else batch.wanted
         if self.graphs is not None and (found := self.graphs.run(batch, rows)) is not None:
             hidden, tapped = found
             return hidden if wanted is None else hidden.index_select(0, wanted), tapped

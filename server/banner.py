@@ -58,7 +58,7 @@ def ready_block(info: Ready, config: ServerConfig, *, url: str, chat: bool, temp
         f"loaded in {info.load_seconds:.1f} s)",
         f"  context    {info.max_model_len:,} tokens",
         f"  precision  {_precision(info)} on {info.device}",
-        f"  page pool  {info.pool_tokens:,} tokens ({human(info.kv_bytes)}): "
+        f"  page pool  {info.pool_tokens:,} tokens in {info.kept} ({human(info.kv_bytes)}): "
         f"{info.pool_tokens / info.max_model_len:.1f} requests of full length fit",
     ]
     if chat and template:

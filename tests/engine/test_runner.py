@@ -77,6 +77,7 @@ def test_ready_tells_what_was_loaded(stories_runner):
     assert (ready.max_model_len, ready.block_size) == (512, BLOCK_SIZE)
     assert 0 < ready.kv_bytes <= MEMORY
     assert ready.kv_bytes == ready.num_blocks * BLOCK_SIZE * 5 * 4 * 2 * 8 * 4
+    assert ready.kept == "float32"
     assert ready.weight_bytes > 260_000 * 4 * 0.9
     assert ready.load_seconds > 0
 

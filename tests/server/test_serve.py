@@ -21,7 +21,7 @@ from quire.server.config import ServerConfig
 
 INFO = Ready(
     architecture="X", dtype="float32", device="cpu", vocab_size=8, max_model_len=512, block_size=16, num_blocks=64,
-    kv_bytes=1024, weights="float32", weight_bytes=1024, load_seconds=1.0,
+    kv_bytes=1024, kept="bfloat16", weights="float32", weight_bytes=1024, load_seconds=1.0,
 )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def test_the_curl_of_the_start_block_can_be_pasted(name, chat):
     assert url == f"http://127.0.0.1:8000/v1/{'chat/' if chat else ''}completions"
     assert (key, kind) == ("Authorization: Bearer sesame", "Content-Type: application/json")
     assert json.loads(body)["model"] == name
-    assert "1,024 tokens (1.0 KiB): 2.0 requests of full length fit" in block
+    assert "1,024 tokens in bfloat16 (1.0 KiB): 2.0 requests of full length fit" in block
 
 
 def test_a_wider_address_without_a_key_is_warned_of():
