@@ -27,7 +27,7 @@ INLINE T* of_page(const AttentionLayer& layer, void* first, int64_t page) {
   return reinterpret_cast<T*>(static_cast<char*>(first) + page * layer.apart);
 }
 
-// How many dimensions of a key lie together in a T, and how many tokens' values.
+// How many dimensions of a key lie in one T, and how many tokens' values.
 template <class T>
 constexpr int64_t TOGETHER = std::is_same_v<T, Pair> ? 2 : 1;
 template <class T>
@@ -73,7 +73,7 @@ INLINE float put_value(const float* x, int64_t dim, Pair* page, int64_t place, i
   return 1;
 }
 
-// Of one head's keys and values the places in page 0.
+// Where a page's keys of one head begin, and its values.
 template <class T>
 INLINE T* keys_of(const AttentionLayer& layer, int64_t page, int64_t head) {
   return of_page<T>(layer, layer.keys, page) + head * groups_of(layer.head_dim, TOGETHER<T>) * PAGE;

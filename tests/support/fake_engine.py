@@ -57,7 +57,8 @@ class FakeEngine(EngineClient):
         self._engine = self  # type: ignore[assignment]  # what is left of the process: `send`
         self.info = m.Ready(
             architecture="Fake", dtype="float32", device="cpu", vocab_size=vocab_size, max_model_len=max_model_len,
-            block_size=16, num_blocks=1000, kv_bytes=1, weights="float32", weight_bytes=1, load_seconds=0.0,
+            block_size=16, num_blocks=1000, kv_bytes=1, kept="float32", weights="float32", weight_bytes=1,
+            load_seconds=0.0,
         )  # fmt: skip
         self.state = "ready"
 
