@@ -95,7 +95,7 @@ FEATURES = {
     "logprobs": Feature({**COLD, "logprobs": True, "top_logprobs": 3}),
     "stop strings": Feature({**COLD, "stop": ["baker in", "qqq"]}),
     "n > 1": Feature({"temperature": 1.0, "n": 3}),
-    "LoRA": Feature({**COLD, "model": "capitals"}),
+    "LoRA": Feature({**COLD, "model": "capitals"}, (f"Repeat this: {SENTENCE} {SENTENCE}".upper(),)),
     "grammar": Feature(
         {
             "temperature": 0.7,
