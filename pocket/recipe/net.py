@@ -175,11 +175,11 @@ class _HeadLoss(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for at in range(0, len(targets), chunk):
                 rows, wanted = hidden[at : at + chunk].to(dtype), targets[at : at + chunk, None]
-                logits = (rows @ weight.T).float()
-                norm = logits.logsumexp(1, keepdim=True)
-                total += (norm - logits.gather(1, wanted)).sum()
-                grad = logits.sub_(norm).exp_()
-                grad.scatter_add_(1, wanted, torch.full_like(norm, -1.0)).div_(count)
+                grad = (rows @ weight.T).float()  # logits first, then in place what comes of them
+                said, top = grad.gather(1, wanted), grad.amax(1, keepdim=True)
+                mass = grad.sub_(top).exp_().sum(1, keepdim=True)
+                total += (mass.log() + top - said).sum()
+                grad.div_(mass * count).scatter_add_(1, wanted, torch.full_like(mass, -1.0 / count))
                 low = grad.to(dtype)
                 hidden_grad[at : at + chunk] = low @ weight
                 head_grad += low.T @ rows

@@ -71,6 +71,21 @@ DONE = (
     ("visits", "had {v} visits"), ("repairs", "needed {v} repairs"), ("calls", "made {v} calls"),
     ("trips", "made {v} trips"), ("points", "got {v} points"), ("falls", "fell {v} times"), ("shots", "took {v} shots"),
 )  # fmt: skip
+ROLES = (
+    ("painter", "paints"), ("builder", "builds"), ("driver", "drives"), ("owner", "owns"), ("teacher", "teaches"),
+    ("seller", "sells"), ("designer", "designs"), ("editor", "edits"), ("keeper", "keeps"), ("baker", "bakes"),
+    ("cleaner", "cleans"), ("planner", "plans"), ("leader", "leads"), ("founder", "founded"), ("guard", "guards"),
+    ("pilot", "flies"), ("maker", "makes"), ("printer", "prints"), ("collector", "collects"), ("reader", "reads"),
+    ("tester", "tests"), ("inventor", "invented"), ("carrier", "carries"), ("lender", "lends"), ("trainer", "trains"),
+    ("supervisor", "supervises"), ("sponsor", "sponsors"), ("translator", "translates"), ("buyer", "bought"),
+)  # fmt: skip
+HAPPENS = """opens starts ends ripens arrives leaves sleeps lives works stops lands hides waits meets begins happens
+changes returns moves stands falls""".split()
+WHEN: tuple[tuple[str, Make], ...] = (
+    ("in", lambda r: r.choice(words.MONTHS)), ("in", words.city), ("in", lambda r: r.choice(words.COUNTRIES)),
+    ("at", words.time), ("on", words.day), ("near", words.city),
+)  # fmt: skip
+SHOULD = "bring read visit learn buy try avoid know watch pack invite study check".split()
 SUBJECTS = ("It", "It", "It", "He", "She", "")  # "": the title says what it is
 
 STRINGS: tuple[Make, ...] = (
@@ -112,11 +127,21 @@ def plural(noun: str) -> str:
 
 
 def text(rng: Random) -> Field:
+    roll = rng.random()
+    if roll < 0.08:
+        role, does = rng.choice(ROLES)
+        says: tuple[str, ...] = (f"{{v}} {does} it.", f"{{v}} {does} it.", f"The {role} is {{v}}.")
+        return Field((role,), "string", says, rng.choice((words.full_name, words.full_name, words.first_name)))
+    if roll < 0.18:
+        happens, (place, make) = rng.choice(HAPPENS), rng.choice(WHEN)
+        names = (f"{happens}_{place}", f"{happens}_{place}", happens)
+        return Field((rng.choice(names),), "string", (f"{{s}} {happens} {place} {{v}}.",), make)
     parts = name_words(rng)
     said = " ".join(parts)
     says = (f"The {said} is {{v}}.", f"The {said} is {{v}}.", f"{said.capitalize()}: {{v}}.",
             f"{{v}} is the {said}.", f"The {said} is called {{v}}.", f"For the {said} we have {{v}}.",
-            f"We chose {{v}} as the {said}.", f"Its {said} is {{v}}.")  # fmt: skip
+            f"We chose {{v}} as the {said}.", f"Its {said} is {{v}}.", f"{{s}} has the {{v}} {said}.",
+            f"{{s}} has the {said} {{v}}.", f'The {said} is "{{v}}".', f'"{{v}}" is the {said}.')  # fmt: skip
     return Field((spelled(rng, parts),), "string", says, rng.choice(STRINGS))
 
 
@@ -170,8 +195,10 @@ def yes_or_no(rng: Random) -> Field:
         return Field((name,), "boolean", (f"It has {words.article(said)}.", f"It has no {said}."), words.code)
     if roll < 0.65:
         doer, does = rng.choice(DOERS)
-        return Field((rng.choice((doer, f"is_{doer}", f"can_{does}")),), "boolean",
-                     (f"{{s}} can {does}.", f"{{s}} cannot {does}."), words.code)  # fmt: skip
+        name = rng.choice((doer, f"is_{doer}", f"can_{does}", f"{does}s"))
+        if rng.random() < 0.5:
+            return Field((name,), "boolean", (f"{{s}} {does}s.", f"{{s}} does not {does}."), words.code)
+        return Field((name,), "boolean", (f"{{s}} can {does}.", f"{{s}} cannot {does}."), words.code)
     does, do = rng.choice(VERBS)
     parts = name_words(rng)
     said = " ".join(parts)
@@ -180,6 +207,12 @@ def yes_or_no(rng: Random) -> Field:
 
 
 def several(rng: Random) -> Field:
+    if rng.random() < 0.12:
+        should = rng.choice(SHOULD)
+        pool = rng.choice((words.FOODS, words.NOUNS, words.COUNTRIES, words.ANIMALS, words.THINGS))
+        names = (f"to_{should}", f"should_{should}", f"must_{should}", f"{should}_list")
+        says = (f"You should {should} {{v}}.", f"You must {should} {{v}}.", f"We have to {should} {{v}}.")
+        return Field((rng.choice(names),), "array", says, lambda r: r.sample(pool, 2))
     many = rng.choice(THINGS) if rng.random() < 0.5 else plural(rng.choice(NOUNS))
     pool = rng.choice((words.COLORS, words.ANIMALS, words.FOODS, words.NOUNS, words.HOBBIES, words.FRUITS, None))
     name = rng.choice((many, many, f"all_{many}", f"{many}_list"))
@@ -215,7 +248,10 @@ def record(rng: Random) -> Record:
     said = plain(first.names[0])
     opens = (f"The {said} is {{v}}.", f"This {said} is called {{v}}.", f"Our {said} is {{v}}.", "Look at {v}.",
              f"I know a {said} called {{v}}.", "We talked about {v}.", f"{{v}} is a good {said}.",
-             "There is news about {v}.", "We are looking for {v}.")  # fmt: skip
+             "There is news about {v}.", "We are looking for {v}.", "I like {v}.", "We looked at {v}.",
+             "I have the {v}.", "{v} came today.", "We need a {v}.", f"Our {said} is called {{v}}.",
+             f"There is a {said} called {{v}}.",
+             f'I like the {said} "{{v}}".', f'"{{v}}" is a {said}.', "There is something new on {v}.")  # fmt: skip
     subject = rng.choice(SUBJECTS) or f"The {rng.choice(NOUNS)}"
     own = set(said.split())
     others = [f for f in different(rng, 8) if not own & set(plain(f.names[0]).split())]

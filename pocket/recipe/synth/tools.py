@@ -13,11 +13,20 @@ from .chat import Message
 from .params import PARAMS, Make, Param
 from .talk import small_talk
 
-ANY_NAME = 0.5  # share of what is trained on whose tools are of any name
+ANY_NAME = 0.6  # share of what is trained on whose tools are of any name
 VERBS = """get find set add check make start stop open read write load store count list move copy print scan sort
 merge split share plan draw build clean paint test watch follow join leave enter pick drop lift push pull hide report
 measure weigh compare cancel renew extend accept refuse assign release update remove insert replace restore archive
 order book reserve call invite visit fetch query""".split()
+
+OTHER_WORDS = (  # how one asks without the verb; {} is the thing, {a} the thing with its article
+    ("get find check read query fetch measure report scan watch list count".split(),
+     ("What is the {}", "Tell me the {}", "Show me the {}", "I want to know the {}", "How is the {}")),
+    ("add make start open build draw order book reserve write plan insert invite call".split(),
+     ("I need a new {}", "I want {a}", "We need {a}", "Please give me {a}", "I would like {a}")),
+    ("stop remove cancel drop refuse release archive hide".split(),
+     ("I do not want the {} any more", "Get rid of the {}", "I do not need the {} any more", "No more {} please")),
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -57,18 +66,23 @@ def _actions(rng: Random, held_out: bool) -> list[Action]:
     count = rng.choices((1, 2, 3, 4), (40, 33, 18, 9))[0]
     picked = rng.sample(pool, count)
     if not held_out and rng.random() < ANY_NAME:
-        return [_any_action(rng) if rng.random() < 0.7 else action for action in picked]
+        verb = rng.choice(VERBS) if rng.random() < 0.3 else ""  # so that the thing alone tells one from the other
+        return [_any_action(rng, verb) if verb or rng.random() < 0.7 else action for action in picked]
     return [_invented(rng, held_out) if rng.random() < 0.15 else action for action in picked]
 
 
-def _any_action(rng: Random) -> Action:
-    """An action of any name with parameters of any names (see `fields`), each of which the question names."""
-    verb, thing = rng.choice(VERBS), fields.name_words(rng)
+def _any_action(rng: Random, verb: str) -> Action:
+    """An action of this verb, or any, on a thing of any name, with parameters of any names (see `fields`), each of
+    which the question names."""
+    verb, thing = verb or rng.choice(VERBS), fields.name_words(rng)
     plain = " ".join(thing)
     params = {f.names[0]: _param(f) for f in fields.different(rng, rng.choice((1, 1, 2, 2, 3)))}
     required = tuple(params)[: max(1, len(params) - rng.choice((0, 0, 1)))]
     asks = (f"{verb.capitalize()} the {plain}", f"{verb.capitalize()} {words.article(plain)}",
             f"I need to {verb} the {plain}", f"{verb.capitalize()} my {plain}")  # fmt: skip
+    for verbs, others in OTHER_WORDS:
+        if verb in verbs and rng.random() < 0.4:
+            asks = tuple(ask.format(plain, a=words.article(plain)) for ask in others)
     result = fields.text(rng)
     key = result.names[0]
     told = fields.plain(key)
