@@ -29,24 +29,23 @@ int64_t div_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 struct Tiles {
   Tiles(const Matrix& m, int64_t rows)
       : count(div_up(rows, TILE)), rows(rows), whole(whole_numbers(m.format)), units_by_run(in_bytes(m.format)),
-        step(!whole ? 1 : units_by_run ? 4 : 2), padded(padded_inputs(m)), runs(whole ? padded / run_of(m) : 0),
-        block(!whole ? FLOATS : units_by_run ? BYTES : WORDS), blocks(div_up(padded, block)), low(rows / count),
-        higher(rows % count) {}
+        step(!whole ? 1 : units_by_run ? 4 : 2), padded(padded_inputs(m)), words(padded / step),
+        runs(whole ? padded / run_of(m) : 0), block(!whole ? FLOATS : units_by_run ? BYTES : WORDS),
+        blocks(div_up(padded, block)), low(rows / count), higher(rows % count) {}
   int64_t begin(int64_t tile) const { return tile * low + std::min(tile, higher); }
   int height(int64_t tile) const { return static_cast<int>(low + (tile < higher)); }
   int64_t size(int64_t b) const { return std::min(block, padded - b * block); }
   int64_t units() const { return units_by_run ? runs : 1; }  // of a row
 
   // Offsets in 32 bits: the inputs, then the sums of runs, then the units that whole numbers count in.
-  int64_t inputs_at(int64_t tile, int64_t b) const { return b * block / step * rows + begin(tile) * size(b) / step; }
-  int64_t sums_at(int64_t tile) const { return padded / step * rows + begin(tile) * runs; }
-  int64_t units_at(int64_t tile) const { return (padded / step + runs) * rows + begin(tile) * units(); }
-  int64_t total() const { return (padded / step + runs + units()) * rows; }
+  int64_t sums_at(int64_t tile) const { return words * rows + begin(tile) * runs; }
+  int64_t units_at(int64_t tile) const { return (words + runs) * rows + begin(tile) * units(); }
+  int64_t total() const { return (words + runs + units()) * rows; }
 
   int64_t count, rows;
   bool whole, units_by_run;
   int64_t step;  // inputs that share 32 bits
-  int64_t padded, runs, block, blocks;
+  int64_t padded, words, runs, block, blocks;  // words: of a row's inputs
   int64_t low, higher;  // rows of the last tile, and how many tiles have one more
 };
 
@@ -112,18 +111,21 @@ struct Product {
 
   Tiles tiles;
   float* scratch;
-  Kernel (*kernel_of)(Format, int);
+  const Kernel* kernels[2];  // with one panel and with two: see kernels_of
   decltype(plain::finish)* finish;
 
-  // A tile with a panel, over block b.
-  void step(int64_t tile, int64_t panel, int64_t b, int64_t ahead, float* to, int64_t to_stride) const {
-    const int64_t from = b * tiles.block, rows = tiles.height(tile), size = panel_bytes(m);
-    Tile t;
-    t.x = scratch + tiles.inputs_at(tile, b);
+  // `count` panels from `panel` on over block b, with the tiles [low, high): y of the first of them and its stride.
+  void strip(int64_t panel, int count, int64_t b, int64_t low, int64_t high, float* to, int64_t to_stride) const {
+    const int64_t from = b * tiles.block, size = panel_bytes(m), words = tiles.size(b) / tiles.step;
+    const Kernel* const by_rows = kernels[count - 1];
+    const float* const x = scratch + from / tiles.step * tiles.rows;
+    int64_t run = 0;  // of a row, the first one here
+    Tile t{};
     t.w = static_cast<const char*>(m.panels) + panel * size + from * size / tiles.padded;
-    t.ahead = ahead;
+    t.apart = size;
+    // The first tile waits for memory. If others follow there is time to ask for all of what comes next.
+    t.ahead = high - low > 1 ? count * size : AHEAD;
     t.count = tiles.size(b);
-    t.y = to;
     t.y_stride = to_stride;
     t.first = b == 0;
     if (tiles.whole) {
@@ -132,10 +134,18 @@ struct Product {
       t.run = run_of(m);
       t.scale = m.scale + at;
       t.low = m.low ? m.low + at : nullptr;
-      t.sums = reinterpret_cast<const int32_t*>(scratch) + tiles.sums_at(tile) + from / t.run * rows;
-      t.units = scratch + tiles.units_at(tile) + from / t.run * rows;
+      t.scales_apart = groups * LANES;
+      run = from / t.run;
     }
-    kernel_of(m.format, static_cast<int>(rows))(t);
+    for (int64_t tile = low; tile < high; tile++) {
+      const int64_t rows = tiles.height(tile), begin = tiles.begin(tile);
+      t.x = x + begin * words;
+      t.y = to + (begin - tiles.begin(low)) * to_stride;
+      t.sums = reinterpret_cast<const int32_t*>(scratch) + tiles.sums_at(tile) + run * rows;
+      t.units = scratch + tiles.units_at(tile) + run * rows;
+      by_rows[rows - 1](t);
+      t.ahead = 0;
+    }
   }
 
   void finish_at(int64_t tile, int64_t output, int64_t count, float* to, int64_t to_stride) const {
@@ -150,19 +160,20 @@ struct Product {
   void unit(int64_t first, int64_t last, int64_t low, int64_t high) const {
     if (first >= last) return;
     const int64_t full = std::min(last, m.outputs / LANES);
+    const int together = high - low > 1 && kernels[1] ? 2 : 1;
     const auto all = [&](int64_t panel, int64_t b) {
-      // The first tile waits for memory. If others follow there is time to ask for all of the next panel.
-      step(low, panel, b, high - low > 1 ? panel_bytes(m) : AHEAD, at(low, panel), y_stride);
-      for (int64_t tile = low + 1; tile < high; tile++) step(tile, panel, b, 0, at(tile, panel), y_stride);
+      const int count = static_cast<int>(std::min<int64_t>(together, full - panel));
+      strip(panel, count, b, low, high, at(low, panel), y_stride);
     };
     if (high - low <= FEW_TILES) {
-      for (int64_t panel = first; panel < full; panel++) {
+      for (int64_t panel = first; panel < full; panel += together) {
         for (int64_t b = 0; b < tiles.blocks; b++) all(panel, b);
-        for (int64_t tile = low; tile < high; tile++) finish_at(tile, panel * LANES, LANES, at(tile, panel), y_stride);
+        const int64_t outputs = std::min<int64_t>(together, full - panel) * LANES;
+        for (int64_t tile = low; tile < high; tile++) finish_at(tile, panel * LANES, outputs, at(tile, panel), y_stride);
       }
     } else {
       for (int64_t b = 0; b < tiles.blocks; b++)
-        for (int64_t panel = first; panel < full; panel++) all(panel, b);
+        for (int64_t panel = first; panel < full; panel += together) all(panel, b);
       for (int64_t tile = low; tile < high; tile++)
         if (first < full) finish_at(tile, first * LANES, (full - first) * LANES, at(tile, first), y_stride);
     }
@@ -171,7 +182,7 @@ struct Product {
     const int64_t output = full * LANES, count = m.outputs - output;
     float aside[TILE * LANES];
     for (int64_t tile = low; tile < high; tile++) {
-      for (int64_t b = 0; b < tiles.blocks; b++) step(tile, full, b, 0, aside, LANES);
+      for (int64_t b = 0; b < tiles.blocks; b++) strip(full, 1, b, tile, tile + 1, aside, LANES);
       finish_at(tile, output, count, aside, LANES);
       for (int r = 0; r < tiles.height(tile); r++)
         std::memcpy(at(tile, full) + r * y_stride, aside + r * LANES, static_cast<size_t>(count) * sizeof(float));
@@ -195,11 +206,14 @@ void product(Isa isa, const Matrix& m, const Inputs& in, float* y, int64_t y_str
     (tiles.units_by_run ? lay_bytes : tiles.whole ? lay_words : lay_floats)(in, to, room<1>(2 * tiles.padded));
   });
 
-  const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, PICK(isa, kernel_of), PICK(isa, finish)};
+  const auto kernels_of = PICK(isa, kernels_of);
+  const Product p{m, in, y, y_stride, add, add_stride, tiles, scratch, {kernels_of(m.format, 1), kernels_of(m.format, 2)},
+                  PICK(isa, finish)};
   const int64_t panels = panels_of(m);
   const int64_t parts = div_up(tiles.count, BLOCK_TILES);  // of the rows
   int64_t chunk = std::max(panels * parts / (UNITS * pool.threads()), div_up(UNIT_BYTES, panel_bytes(m)));
   if (tiles.count > FEW_TILES) chunk = std::min(chunk, BLOCK_PANELS);
+  chunk += chunk % 2;  // two may be taken together
   const int64_t chunks = div_up(panels, chunk), threads = pool.threads(), each = div_up(chunks, threads);
   pool.each(parts * each * threads, [&](int64_t unit) {
     // Units are taken by turns, more or less: so each thread reads on where it was, which it has asked for already.

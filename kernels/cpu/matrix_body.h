@@ -1,8 +1,10 @@
 // Products with packed matrices, for one instruction set (see each_isa.h).
 //
 // Rows are taken by tiles of up to TILE, laid out so that a tile reads its inputs front to back: [step][rows]. A tile's
-// product with a panel stays in registers over a block of inputs, then is added to y. (Two panels at once would halve the
-// loads of rows, and were measured slower: few rows wait for memory, which is read best front to back.)
+// product with its panels stays in registers over a block of inputs, then is added to y. Where the machine has registers
+// enough and more than one tile meets them, two panels are taken together: each row is loaded once for both, and twice as
+// many sums are under way, as machines that multiply two vectors a cycle need. A tile alone waits for memory, which is read
+// best front to back: one panel.
 
 #include "rows_body.h"
 
@@ -10,35 +12,50 @@ namespace quire {
 namespace ISA {
 
 constexpr int NV = static_cast<int>(LANES) / W;  // vectors of a panel
+constexpr int TOGETHER_AT_MOST = REGISTERS >= 32 ? 2 : 1;  // panels
 
-template <int R>
-INLINE void add_to(const Tile& t, const V (&acc)[R][NV]) {
+template <int R, int C>
+INLINE void add_to(const Tile& t, const V (&acc)[R][C]) {
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < NV; c++) {
+    for (int c = 0; c < C; c++) {
       float* y = t.y + r * t.y_stride + c * W;
       store(y, t.first ? acc[r][c] : add(load(y), acc[r][c]));
     }
 }
 
-template <class F, int R>
+// Vector c of the panels, at w of the first: where it lies, and the same of their scales.
+INLINE const char* panel_at(const Tile& t, const char* w, int c, int64_t bytes) {
+  return w + c / NV * t.apart + c % NV * bytes;
+}
+INLINE const float* scales_at(const Tile& t, const float* scale, int c) {
+  return scale + c / NV * t.scales_apart + c % NV * W;
+}
+template <int P>
+INLINE void ask_for(const Tile& t, const char* w) {
+  for (int p = 0; p < P; p++) __builtin_prefetch(w + p * t.apart + t.ahead, 0, 2);
+}
+
+template <class F, int R, int P>
 TARGET static void floats(const Tile& t) {
-  V acc[R][NV];
+  using Weight = typename F::Weight;
+  constexpr int C = P * NV;
+  V acc[R][C];
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < NV; c++) acc[r][c] = zero();
+    for (int c = 0; c < C; c++) acc[r][c] = zero();
   const float* x = static_cast<const float*>(t.x);
-  const typename F::Weight* w = reinterpret_cast<const typename F::Weight*>(t.w);
+  const char* w = t.w;
   for (int64_t k = 0; k < t.count; k++) {
-    V b[NV];
-    __builtin_prefetch(reinterpret_cast<const char*>(w) + t.ahead, 0, 2);
-    for (int c = 0; c < NV; c++) b[c] = F::get(w + c * W);
-    w += LANES;
+    V b[C];
+    ask_for<P>(t, w);
+    for (int c = 0; c < C; c++) b[c] = F::get(reinterpret_cast<const Weight*>(panel_at(t, w, c, W * sizeof(Weight))));
+    w += LANES * sizeof(Weight);
     for (int r = 0; r < R; r++) {
       const V a = all(x[r]);
-      for (int c = 0; c < NV; c++) acc[r][c] = mul_add(a, b[c], acc[r][c]);
+      for (int c = 0; c < C; c++) acc[r][c] = mul_add(a, b[c], acc[r][c]);
     }
     x += R;
   }
-  add_to<R>(t, acc);
+  add_to<R, C>(t, acc);
 }
 
 // Two inputs of int8 are LANES pairs of bytes, widened to 16 bits and multiplied with a row's pair of 16 bits. The sums of a
@@ -83,64 +100,67 @@ TARGET static void wholes(const Tile& t) {
   V acc[R][NV];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < NV; c++) acc[r][c] = load(room + r * LANES + c * W);
-  add_to<R>(t, acc);
+  add_to<R, NV>(t, acc);
 }
 
-// The codes of i4 for four inputs, as bytes: vector c of the panel.
-INLINE I codes_at(const char* w, int c) {
+// The codes of i4 for four inputs, as bytes: vector c of the panels.
+INLINE I codes_at(const Tile& t, const char* w, int c) {
 #if defined(ISA_AVX512)
-  return low_then_high_nibbles(w);
+  return low_then_high_nibbles(w + c * t.apart);
 #else
+  (void)t;  // one panel
   const I some = iload(w + c % (NV / 2) * 4 * W);
   return c < NV / 2 ? low_nibbles(some) : high_nibbles(some);
 #endif
 }
 
 // Codes of 0 to 15 meet bytes of -127 to 127, over a run of QUADS times four inputs, 8 times at most: see quads_add.
-template <int R, int QUADS>
-INLINE void run_of_codes(const int32_t* x, const char* w, int64_t ahead, I (&found)[R][NV]) {
-  I acc[R][NV];
+template <int R, int QUADS, int P>
+INLINE void run_of_codes(const Tile& t, const int32_t* x, const char* w, I (&found)[R][P * NV]) {
+  constexpr int C = P * NV;
+  I acc[R][C];
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < NV; c++) acc[r][c] = izero();
+    for (int c = 0; c < C; c++) acc[r][c] = izero();
 #pragma GCC unroll 2
   for (int q = 0; q < QUADS; q++) {
-    I b[NV];
+    I b[C];
     const char* from = w + q * 2 * LANES;
-    if (q % 2 == 0) __builtin_prefetch(from + ahead, 0, 2);
-    for (int c = 0; c < NV; c++) b[c] = codes_at(from, c);
+    if (q % 2 == 0) ask_for<P>(t, from);
+    for (int c = 0; c < C; c++) b[c] = codes_at(t, from, c);
     for (int r = 0; r < R; r++) {
       const I a = iall(x[q * R + r]);
-      for (int c = 0; c < NV; c++) acc[r][c] = quads_add(b[c], a, acc[r][c]);
+      for (int c = 0; c < C; c++) acc[r][c] = quads_add(b[c], a, acc[r][c]);
     }
   }
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < NV; c++) found[r][c] = quads_sum(acc[r][c]);
+    for (int c = 0; c < C; c++) found[r][c] = quads_sum(acc[r][c]);
 }
 
-template <int R, int QUADS>
+template <int R, int QUADS, int P>
 TARGET static void codes_by(const Tile& t) {
+  constexpr int C = P * NV;
   const int32_t *x = static_cast<const int32_t*>(t.x), *middles = t.sums;
   const float *units = t.units, *scale = t.scale, *low = t.low;
   const char* w = t.w;
-  V acc[R][NV];
+  V acc[R][C];
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < NV; c++) acc[r][c] = zero();
+    for (int c = 0; c < C; c++) acc[r][c] = zero();
   const int64_t group = t.group / t.run, runs = t.count / t.run;
   for (int64_t n = 0, left = group; n < runs; n++) {
-    I found[R][NV];
-    run_of_codes<R, QUADS>(x, w, t.ahead, found);
+    I found[R][C];
+    run_of_codes<R, QUADS, P>(t, x, w, found);
     for (int r = 0; r < R; r++) {
       const I middle = iall(middles[r]);
       const V unit = all(units[r]);
-      for (int c = 0; c < NV; c++) {
-        const V by = mul(unit, load(scale + c * W));
+      for (int c = 0; c < C; c++) {
+        const V by = mul(unit, load(scales_at(t, scale, c)));
         acc[r][c] = mul_add(to_float(iadd(found[r][c], middle)), by, acc[r][c]);
       }
     }
     if (low)
       for (int r = 0; r < R; r++) {
         const V all_of_it = all(units[r] * static_cast<float>(middles[r]) / -8);
-        for (int c = 0; c < NV; c++) acc[r][c] = mul_add(load(low + c * W), all_of_it, acc[r][c]);
+        for (int c = 0; c < C; c++) acc[r][c] = mul_add(load(scales_at(t, low, c)), all_of_it, acc[r][c]);
       }
     x += QUADS * R;
     w += QUADS * 2 * LANES;
@@ -151,101 +171,111 @@ TARGET static void codes_by(const Tile& t) {
     scale += LANES;
     if (low) low += LANES;
   }
-  add_to<R>(t, acc);
+  add_to<R, C>(t, acc);
 }
-template <int R>
+template <int R, int P>
 TARGET static void codes(const Tile& t) {
-  t.run == RUN ? codes_by<R, RUN / 4>(t) : codes_by<R, 4>(t);  // the smallest group has 16
+  t.run == RUN ? codes_by<R, RUN / 4, P>(t) : codes_by<R, 4, P>(t);  // the smallest group has 16
 }
 
 // Codes of 0 to 255 meet bytes of -127 to 127, over runs of QUADS times four inputs. The sums of a group's runs are floats,
 // each in the row's unit, until the group's scale makes them those of the product.
-template <int R, int QUADS>
+template <int R, int QUADS, int P>
 TARGET static void bytes_by(const Tile& t) {
+  constexpr int C = P * NV;
   const int32_t *x = static_cast<const int32_t*>(t.x), *middles = t.sums;
   const float* units = t.units;
   const char* w = t.w;
   const int64_t groups = t.count / t.group, runs = t.group / t.run;
-  V acc[R][NV];
+  V acc[R][C];
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < NV; c++) acc[r][c] = all(-0.0f);  // whose sum with anything is that
+    for (int c = 0; c < C; c++) acc[r][c] = all(-0.0f);  // whose sum with anything is that
   for (int64_t g = 0; g < groups; g++) {
-    V sums[R][NV];
+    V sums[R][C];
     float all_of_it[R] = {};  // the inputs of the group
     for (int r = 0; r < R; r++)
-      for (int c = 0; c < NV; c++) sums[r][c] = zero();
+      for (int c = 0; c < C; c++) sums[r][c] = zero();
     for (int64_t n = 0; n < runs; n++) {
-      I found[R][NV];
+      I found[R][C];
       for (int r = 0; r < R; r++)
-        for (int c = 0; c < NV; c++) found[r][c] = iall(middles[r]);
+        for (int c = 0; c < C; c++) found[r][c] = iall(middles[r]);
 #pragma GCC unroll 2
       for (int q = 0; q < QUADS; q++) {
-        I b[NV];
-        __builtin_prefetch(w + t.ahead, 0, 2);
-        for (int c = 0; c < NV; c++) b[c] = iload(w + c * 4 * W);
+        I b[C];
+        ask_for<P>(t, w);
+        for (int c = 0; c < C; c++) b[c] = iload(panel_at(t, w, c, 4 * W));
         w += 4 * LANES;
         for (int r = 0; r < R; r++) {
           const I a = iall(x[r]);
-          for (int c = 0; c < NV; c++) found[r][c] = bytes_add(b[c], a, found[r][c]);
+          for (int c = 0; c < C; c++) found[r][c] = bytes_add(b[c], a, found[r][c]);
         }
         x += R;
       }
       for (int r = 0; r < R; r++) {
         const V unit = all(units[r]);
-        for (int c = 0; c < NV; c++) sums[r][c] = mul_add(to_float(found[r][c]), unit, sums[r][c]);
+        for (int c = 0; c < C; c++) sums[r][c] = mul_add(to_float(found[r][c]), unit, sums[r][c]);
       }
       if (t.low)
         for (int r = 0; r < R; r++) all_of_it[r] += units[r] * static_cast<float>(middles[r]);
       middles += R;
       units += R;
     }
-    for (int c = 0; c < NV; c++) {
-      const V scale = load(t.scale + g * LANES + c * W);
+    for (int c = 0; c < C; c++) {
+      const V scale = load(scales_at(t, t.scale + g * LANES, c));
       for (int r = 0; r < R; r++) {
         V sum = mul(sums[r][c], scale);
-        if (t.low) sum = mul_add(load(t.low + g * LANES + c * W), all(all_of_it[r] / -128), sum);
+        if (t.low) sum = mul_add(load(scales_at(t, t.low + g * LANES, c)), all(all_of_it[r] / -128), sum);
         acc[r][c] = add(acc[r][c], sum);
       }
     }
   }
-  add_to<R>(t, acc);
+  add_to<R, C>(t, acc);
 }
-template <int R>
+template <int R, int P>
 TARGET static void bytes(const Tile& t) {
-  t.run == RUN ? bytes_by<R, RUN / 4>(t) : bytes_by<R, 4>(t);
+  t.run == RUN ? bytes_by<R, RUN / 4, P>(t) : bytes_by<R, 4, P>(t);
 }
 
-// By rows, from 1 on.
-template <class F>
-TARGET static Kernel floats_of(int rows) {
-  static const Kernel by_rows[] = {floats<F, 1>, floats<F, 2>, floats<F, 3>, floats<F, 4>, floats<F, 5>, floats<F, 6>};
-  return by_rows[rows - 1];
+// Kernels by the rows of a tile, from 1 on.
+template <class F, int P>
+TARGET static const Kernel* floats_of() {
+  static const Kernel by_rows[] = {floats<F, 1, P>, floats<F, 2, P>, floats<F, 3, P>,
+                                   floats<F, 4, P>, floats<F, 5, P>, floats<F, 6, P>};
+  return by_rows;
 }
 
-TARGET static Kernel wholes_of(int rows) {
+TARGET static const Kernel* wholes_of() {
   static const Kernel by_rows[] = {wholes<1>, wholes<2>, wholes<3>, wholes<4>, wholes<5>, wholes<6>};
-  return by_rows[rows - 1];
+  return by_rows;
 }
 
-TARGET static Kernel codes_of(int rows) {
-  static const Kernel by_rows[] = {codes<1>, codes<2>, codes<3>, codes<4>, codes<5>, codes<6>};
-  return by_rows[rows - 1];
+template <int P>
+TARGET static const Kernel* codes_of() {
+  static const Kernel by_rows[] = {codes<1, P>, codes<2, P>, codes<3, P>, codes<4, P>, codes<5, P>, codes<6, P>};
+  return by_rows;
 }
 
-TARGET static Kernel bytes_of(int rows) {
-  static const Kernel by_rows[] = {bytes<1>, bytes<2>, bytes<3>, bytes<4>, bytes<5>, bytes<6>};
-  return by_rows[rows - 1];
+template <int P>
+TARGET static const Kernel* bytes_of() {
+  static const Kernel by_rows[] = {bytes<1, P>, bytes<2, P>, bytes<3, P>, bytes<4, P>, bytes<5, P>, bytes<6, P>};
+  return by_rows;
 }
 
-TARGET static Kernel kernel_of(Format format, int rows) {
+template <int P>
+TARGET static const Kernel* kernels_for(Format format) {
   switch (format) {
-    case Format::f32: return floats_of<AsF32>(rows);
-    case Format::bf16: return floats_of<AsBF16>(rows);
-    case Format::f16: return floats_of<AsF16>(rows);
-    case Format::i8: return wholes_of(rows);
-    case Format::b8: return bytes_of(rows);
-    default: return codes_of(rows);
+    case Format::f32: return floats_of<AsF32, P>();
+    case Format::bf16: return floats_of<AsBF16, P>();
+    case Format::f16: return floats_of<AsF16, P>();
+    case Format::i8: return P == 1 ? wholes_of() : nullptr;
+    case Format::b8: return bytes_of<P>();
+    default: return codes_of<P>();
   }
+}
+
+// Of tiles with that many panels, one or two; null where this machine does not take two together.
+TARGET static const Kernel* kernels_of(Format format, int panels) {
+  return panels == 1 ? kernels_for<1>(format) : TOGETHER_AT_MOST == 2 ? kernels_for<TOGETHER_AT_MOST>(format) : nullptr;
 }
 
 // Rows of a tile into its layout. room: 2 * padded floats.

@@ -7,7 +7,8 @@
 // where: x where the lane's bit is set, else y. zero_where_less: y, but 0 in lanes where x < limit. marked:
 // odd, but NaN in lanes where x is NaN.
 // Of an I that holds a pair of bfloat16 in each int32: low_of and high_of as floats, low_only with 0 as the other. halves:
-// floats rounded to bfloat16, an int32 each; of NaN NaN. istore_halves stores them side by side.
+// floats rounded to bfloat16, an int32 each; of NaN NaN. istore_halves stores them side by side, istore_apart the first n to
+// p[0], p[2], ..., and touches nothing between.
 // REGISTERS: how many V the machine holds, which the tiles of a kernel are sized by.
 
 namespace quire {
@@ -38,25 +39,36 @@ struct __attribute__((may_alias)) Pair {
 INLINE I load(const Pair* p) { return iload(p); }
 INLINE I load_part(const Pair* p, int n) { return bits_of(load_part(reinterpret_cast<const float*>(p), n)); }
 
-// Sums of products, with one number for all lanes or, of pairs, with a number for the lower ones and one for the upper.
-INLINE V add_products(V x, const float* y, V sums) { return mul_add(all(*y), x, sums); }
+// Sums of products with a number for all lanes or, of pairs, with one number for the lower ones and one for the upper: what
+// is spread over the lanes first, for all the sums that it is for.
+INLINE V spread(const float* y) { return all(*y); }
+INLINE V add_products(V x, V y, V sums) { return mul_add(y, x, sums); }
 #if defined(ISA_BF16)
 using Twin = Pair;  // these two, as the machine multiplies pairs
-INLINE V add_products(I x, const Pair* y, V sums) {
-  __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(x), "m"(*y));
+INLINE I spread(const Pair* y) {
+  int32_t both;
+  std::memcpy(&both, y, sizeof both);
+  return iall(both);
+}
+INLINE V add_products(I x, I y, V sums) {
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(x), "v"(y));
   return sums;
 }
-// Floats, a multiple of W, become pairs of bfloat16 in their place.
+// Floats become pairs of bfloat16 in their place: numbers i to i + W, front to back.
+INLINE void put_twins(float* x, int64_t i, V v) { _mm256_storeu_si256((__m256i*)(x + i / 2), (__m256i)_mm512_cvtneps_pbh(v)); }
 INLINE void to_twins(float* x, int64_t count) {
-  for (int64_t i = 0; i < count; i += W)
-    _mm256_storeu_si256((__m256i*)(x + i / 2), (__m256i)_mm512_cvtneps_pbh(load(x + i)));
+  for (int64_t i = 0; i < count; i += W) put_twins(x, i, load(x + i));
 }
 #else
 struct Twin {
   float low, high;
 };
-INLINE V add_products(I x, const Twin* y, V sums) {
-  return mul_add(all(y->high), high_of(x), mul_add(all(y->low), low_of(x), sums));
+struct Twins {
+  V low, high;
+};
+INLINE Twins spread(const Twin* y) { return {all(y->low), all(y->high)}; }
+INLINE V add_products(I x, const Twins& y, V sums) {
+  return mul_add(y.high, high_of(x), mul_add(y.low, low_of(x), sums));
 }
 INLINE void to_twins(float*, int64_t) {}
 #endif
@@ -77,6 +89,21 @@ INLINE V exp(V x) {
   p = mul_add(p, r, all(1.0f / 6));
   p = mul_add(p, r, all(0.5f));
   p = mul_add(mul(p, r), r, add(r, all(1.0f)));
+  return zero_where_less(asked, all(-87.0f), doubled(p, n));
+}
+
+// e^x of x <= 0 to within 2^-16, for what is rounded to bfloat16 at once: fewer terms, fitted to |r| <= ln 2 / 2 so that the
+// greatest relative error is smallest.
+INLINE V rough_exp(V x) {
+  const V asked = x;
+  x = greater(all(-87.0f), x);
+  const V n = whole(mul(x, all(1.44269504f)));
+  const V r = mul_add(n, all(-0.69314718f), x);
+  V p = all(0.0414584018f);
+  p = mul_add(p, r, all(0.167910308f));
+  p = mul_add(p, r, all(0.50004369f));
+  p = mul_add(p, r, all(0.999963343f));
+  p = mul_add(p, r, all(0.999999285f));
   return zero_where_less(asked, all(-87.0f), doubled(p, n));
 }
 

@@ -1,4 +1,4 @@
-// What one call of a product's kernel computes: a tile of rows with a panel, over a block of inputs.
+// What one call of a product's kernel computes: a tile of rows with one panel or two, over a block of inputs.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,11 @@ namespace quire {
 
 constexpr int TILE = 6;  // rows that share the reads of a panel, at most
 
-// R rows. y: of the first row and the panel's first output.
+// R rows. y: of the first row and the first panel's first output.
 struct Tile {
   const void* x;  // [block / step][R]
-  const char* w;  // of the panel, at this block
+  const char* w;  // of the first panel, at this block
+  int64_t apart;  // bytes from there to the same place of the second
   int64_t ahead;  // bytes from what is read of it to what is asked for meanwhile
   int64_t count;  // inputs of this block
   float* y;       // R rows of LANES
@@ -18,7 +19,8 @@ struct Tile {
   bool first;     // of the blocks: y is not read
   // Of whole numbers:
   int64_t group;
-  const float *scale, *low;  // of the panel, at this block: [groups][LANES]
+  const float *scale, *low;  // of the first panel, at this block: [groups][LANES]
+  int64_t scales_apart;      // floats from there to those of the second
   int64_t run;
   const int32_t* sums;       // [runs][R] of the inputs, at this block
   const float* units;        // [runs][R] that inputs in bytes count in, at this block

@@ -121,7 +121,7 @@ def continued(preset: Preset) -> Preset:
         mix=MIX_LATER,
         corpus_tokens=preset.corpus_tokens // 3,
         base_training=_gentler(replace(base, prelude=1, decay=0.7)),
-        draft_training=_gentler(replace(draft, minutes=None, steps=800)),
+        draft_training=_gentler(replace(draft, minutes=None, steps=500)),
         adapter_training=Training(tokens=2048, matrix_lr=0.0, lr=3e-3, minutes=2.5),
     )
 
