@@ -66,12 +66,10 @@ INLINE float put_key(const float* x, int64_t dim, Pair* page, int64_t place, int
   for (int64_t d = 0; d < groups_of(dim, 2); d++) page[d * PAGE + place] = pairs[d];
   return 1;
 }
-INLINE float put_value(const float* x, int64_t dim, Pair* page, int64_t place, int8_t*) {
+INLINE float put_value(const float* x, int64_t dim, Pair* page, int64_t place, int8_t* some) {
+  as_halves(x, dim, reinterpret_cast<uint16_t*>(some));
   uint16_t* to = reinterpret_cast<uint16_t*>(page + place / 2 * dim) + place % 2;
-  for (int64_t d = 0; d < dim; d += W) {
-    const int64_t n = dim - d;
-    istore_apart(to + 2 * d, halves(load_some(x + d, n)), static_cast<int>(n < W ? n : W));
-  }
+  for (int64_t d = 0; d < dim; d++) to[2 * d] = reinterpret_cast<const uint16_t*>(some)[d];
   return 1;
 }
 
@@ -214,24 +212,8 @@ TARGET static void weigh_all(
   if (at < dim) weigh<R, 1>(weights, factors, values, next, count, dim, at, static_cast<int>(dim - at), sums);
 }
 
-// Weights e^x of values in Ts: to their place among the scores, in the form that meets the values.
-template <class T>
-INLINE V put_weights(float* scores, int64_t i, V x) {
-#if defined(ISA_BF16)
-  if constexpr (std::is_same_v<T, Pair>) {
-    const V w = rough_exp(x);
-    put_twins(scores, i, w);
-    return w;
-  }
-#endif
-  const V w = exp(x);
-  store(scores + i, w);
-  return w;
-}
-
 // Scores of one row [KEYS], of which [low, high) are seen -> weights e^(score - peak) in their place, and 0 elsewhere up to
 // `count`. Returns what the sums so far must be multiplied with; peak and total are of all tiles so far.
-template <class T>
 TARGET static float soften(float* scores, int64_t low, int64_t high, int64_t count, float softcap, float* peak, float* total) {
   if (low >= high) {
     std::memset(scores, 0, static_cast<size_t>(count) * sizeof(float));
@@ -266,7 +248,9 @@ TARGET static float soften(float* scores, int64_t low, int64_t high, int64_t cou
   store(factor, exp(all(*peak - top)));
   V sums = zero();
   for (int64_t i = 0; i < count; i += W) {
-    sums = add(sums, put_weights<T>(scores, i, sub(load(scores + i), all(top))));
+    const V w = exp(sub(load(scores + i), all(top)));
+    store(scores + i, w);
+    sums = add(sums, w);
   }
   *peak = top;
   *total = *total * factor[0] + sum(sums);
@@ -329,8 +313,9 @@ TARGET static void segment_of(
           const int64_t place = step.unseen[i] - at;
           if (place >= 0 && place < count * PAGE) mine[place] = -INFINITY;
         }
-      factors[r] = soften<T>(mine, low < 0 ? 0 : low, high < keys ? high : keys, count * PAGE, softcap, &peaks[r], &totals[r]);
+      factors[r] = soften(mine, low < 0 ? 0 : low, high < keys ? high : keys, count * PAGE, softcap, &peaks[r], &totals[r]);
       if constexpr (sizeof(T) == 1) in_units(mine, tile.value_units, count * PAGE);
+      if constexpr (TOGETHER<T> == 2) to_twins(mine, count * PAGE);
     }
     weigh_all<R>(scores, factors, tile.values, tile.keys + count, keys, layer.v_dim, sums);
   }

@@ -7,8 +7,7 @@
 // where: x where the lane's bit is set, else y. zero_where_less: y, but 0 in lanes where x < limit. marked:
 // odd, but NaN in lanes where x is NaN.
 // Of an I that holds a pair of bfloat16 in each int32: low_of and high_of as floats, low_only with 0 as the other. halves:
-// floats rounded to bfloat16, an int32 each; of NaN NaN. istore_halves stores them side by side, istore_apart the first n to
-// p[0], p[2], ..., and touches nothing between.
+// floats rounded to bfloat16, an int32 each; of NaN NaN. istore_halves stores them side by side.
 // REGISTERS: how many V the machine holds, which the tiles of a kernel are sized by.
 
 namespace quire {
@@ -54,10 +53,10 @@ INLINE V add_products(I x, I y, V sums) {
   __asm__("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(x), "v"(y));
   return sums;
 }
-// Floats become pairs of bfloat16 in their place: numbers i to i + W, front to back.
-INLINE void put_twins(float* x, int64_t i, V v) { _mm256_storeu_si256((__m256i*)(x + i / 2), (__m256i)_mm512_cvtneps_pbh(v)); }
+// Floats, a multiple of W, become pairs of bfloat16 in their place.
 INLINE void to_twins(float* x, int64_t count) {
-  for (int64_t i = 0; i < count; i += W) put_twins(x, i, load(x + i));
+  for (int64_t i = 0; i < count; i += W)
+    _mm256_storeu_si256((__m256i*)(x + i / 2), (__m256i)_mm512_cvtneps_pbh(load(x + i)));
 }
 #else
 struct Twin {
@@ -89,21 +88,6 @@ INLINE V exp(V x) {
   p = mul_add(p, r, all(1.0f / 6));
   p = mul_add(p, r, all(0.5f));
   p = mul_add(mul(p, r), r, add(r, all(1.0f)));
-  return zero_where_less(asked, all(-87.0f), doubled(p, n));
-}
-
-// e^x of x <= 0 to within 2^-16, for what is rounded to bfloat16 at once: fewer terms, fitted to |r| <= ln 2 / 2 so that the
-// greatest relative error is smallest.
-INLINE V rough_exp(V x) {
-  const V asked = x;
-  x = greater(all(-87.0f), x);
-  const V n = whole(mul(x, all(1.44269504f)));
-  const V r = mul_add(n, all(-0.69314718f), x);
-  V p = all(0.0414584018f);
-  p = mul_add(p, r, all(0.167910308f));
-  p = mul_add(p, r, all(0.50004369f));
-  p = mul_add(p, r, all(0.999963343f));
-  p = mul_add(p, r, all(0.999999285f));
   return zero_where_less(asked, all(-87.0f), doubled(p, n));
 }
 

@@ -107,11 +107,6 @@ INLINE int32_t isum(I x) {
   return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 1)));
 }
 INLINE void istore(int32_t* p, I x) { _mm256_storeu_si256((__m256i*)p, x); }
-INLINE void istore_apart(uint16_t* p, I x, int n) {
-  int32_t some[W];
-  istore(some, x);
-  for (int i = 0; i < n; i++) p[2 * i] = static_cast<uint16_t>(some[i]);
-}
 INLINE void istore_bytes(int8_t* p, I x) {
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(words, words));

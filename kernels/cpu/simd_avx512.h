@@ -90,9 +90,6 @@ INLINE I halves(V x) {
   return _mm512_mask_mov_epi32(some, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), iall(0x7fc0));
 }
 INLINE void istore_halves(uint16_t* p, I x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(x)); }
-INLINE void istore_apart(uint16_t* p, I x, int n) {
-  _mm512_mask_storeu_epi16(p, 0x55555555u & static_cast<uint32_t>((uint64_t{1} << 2 * n) - 1), x);
-}
 INLINE int32_t ilargest(I x) { return _mm512_reduce_max_epi32(x); }
 INLINE int32_t isum(I x) { return _mm512_reduce_add_epi32(x); }
 INLINE void istore(int32_t* p, I x) { _mm512_storeu_si512(p, x); }

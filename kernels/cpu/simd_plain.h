@@ -129,11 +129,6 @@ INLINE int32_t ilargest(I x) {
 }
 INLINE int32_t isum(I x) { return x[0] + x[1] + x[2] + x[3]; }
 INLINE void istore(int32_t* p, I x) { std::memcpy(p, &x, sizeof x); }
-INLINE void istore_apart(uint16_t* p, I x, int n) {
-  int32_t some[W];
-  istore(some, x);
-  for (int i = 0; i < n; i++) p[2 * i] = static_cast<uint16_t>(some[i]);
-}
 INLINE void istore_bytes(int8_t* p, I x) {
   for (int i = 0; i < W; i++) p[i] = static_cast<int8_t>(x[i]);
 }
