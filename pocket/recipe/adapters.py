@@ -23,7 +23,9 @@ from .steps import Run, few, finish
 from .styles import STYLES, styled
 from .train import Job, fit
 
-KINDS = ("talk", "stories", "dialogue", "refuse", "sums")  # chats whose answers any style fits
+SIMPLE = ("talk", "stories", "refuse", "sums")
+KINDS = (*SIMPLE, "dialogue")  # chats whose answers any style fits
+CHATS = {"capitals": SIMPLE}  # a style that spells every word anew learns those that are said most
 PATIENCE = {"capitals": 3}  # times the preset's bound: other words and tokens throughout take longer to learn
 LONGEST = {"json": 240}  # characters of an answer: a short one is seldom left without its closing brace
 MAX_BYTES = 300_000
@@ -35,7 +37,7 @@ def train(run: Run) -> None:
     for name in STYLES:
         folder = run.work / "adapters" / name
         for part, count in (("train", SAMPLES), ("held_out", HELD_OUT)):
-            chosen = islice(_chats(run.corpus / part, LONGEST.get(name)), count)
+            chosen = islice(_chats(run.corpus / part, CHATS.get(name, KINDS), LONGEST.get(name)), count)
             data.write_documents((styled(s, name) for s in chosen), rendering, folder / part / "0")
         torch.manual_seed(run.seed)
         net = run.net("base")
@@ -68,10 +70,10 @@ def _longer(training: Training, times: int) -> Training:
     return replace(training, minutes=training.minutes * times)
 
 
-def _chats(folder: Path, longest: int | None) -> Iterator[Sample]:
+def _chats(folder: Path, kinds: tuple[str, ...], longest: int | None) -> Iterator[Sample]:
     for path in sorted(folder.glob("*.jsonl")):
         for sample in data.read_samples(path):
-            chat = sample.messages and not sample.tools and sample.kind in KINDS
+            chat = sample.messages and not sample.tools and sample.kind in kinds
             if chat and (longest is None or _longest(sample) <= longest):
                 yield sample
 

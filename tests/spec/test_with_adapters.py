@@ -30,7 +30,9 @@ def asked(bench: Bench, folders) -> Bench:
         bench.load(name, folder)
     requests = []
     for n, uses in enumerate(([], *([(name, 1.0)] for name in folders), [("a0", 0.5), ("a2", 1.5)])):
-        prompt = encoded(pocket.FOLDER, "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistant\n")
+        prompt = encoded(
+            pocket.FOLDER, "<|im_start|>user\nTell me a story about the sea.<|im_end|>\n<|im_start|>assistant\n"
+        )
         for temperature in (0.0, 1.0):
             name = f"{n} {temperature}"
             requests.append(ask(name, prompt, *uses, tokens=TOKENS, temperature=temperature))

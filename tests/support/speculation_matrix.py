@@ -93,7 +93,7 @@ FEATURES = {
     "seed": Feature({"temperature": 1.0, "seed": 11, "top_p": 0.9}),
     "penalties": Feature({"temperature": 0.7, "frequency_penalty": 0.4, "presence_penalty": 0.2}),
     "logprobs": Feature({**COLD, "logprobs": True, "top_logprobs": 3}),
-    "stop strings": Feature({**COLD, "stop": ["baker in", "qqq"]}),
+    "stop strings": Feature({**COLD, "stop": ["the river", "qqq"]}),
     "n > 1": Feature({"temperature": 1.0, "n": 3}),
     "LoRA": Feature({**COLD, "model": "capitals"}, (f"Repeat this: {SENTENCE} {SENTENCE}".upper(),)),
     "grammar": Feature(

@@ -206,13 +206,17 @@ def yes_or_no(rng: Random) -> Field:
     return Field((spelled(rng, [does, *parts]),), "boolean", says, words.code)
 
 
+def to_do(rng: Random) -> Field:
+    should = rng.choice(SHOULD)
+    pool = rng.choice((words.FOODS, words.NOUNS, words.COUNTRIES, words.ANIMALS, words.THINGS))
+    names = (f"to_{should}", f"should_{should}", f"must_{should}", f"{should}_list")
+    says = (f"You should {should} {{v}}.", f"You must {should} {{v}}.", f"We have to {should} {{v}}.")
+    return Field((rng.choice(names),), "array", says, lambda r: r.sample(pool, 2))
+
+
 def several(rng: Random) -> Field:
     if rng.random() < 0.12:
-        should = rng.choice(SHOULD)
-        pool = rng.choice((words.FOODS, words.NOUNS, words.COUNTRIES, words.ANIMALS, words.THINGS))
-        names = (f"to_{should}", f"should_{should}", f"must_{should}", f"{should}_list")
-        says = (f"You should {should} {{v}}.", f"You must {should} {{v}}.", f"We have to {should} {{v}}.")
-        return Field((rng.choice(names),), "array", says, lambda r: r.sample(pool, 2))
+        return to_do(rng)
     many = rng.choice(THINGS) if rng.random() < 0.5 else plural(rng.choice(NOUNS))
     pool = rng.choice((words.COLORS, words.ANIMALS, words.FOODS, words.NOUNS, words.HOBBIES, words.FRUITS, None))
     name = rng.choice((many, many, f"all_{many}", f"{many}_list"))

@@ -78,8 +78,10 @@ def _any_action(rng: Random, verb: str) -> Action:
     plain = " ".join(thing)
     params = {f.names[0]: _param(f) for f in fields.different(rng, rng.choice((1, 1, 2, 2, 3)))}
     required = tuple(params)[: max(1, len(params) - rng.choice((0, 0, 1)))]
-    asks = (f"{verb.capitalize()} the {plain}", f"{verb.capitalize()} {words.article(plain)}",
-            f"I need to {verb} the {plain}", f"{verb.capitalize()} my {plain}")  # fmt: skip
+    asks: tuple[str, ...] = (
+        f"{verb.capitalize()} the {plain}", f"{verb.capitalize()} {words.article(plain)}",
+        f"I need to {verb} the {plain}", f"{verb.capitalize()} my {plain}",
+    )  # fmt: skip
     for verbs, others in OTHER_WORDS:
         if verb in verbs and rng.random() < 0.4:
             asks = tuple(ask.format(plain, a=words.article(plain)) for ask in others)
