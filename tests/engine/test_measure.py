@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
