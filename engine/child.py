@@ -24,10 +24,14 @@ DEVICE_LOST = 3  # exit code of an engine whose device failed
 
 
 def spawn(module: str, start: Callable[[int], msgspec.Struct]) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """`python -m module`, told what `start` makes of the number of its socket, and our end of that."""
+    """`python -m module`, told what `start` makes of the number of its socket, and our end of that.
+
+    It finds modules where this process does: `-m` alone would look into the current folder first, which may hold
+    another quire."""
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, "-P", "-m", module],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
         stdin=subprocess.PIPE,
         pass_fds=(theirs.fileno(),),
         # A group of its own, as a Ctrl-C in the terminal is the server's business; not a session, to which Linux gives
