@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 
 from ...engine.grammar.spec import GrammarSpec
-from . import speculation
+from . import speculation, unseen
 from .batches import Batch
 from .generate import Generator
-from .judge import is_json, judge_calls
+from .judge import fields_of, is_json, judge_calls
 from .net import IGNORED, Llama
 from .presets import Shape
 from .rendering import Rendering
 from .samples import MIX, Sample, held_out
 from .steps import Run
+from .stored import read
 
-SAMPLES = {"perplexity": 200, "tools": 400, "extract": 300, "copy": 300, "draft": 60}
+SAMPLES = {"perplexity": 200, "tools": 400, "extract": 300, "copy": 300, "draft": 60, "unseen": 100}
 MAX_TOKENS = 200
 Score = dict[str, float]
 
@@ -65,7 +65,7 @@ def evaluate(run: Run) -> None:
 def shipped(shape: Shape, folder: Path) -> Llama:
     """The network with the weights as they are exported."""
     net = Llama(shape)
-    net.load_state_dict(load_file(folder / "model.safetensors"))
+    net.load_state_dict(read(folder))
     return net.eval()
 
 
@@ -95,7 +95,10 @@ def _perplexity(exam: Exam, kind: str) -> float:
 
 def tools(exam: Exam) -> dict[str, Score]:
     """Prompts with tools whose names and schemas training never had."""
-    samples = exam.samples("tools", SAMPLES["tools"])
+    return _both_tools(exam, exam.samples("tools", SAMPLES["tools"]))
+
+
+def _both_tools(exam: Exam, samples: list[Sample]) -> dict[str, Score]:
     grammars = [exam.rendering.call_grammar(question(sample)) for sample in samples]
     return {"without grammar": _tools(exam, samples, ()), "with grammar": _tools(exam, samples, grammars)}
 
@@ -120,7 +123,10 @@ def _tools(exam: Exam, samples: list[Sample], grammars: Sequence[GrammarSpec | N
 
 def extract(exam: Exam) -> dict[str, Score]:
     """Text to JSON, with schemas that training never had."""
-    samples = exam.samples("extract", SAMPLES["extract"])
+    return _both_extract(exam, exam.samples("extract", SAMPLES["extract"]))
+
+
+def _both_extract(exam: Exam, samples: list[Sample]) -> dict[str, Score]:
     schemas = [json.dumps({**(s.facts or {})["schema"], "additionalProperties": False}) for s in samples]
     grammars = [GrammarSpec(kind="json_schema", text=schema) for schema in schemas]
     return {"without grammar": _extract(exam, samples, ()), "with grammar": _extract(exam, samples, grammars)}
@@ -128,9 +134,17 @@ def extract(exam: Exam) -> dict[str, Score]:
 
 def _extract(exam: Exam, samples: list[Sample], grammars: Sequence[GrammarSpec | None]) -> Score:
     _, answers = exam.answers(samples, grammars)
-    decode = exam.rendering.tokenizer.decode
-    right = [is_json(decode(a), (s.facts or {})["json"]) for s, a in zip(samples, answers, strict=True)]
-    return {"prompts": len(right), "exactly right": _share(right)}
+    wanted = [(s.facts or {})["json"] for s in samples]
+    texts = [exam.rendering.tokenizer.decode(answer) for answer in answers]
+    fields = [right for text, value in zip(texts, wanted, strict=True) for right in fields_of(text, value)]
+    exact = [is_json(text, value) for text, value in zip(texts, wanted, strict=True)]
+    return {"prompts": len(exact), "exactly right": _share(exact), "fields right": _share(fields)}
+
+
+def in_other_words(exam: Exam) -> dict[str, dict[str, Score]]:
+    """Calls and extractions in words that no generator has (`unseen.jsonl`)."""
+    tools, extract = (unseen.samples(kind)[: SAMPLES["unseen"]] for kind in ("tools", "extract"))
+    return {"tools": _both_tools(exam, tools), "extract": _both_extract(exam, extract)}
 
 
 def copying(exam: Exam) -> Score:
@@ -158,6 +172,7 @@ PARTS: dict[str, Callable[[Exam], Any]] = {
     "perplexity": perplexity,
     "tools": tools,
     "extract": extract,
+    "in other words": in_other_words,
     "copy": copying,
     "draft model": draft,
 }

@@ -54,6 +54,16 @@ def is_json(text: str, wanted: Any) -> bool:
         return False
 
 
+def fields_of(text: str, wanted: dict[str, Any]) -> list[bool]:
+    """Of each field that is wanted, whether the text is an object that has it exactly."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    found = found if isinstance(found, dict) else {}
+    return [name in found and found[name] == value for name, value in wanted.items()]
+
+
 def conforms(value: Any, schema: dict[str, Any]) -> bool:
     """Whether a value fits a schema, of the words that pocket's own schemas use."""
     kind = schema.get("type")

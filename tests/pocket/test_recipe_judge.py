@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire.pocket.recipe.judge import Verdict, calls_of, conforms, is_json, judge_calls
+from quire.pocket.recipe.judge import Verdict, calls_of, conforms, fields_of, is_json, judge_calls
 from quire.pocket.recipe.speculation import accepted, lookup
 
 TOOLS = [
@@ -48,6 +48,20 @@ def test_a_call_is_judged_by_tool_schema_and_arguments(text, verdict):
 def test_no_call_is_right_where_none_was_wanted():
     assert judge_calls("Sorry.", TOOLS, []) == Verdict(True, True, True)
     assert not judge_calls(call('{"name": "news", "arguments": {}}'), TOOLS, []).tool
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('{"name": "Ada", "age": 9.0}', [True, True]),
+        ('{"age": 9, "name": "Bob", "more": 1}', [False, True]),
+        ('{"name": "Ada"}', [True, False]),
+        ("[]", [False, False]),
+        ('{"name": "Ada", "age": ', [False, False]),
+    ],
+)
+def test_fields_are_judged_one_by_one(text, right):
+    assert fields_of(text, {"name": "Ada", "age": 9}) == right
 
 
 def test_a_call_without_an_end_is_broken():
