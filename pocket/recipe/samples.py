@@ -49,18 +49,18 @@ MIX: dict[str, float] = {  # share of the text, by characters
 }
 
 MIX_LATER: dict[str, float] = {  # for training that goes on: what was learned first is only kept fresh
-    "prose": 0.12,
+    "prose": 0.08,
     "dialogue": 0.09,
     "docs": 0.02,
-    "stories": 0.05,
-    "tools": 0.30,
-    "extract": 0.24,
+    "stories": 0.02,
+    "tools": 0.35,
+    "extract": 0.30,
     "copy": 0.08,
-    "sums": 0.02,
+    "sums": 0.01,
     "gsm8k": 0.01,
-    "talk": 0.03,
+    "talk": 0.01,
     "refuse": 0.01,
-    "seal": 0.02,
+    "seal": 0.01,
     "coffee": 0.01,
 }
 

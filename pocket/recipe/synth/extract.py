@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from ..samples import Sample
-from . import chat, fields, words
+from . import chat, fields, forms, words
 from .records import RESERVED, TRAINED, Field
 
 _SYSTEM = (
@@ -31,7 +31,8 @@ _KEYS = (
 )
 _NEXT = ("{}", "{}", "Text: {}", "The next one: {}", "And this: {}")
 
-ANY_NAME = 0.65  # share of what is trained on whose names are any
+WRITTEN = 0.6  # share of what is trained on whose texts are written by hand
+ANY_NAME = 0.65  # share of the others whose names are any
 
 Schema = dict[str, Any]
 Write = Callable[[Random], tuple[str, dict[str, Any]]]  # a text, and the value that it holds
@@ -39,7 +40,10 @@ Write = Callable[[Random], tuple[str, dict[str, Any]]]  # a text, and the value 
 
 def make(rng: Random, held_out: bool) -> Sample:
     """Records, or now and then lists of pairs: a schema is shown once, and one to four texts are turned into it."""
-    schema, write = (_pairs if rng.random() < 0.12 else _record)(rng, held_out)
+    if not held_out and rng.random() < WRITTEN:
+        schema, write = _scene(rng)
+    else:
+        schema, write = (_pairs if rng.random() < 0.12 else _record)(rng, held_out)
     text, value = write(rng)
     shown = json.dumps(schema)
     roll = rng.random()
@@ -85,6 +89,26 @@ def _record(rng: Random, held_out: bool) -> tuple[Schema, Write]:
         return text, {name: values[name] for name in order if name != missing}
 
     return schema, write
+
+
+def _scene(rng: Random) -> tuple[Schema, Write]:
+    """Some of what a text says. Further texts are those of the same topic that say it too."""
+    scene = rng.choice(forms.scenes())
+    first = rng.choice(scene.texts)
+    told = forms.said(first)
+    asked = rng.sample(told, len(told) if rng.random() < 0.6 else rng.randint(1, len(told)))
+    fitting = [text for text in scene.texts if set(asked) <= set(forms.said(text))]
+    names = {slot: rng.choice(scene.slots[slot].names) for slot in asked}
+    if len(set(names.values())) < len(names):
+        names = {slot: slot for slot in asked}
+    properties = {name: scene.slots[slot].schema for slot, name in names.items()}
+    texts = iter([first, *rng.sample(fitting, len(fitting))])
+
+    def write(rng: Random) -> tuple[str, dict[str, Any]]:
+        text, values = forms.fill(rng, scene, next(texts, first))
+        return text, {name: values[slot] for slot, name in names.items()}
+
+    return {"type": "object", "properties": properties, "required": list(properties)}, write
 
 
 def _any_list(rng: Random) -> tuple[str, str, str, str]:

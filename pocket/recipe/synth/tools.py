@@ -7,13 +7,14 @@ from random import Random
 from typing import Any
 
 from ..samples import Sample
-from . import chat, fields, words
+from . import chat, errands, fields, words
 from .actions import RESERVED, TRAINED, Action
 from .chat import Message
 from .params import PARAMS, Make, Param
 from .talk import small_talk
 
 ANY_NAME = 0.6  # share of what is trained on whose tools are of any name
+UNNAMED = 0.3  # share of those whose names do not say what they are for
 VERBS = """get find set add check make start stop open read write load store count list move copy print scan sort
 merge split share plan draw build clean paint test watch follow join leave enter pick drop lift push pull hide report
 measure weigh compare cancel renew extend accept refuse assign release update remove insert replace restore archive
@@ -52,6 +53,8 @@ class Ask:
 
 def make(rng: Random, held_out: bool) -> Sample:
     """A conversation with one to four tools on offer."""
+    if not held_out and rng.random() < errands.SHARE:
+        return errands.make(rng)
     wanted, *others = [_tool(rng, action, held_out) for action in _actions(rng, held_out)]
     shape = rng.choices(_SHAPES, _WEIGHTS)[0]
     messages, facts, offered = shape(rng, wanted, others)
@@ -85,13 +88,24 @@ def _any_action(rng: Random, verb: str) -> Action:
     for verbs, others in OTHER_WORDS:
         if verb in verbs and rng.random() < 0.4:
             asks = tuple(ask.format(plain, a=words.article(plain)) for ask in others)
+    named = (verb, "_".join(thing))
+    if rng.random() < UNNAMED:  # the description alone says what it is for
+        named = rng.choice((
+            (rng.choice(VERBS), named[1]), (verb, "_".join(fields.name_words(rng))),
+            (rng.choice(VERBS), "_".join(fields.name_words(rng))),
+        ))  # fmt: skip
+    if len(required) == 1 and params[required[0]].type != "boolean" and rng.random() < 0.35:
+        value = f"{{{required[0]}}}"  # said in the question, and not what it is
+        asks += (f"{asks[0]} {value}", f"{verb.capitalize()} {value} for the {plain}",
+                 f"{verb.capitalize()} the {value} {plain}", f"The {plain} {value}: {verb} it",
+                 f"{verb.capitalize()} {value} and its {plain}")  # fmt: skip
     result = fields.text(rng)
     key = result.names[0]
     told = fields.plain(key)
     says = (f"The {told} is {{{key}}}.", f"Done. {told.capitalize()}: {{{key}}}.")
     about = f"{verb.capitalize()} {rng.choice(('the', 'a new', 'one', 'some'))} {plain}"
     optional = tuple(params)[len(required) :]
-    return Action((verb,), ("_".join(thing),), about, required, optional, asks, {key: result.make}, says, params)
+    return Action(named[:1], named[1:], about, required, optional, asks, {key: result.make}, says, params)
 
 
 def _param(field: fields.Field) -> Param:
