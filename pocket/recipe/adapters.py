@@ -41,17 +41,17 @@ def train(run: Run) -> None:
             data.write_documents((styled(s, name) for s in chosen), rendering, folder / part / "0")
         torch.manual_seed(run.seed)
         net = run.net("base")
-        lora.add(net, run.preset.adapter_targets)
+        lora.add(net, run.preset.adapter_targets, run.preset.adapter_layers)
         training = _longer(run.preset.adapter_training, PATIENCE.get(name, 1))
         job = Job(
             name, net, training, Batches(data.Documents(folder / "train"), training.tokens, run.seed),
             run.work / f"{name}.pt", few(data.Documents(folder / "held_out"), run.seed),
         )  # fmt: skip
         finish(run, job, fit(job, run.device))
-        save(net, run.preset.adapter_targets, folder)
+        save(net, run.preset.adapter_targets, run.preset.adapter_layers, folder)
 
 
-def save(net: lora.Llama, targets: tuple[str, ...], folder: Path) -> None:
+def save(net: lora.Llama, targets: tuple[str, ...], layers: int, folder: Path) -> None:
     """PEFT's two files. Raises ValueError if the weights are more than MAX_BYTES."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "adapter_model.safetensors"
@@ -59,7 +59,8 @@ def save(net: lora.Llama, targets: tuple[str, ...], folder: Path) -> None:
     path.chmod(0o644)  # it is written for its owner alone
     if (size := path.stat().st_size) > MAX_BYTES:
         raise ValueError(f"{path}: {size:,} bytes; an adapter may have {MAX_BYTES:,}: adapt fewer matrices")
-    described = json.dumps(lora.config(targets, "pocket"), indent=2)
+    every = range(net.shape.layers)
+    described = json.dumps(lora.config(targets, every[-layers:], "pocket"), indent=2)
     (folder / "adapter_config.json").write_text(described + "\n", encoding="utf-8")
 
 

@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    preset = PRESETS[args.preset] if args.start is None else continued(PRESETS[args.preset])
     try:
+        preset = PRESETS[args.preset] if args.start is None else continued(PRESETS[args.preset], args.start)
         if args.minutes is not None or args.steps is not None:
             preset = bounded(preset, minutes=args.minutes, steps=args.steps)
         device = pick_device(args.device)

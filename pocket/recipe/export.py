@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from ...server.tokenizer import Tokenizer
 from .. import MANIFEST, sha256
 from .net import Llama
+from .presets import Form
 from .steps import Run
+from .stored import CONFIG, FORMS
 from .styles import STYLES
 
 MAX_BYTES = 30_000_000  # of everything that is shipped
@@ -23,7 +24,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 def export(run: Run) -> None:
     """Raises ValueError if it is more than MAX_BYTES in all."""
-    write_model(run.net("base"), run.tokenizer, run.out / "model")
+    write_model(run.net("base"), run.tokenizer, run.out / "model", run.preset.form)
     write_model(run.net("draft"), run.tokenizer, run.out / "draft")
     for name in STYLES:
         folder = run.out / "adapters" / name
@@ -39,19 +40,20 @@ def export(run: Run) -> None:
     run.log("export", bytes=total)
 
 
-def write_model(net: Llama, tokenizer: Path, folder: Path) -> None:
-    """A model folder as transformers and quire read it, the weights in bfloat16."""
+def write_model(net: Llama, tokenizer: Path, folder: Path, form: Form = "bfloat16") -> None:
+    """A model folder as transformers and quire read it. form: of its matrices."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # what it lists is about to change
-    weights = {name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in net.named_parameters()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    weights = {name: p.detach().cpu() for name, p in net.named_parameters()}
+    save_file(FORMS[form](weights), folder / "model.safetensors", {"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # it is written for its owner alone
     for path in sorted(tokenizer.iterdir()):
         shutil.copyfile(path, folder / path.name)
     control = Tokenizer.load(folder).control
     ends = [control["<|im_end|>"], control["<|endoftext|>"]]
     ids = {"bos_token_id": None, "eos_token_id": ends, "pad_token_id": ends[1]}
-    _write(folder / "config.json", {**net.shape.config(), "dtype": "bfloat16", **ids})
+    quantized = {"quantization_config": CONFIG} if form == "int8" else {}
+    _write(folder / "config.json", {**net.shape.config(), "dtype": "bfloat16", **ids, **quantized})
     _write(folder / "generation_config.json", {**SAMPLING, "eos_token_id": ends, "pad_token_id": ends[1]})
     write_manifest(folder)
 

@@ -26,13 +26,14 @@ class Lora(nn.Module):
         return self.base(x) + self.lora_B(self.lora_A(x)) * (ALPHA / RANK)
 
 
-def add(net: Llama, targets: tuple[str, ...]) -> None:
-    """Make the named matrices of every layer adaptable, and nothing else trainable."""
+def add(net: Llama, targets: tuple[str, ...], layers: int) -> None:
+    """Make the named matrices of the last so many layers adaptable, and nothing else trainable."""
     net.requires_grad_(False)
-    for part in list(net.modules()):
-        for name, matrix in list(part.named_children()):
-            if name in targets and isinstance(matrix, nn.Linear):
-                setattr(part, name, Lora(matrix))
+    for layer in list(net.model.layers)[-layers:]:
+        for part in list(layer.modules()):
+            for name, matrix in list(part.named_children()):
+                if name in targets and isinstance(matrix, nn.Linear):
+                    setattr(part, name, Lora(matrix))
 
 
 def tensors(net: Llama) -> dict[str, torch.Tensor]:
@@ -44,8 +45,8 @@ def tensors(net: Llama) -> dict[str, torch.Tensor]:
     }
 
 
-def config(targets: tuple[str, ...], base: str) -> dict[str, Any]:
-    """adapter_config.json."""
+def config(targets: tuple[str, ...], layers: range, base: str) -> dict[str, Any]:
+    """adapter_config.json. layers: those that are adapted."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -54,6 +55,7 @@ def config(targets: tuple[str, ...], base: str) -> dict[str, Any]:
         "lora_alpha": ALPHA,
         "lora_dropout": 0.0,
         "target_modules": list(targets),
+        "layers_to_transform": list(layers),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

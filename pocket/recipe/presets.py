@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from ...engine.errors import ConfigError
 from .samples import MIX, MIX_LATER, MIX_WHOLE
@@ -12,6 +14,18 @@ from .samples import MIX, MIX_LATER, MIX_WHOLE
 VOCAB = 8192
 MAX_POSITION = 1024  # tokens of the longest document that is trained on
 THETA, EPS = 10000.0, 1e-5
+
+_FIELDS = {  # of a Shape: what config.json calls it
+    "width": "hidden_size",
+    "inner": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "vocab": "vocab_size",
+}
+
+Form = Literal["bfloat16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +51,7 @@ class Shape:
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
-            "hidden_size": self.width,
-            "intermediate_size": self.inner,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "vocab_size": self.vocab,
+            **{name: getattr(self, field) for field, name in _FIELDS.items()},
             "max_position_embeddings": MAX_POSITION,
             "hidden_act": "silu",
             "rms_norm_eps": EPS,
@@ -84,7 +92,9 @@ class Preset:
     base_training: Training
     draft_training: Training
     adapter_training: Training  # of an easy style (see adapters.py)
-    adapter_targets: tuple[str, ...]  # all that keeps an adapter within 300 KB
+    adapter_targets: tuple[str, ...]
+    adapter_layers: int  # the last so many are adapted: with the targets, all that keeps an adapter within 300 KB
+    form: Form = "bfloat16"  # of the base's matrices in the package
 
 
 PRESETS: dict[str, Preset] = {
@@ -97,9 +107,10 @@ PRESETS: dict[str, Preset] = {
         draft_training=Training(tokens=4096, matrix_lr=0.02, lr=6e-3, minutes=15),
         adapter_training=Training(tokens=2048, matrix_lr=0.0, lr=4e-3, minutes=3),
         adapter_targets=("q_proj", "v_proj", "up_proj", "down_proj"),
+        adapter_layers=6,
     ),
     "gpu": Preset(
-        base=Shape(width=320, layers=9, heads=10, kv_heads=5, head_dim=32, inner=832),
+        base=Shape(width=320, layers=20, heads=10, kv_heads=5, head_dim=32, inner=832),
         draft=Shape(width=96, layers=2, heads=3, kv_heads=1, head_dim=32, inner=256),
         mix=MIX_WHOLE,
         corpus_tokens=110_000_000,
@@ -107,23 +118,40 @@ PRESETS: dict[str, Preset] = {
         draft_training=Training(tokens=49_152, matrix_lr=0.02, lr=4e-3, steps=1030),
         adapter_training=Training(tokens=16_384, matrix_lr=0.0, lr=2e-3, steps=300),
         adapter_targets=("q_proj", "v_proj", "o_proj"),
+        adapter_layers=10,
+        form="int8",
     ),
 }  # fmt: skip
 
 
-def continued(preset: Preset) -> Preset:
-    """For a model that is trained already, on any machine: a third of the text, with more of what is learned last, half
-    the rates, no prelude, as it can copy, and steps of no more than 8,192 tokens, as there are few of them. Its draft
-    model follows it in a few steps; adapters are new, and get minutes."""
+def continued(preset: Preset, start: Path) -> Preset:
+    """For a model that is trained already, in its own shape and form, on any machine: a third of the text, with more of
+    what is learned last, half the rates, no prelude, as it can copy, and steps of no more than 8,192 tokens, as there
+    are few of them. Its draft model follows it in a few steps; adapters are new, and get minutes.
+
+    start: the model's folder. Raises ConfigError where there is none of ours in it."""
     base, draft = preset.base_training, preset.draft_training
+    shape, form = known(start)
     return replace(
         preset,
+        base=shape,
+        form=form,
         mix=MIX_LATER,
         corpus_tokens=preset.corpus_tokens // 3,
         base_training=_gentler(replace(base, prelude=1, decay=0.7)),
         draft_training=_gentler(replace(draft, minutes=None, steps=500)),
         adapter_training=Training(tokens=2048, matrix_lr=0.0, lr=3e-3, minutes=2.5),
     )
+
+
+def known(folder: Path) -> tuple[Shape, Form]:
+    """The shape of a model of ours, and what it is stored in. Raises ConfigError where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shape = Shape(**{field: config[name] for field, name in _FIELDS.items()})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError("--from", f"is {folder}", "the folder of a finished model of this recipe") from None
+    return shape, "int8" if "quantization_config" in config else "bfloat16"
 
 
 def _gentler(training: Training) -> Training:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from ...engine.errors import ConfigError
 from . import data, tokenizer
@@ -17,6 +16,7 @@ from .batches import Batch, Batches
 from .curve import draw
 from .net import Llama
 from .presets import Preset
+from .stored import read
 from .train import Job, Point, fit
 
 HELD_OUT_TOKENS, HELD_OUT_BATCHES = 64_000, 8
@@ -96,7 +96,7 @@ def train(run: Run) -> None:
     torch.manual_seed(run.seed)
     net = Llama(run.preset.base)
     if run.start is not None:
-        net.load_state_dict(load_file(run.start / "model.safetensors"))
+        net.load_state_dict(read(run.start))
     job = Job(
         "base", net, run.preset.base_training,
         Batches(

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from quire.engine.errors import ConfigError, ModelError
 from quire.engine.models.load import load_model
 from quire.pocket import verify
-from quire.pocket.recipe import adapters, card, cli, draft, lora, train
+from quire.pocket.recipe import adapters, card, cli, draft, export, lora, stored, train
 from quire.pocket.recipe.batches import Batches
 from quire.pocket.recipe.net import Llama
 from quire.pocket.recipe.presets import PRESETS, bounded, continued
@@ -67,15 +67,29 @@ def test_a_model_whose_training_goes_on_takes_its_draft_model_along(run, tmp_pat
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_what_goes_on_goes_gently_and_ends_on_a_small_machine(name):
-    first, then = PRESETS[name], continued(PRESETS[name])
+def test_what_goes_on_goes_gently_and_ends_on_a_small_machine(run, name):
+    first, then = PRESETS[name], continued(PRESETS[name], run.out / "model")
     for before, after in ((first.base_training, then.base_training), (first.draft_training, then.draft_training)):
         assert after.tokens <= 8192
         assert after.lr == before.lr / 2
         assert after.matrix_lr == before.matrix_lr / 2
     assert then.draft_training.steps == 500
     assert then.adapter_training.minutes == 2.5
-    assert (then.base, then.draft) == (first.base, first.draft)
+    assert (then.base, then.draft) == (run.preset.base, first.draft)
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "int8"])
+def test_what_goes_on_keeps_its_shape_and_its_form(run, tmp_path, form):
+    export.write_model(run.net("base"), run.tokenizer, tmp_path, form)
+    then = continued(PRESETS["gpu"], tmp_path)
+    assert (then.base, then.form) == (run.preset.base, form)
+
+
+def test_what_goes_on_must_be_there(tmp_path, capsys):
+    command = ["--preset", "gpu", "--from", str(tmp_path), "--work", str(tmp_path / "work")]
+    assert cli.main(command) == 1
+    told = f"recipe: --from is {tmp_path}; expected the folder of a finished model of this recipe"
+    assert told in capsys.readouterr().err
 
 
 def test_training_lowers_the_loss(run, tmp_path):
@@ -136,6 +150,32 @@ def test_the_exported_model_gives_the_same_logits_in_transformers_and_in_quire(r
     assert torch.allclose(ours, wanted, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def in_eight_bits(run, tmp_path_factory) -> tuple[Path, torch.Tensor, list[int]]:
+    """The finished model with its matrices in 8 bits, some tokens, and their logits by the numbers that it stores."""
+    folder = tmp_path_factory.mktemp("int8")
+    export.write_model(run.net("base"), run.tokenizer, folder, "int8")
+    ids = AutoTokenizer.from_pretrained(folder)("Tell me a story about a small fox, please.").input_ids
+    net = Llama(run.preset.base)
+    net.load_state_dict(stored.read(folder))
+    return folder, net.logits(net(torch.tensor(ids), ((1, len(ids)),))), ids
+
+
+def test_a_model_in_eight_bits_takes_half_the_room_and_says_nearly_the_same(run, in_eight_bits):
+    folder, logits, ids = in_eight_bits
+    matrices = sum(p.numel() for p in run.net("base").parameters() if p.dim() == 2)
+    assert 0 <= (folder / "model.safetensors").stat().st_size - 1.1 * matrices < 8192  # the header, norms and scales
+    whole = run.net("base")
+    wanted = whole.logits(whole(torch.tensor(ids), ((1, len(ids)),)))
+    assert 0 < (logits - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_a_model_in_eight_bits_is_served_as_it_is(in_eight_bits):
+    folder, wanted, ids = in_eight_bits
+    ours = paged.run(load_model(folder, dtype="float32", device=CPU), [ids], [[(0, len(ids))]])[0]
+    assert (ours - wanted).norm() < 0.02 * wanted.norm()  # our kernels round what they multiply too
+
+
 def test_a_draft_model_shares_the_tokenizer(run):
     for file in ("tokenizer.json", "chat_template.jinja"):
         assert (run.out / "draft" / file).read_bytes() == (run.out / "model" / file).read_bytes()
@@ -166,7 +206,7 @@ def test_an_adapter_loads_in_peft_and_does_what_it_was_trained_to_do(run, name):
     net = Llama(run.preset.base)
     net.load_state_dict(load_file(run.out / "model" / "model.safetensors"))
     plain = net.logits(net(torch.arange(40), ((1, 40),)))
-    lora.add(net, run.preset.adapter_targets)
+    lora.add(net, run.preset.adapter_targets, run.preset.adapter_layers)
     found = {k.removeprefix("base_model.model."): v for k, v in _tensors(run, name).items()}
     assert not net.load_state_dict(found, strict=False).unexpected_keys
     wanted = net.logits(net(torch.arange(40), ((1, 40),)))
@@ -182,15 +222,15 @@ def _tensors(run: Run, name: str) -> dict[str, torch.Tensor]:
 def test_adapters_of_every_preset_are_small_enough(name, tmp_path):
     preset = cli.PRESETS[name]
     net = Llama(preset.base)
-    lora.add(net, preset.adapter_targets)
-    adapters.save(net, preset.adapter_targets, tmp_path)
+    lora.add(net, preset.adapter_targets, preset.adapter_layers)
+    adapters.save(net, preset.adapter_targets, preset.adapter_layers, tmp_path)
     assert (tmp_path / "adapter_model.safetensors").stat().st_size <= 300_000
 
 
 def test_the_card_tells_sizes_licences_and_figures(run):
     written = (run.out / "model" / "README.md").read_text()
     found = json.loads((run.out / "model" / "evaluation.json").read_text())
-    assert set(found) == {"perplexity", "tools", "extract", "copy", "draft model"}
+    assert set(found) == {"perplexity", "tools", "extract", "in other words", "copy", "draft model"}
     for part in (
         "public domain",
         "CC BY 4.0",

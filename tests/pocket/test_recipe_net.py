@@ -147,9 +147,9 @@ def test_presets_keep_their_promises(name):
     for shape in (preset.base, preset.draft):
         assert sum(p.numel() for p in Llama(shape).parameters()) == shape.parameters
     assert preset.draft.parameters <= preset.base.parameters / 10
-    assert (
-        2 * (preset.base.parameters + preset.draft.parameters) < 28_500_000
-    )  # bytes; adapters and tokenizers come to it
+    each = {"bfloat16": 2, "int8": 1.01}[preset.form]  # bytes; a scale comes to every few hundred
+    shipped = each * preset.base.parameters + 2 * preset.draft.parameters
+    assert shipped < 28_500_000  # adapters and tokenizers come to it
 
 
 def test_a_run_is_bounded_by_minutes_or_by_steps():

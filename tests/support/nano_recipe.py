@@ -22,6 +22,7 @@ NANO = Preset(
     draft_training=TRAINING,
     adapter_training=replace(TRAINING, matrix_lr=0.0),
     adapter_targets=PRESETS["cpu"].adapter_targets,
+    adapter_layers=1,
 )
 
 
