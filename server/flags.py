@@ -180,7 +180,8 @@ ENGINE = [
     Flag("--gpu-memory-utilization", float, None,
          "share of the free memory the page pool may take [0.9 on CUDA, 0.5 on a CPU]",
          field="memory_utilization"),
-    Flag("--no-prefix-caching", switch, True, "switch the prefix cache off (for measuring it)", field="prefix_caching"),
+    Flag("--no-prefix-caching", switch, True, "switch the prefix cache off (for measuring it), as "
+         "QUIRE_PREFIX_CACHING=0 does", field="prefix_caching"),
     Flag("--enforce-eager", switch, False, "no CUDA graphs: all kernels are launched one by one, in each step"),
     Flag("--model-impl", str, "auto", "quire's own model code, or transformers'",
          choices=("auto", "quire", "transformers")),
