@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ..engine.errors import RequestError
 from ..engine.grammar.spec import GrammarSpec, Kind
 
@@ -206,13 +208,15 @@ def _structured_outputs(value: Any, where: str) -> Constraint | None:
         if found is not None:
             raise _wrong(new.field, f"{found.field} already says what the answer must be; only one can")
         found = new
-    for key in ("disable_any_whitespace", "disable_fallback"):  # nothing here ever falls back
+    for key in ("disable_any_whitespace", "disable_fallback"):
         if not isinstance(given.get(key, False), bool):
             raise _wrong(f"{where}.{key}", f"it is {_shown(given[key])}; expected true or false")
     if given.get("disable_any_whitespace"):
         found = _spaced(found, "", f"{where}.disable_any_whitespace")
     if "whitespace_pattern" in given:
         found = _spaced(found, given["whitespace_pattern"], f"{where}.whitespace_pattern")
+    if found is not None and given.get("disable_fallback"):
+        found = Constraint(msgspec.structs.replace(found.spec, only=True), found.field)
     return found
 
 
@@ -221,8 +225,7 @@ def _spaced(found: Constraint | None, pattern: Any, where: str) -> Constraint:
     text = _text(pattern, where)
     if found is None or found.spec.kind not in JSON_KINDS:
         raise _wrong(where, "it is about the white space of JSON, and no JSON was asked for")
-    spec = GrammarSpec(kind=found.spec.kind, text=found.spec.text, whitespace=text)
-    return Constraint(spec, found.field)
+    return Constraint(msgspec.structs.replace(found.spec, whitespace=text), found.field)
 
 
 FIELDS: dict[str, Callable[[Any, str], Constraint | None]] = {

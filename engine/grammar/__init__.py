@@ -89,7 +89,7 @@ def compile(
     except RecursionError:
         raise GrammarRefused("it is nested too deeply") from None
     except TooLarge:
-        if spec.engine is not None or name not in OVERFLOW:
+        if spec.engine is not None or spec.only or name not in OVERFLOW:
             raise
         return _engine(OVERFLOW[name]).compile(spec, vocabulary, limits)  # type: ignore[no-any-return]
 

@@ -30,6 +30,7 @@ class GrammarSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     controls: tuple[int, ...] = ()  # control tokens a lark grammar may name (<[id]>); never taken from a client
     ours: bool = False  # a lark grammar that the server wrote: %arguments and %joined may stand in it
     engine: str | None = None  # overrides KINDS
+    only: bool = False  # what is too large for its engine is refused, where another would take it
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,8 @@ async def completions(http: Request) -> Response:
     usage = Usage()
     chosen = await choose(http, ctx, body, usage)
     prompts = await asyncio.to_thread(_prompts, ctx, body, info.vocab_size)  # a long text takes seconds
+    if body.dry_multiplier:
+        await asyncio.to_thread(ctx.params.breakers, body)
     ctx.admit()
     ends = ends_of(ctx.tokenizer.control) if body.suffix else ()
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens

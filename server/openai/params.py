@@ -81,7 +81,7 @@ class ParamsMaker:
             dry_base=body.dry_base,
             dry_allowed_length=body.dry_allowed_length,
             dry_penalty_last_n=body.dry_penalty_last_n,
-            dry_sequence_breakers=self._breaker_ids(body.dry_sequence_breakers) if body.dry_multiplier else (),
+            dry_sequence_breakers=self.breakers(body),
             mirostat=body.mirostat,
             mirostat_tau=body.mirostat_tau,
             mirostat_eta=body.mirostat_eta,
@@ -141,17 +141,22 @@ class ParamsMaker:
                 found[tuple(self._tokenizer.encode_content(spelled, first=False))] = None
         return tuple(found)
 
-    def _breaker_ids(self, breakers: list[str]) -> tuple[int, ...]:
-        """Every token whose text holds a breaker."""
-        if not self._texts:
-            self._texts = [self._tokenizer.token_text(i) for i in range(self._tokenizer.vocab_size)]
+    def breakers(self, body: Sampling) -> tuple[int, ...]:
+        """Every token whose text holds a breaker of DRY. For each that is new the whole vocabulary is looked through:
+        call it in a thread before `make`, which then finds them known."""
+        if not body.dry_multiplier:
+            return ()
         ids: set[int] = set()
-        for breaker in filter(None, breakers):
-            if breaker not in self._breakers:
+        for breaker in filter(None, body.dry_sequence_breakers):
+            found = self._breakers.get(breaker)
+            if found is None:
+                if not self._texts:
+                    self._texts = [self._tokenizer.token_text(i) for i in range(self._tokenizer.vocab_size)]
+                found = frozenset(i for i, text in enumerate(self._texts) if breaker in text)
                 if len(self._breakers) > MAX_BREAKERS:
                     self._breakers.clear()
-                self._breakers[breaker] = frozenset(i for i, text in enumerate(self._texts) if breaker in text)
-            ids |= self._breakers[breaker]
+                self._breakers[breaker] = found
+            ids |= found
         return tuple(sorted(ids))
 
 

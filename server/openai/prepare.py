@@ -56,6 +56,8 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
     parts: list[Segment] | None = None
     if body.dry_run:
         parts = await asyncio.to_thread(_parts, lambda m: render(m).text, messages, prompt.text, [raw, dialect.source])
+    if body.dry_multiplier:
+        await asyncio.to_thread(ctx.params.breakers, body)
     ctx.admit()
     binding = bind(wanted, may_call, dialect, prompt.text)
     if budget is not None:

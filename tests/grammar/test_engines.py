@@ -61,6 +61,8 @@ def test_what_is_too_large_for_the_engine_of_the_setting_goes_where_it_went():
     small = Limits(states=1)
     assert engine_of("regex", limits=small) == OVERFLOW["outlines"]
     assert engine_of("regex", limits=small, engines={"regex": "outlines"}) == OVERFLOW["outlines"]
+    with pytest.raises(GrammarRefused, match="states"):
+        compile(GrammarSpec(kind="regex", text="ab", only=True), words(), small)
 
 
 @pytest.mark.parametrize("name", ABLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import current_thread, main_thread
 from typing import Any
 
 import pytest
@@ -104,6 +105,24 @@ def test_breakers_are_all_tokens_with_such_text(server):
     ids = sent(server, dry_multiplier=1, dry_sequence_breakers=["wor", "b"]).params.dry_sequence_breakers
     texts = {server.tokenizer.token_text(i) for i in ids}
     assert texts == {" wor", "b", "ab", "ba", "abab", "<|bos|>"}
+
+
+@pytest.mark.parametrize(
+    ("path", "more"), [(CHAT, {"messages": HELLO["messages"]}), (COMPLETIONS, {"prompt": "hello"})]
+)
+def test_the_vocabulary_is_looked_through_while_others_are_served(monkeypatch, path, more):
+    fresh, threads = SmallServer(), set()
+    text_of = type(fresh.tokenizer).token_text
+    try:
+        monkeypatch.setattr(
+            type(fresh.tokenizer), "token_text", lambda self, i: threads.add(current_thread()) or text_of(self, i)
+        )
+        fresh.says("hello")
+        assert fresh.post(path, {"model": MODEL, "dry_multiplier": 1, **more}).status_code == 200
+    finally:
+        fresh.close()
+    assert threads
+    assert main_thread() not in threads  # where the event loop runs
 
 
 @pytest.mark.parametrize(("given", "expected"), [(5, 5), (-2, 2**64 - 2), (2**64 + 3, 3), (10**25, 10**25 % 2**64)])

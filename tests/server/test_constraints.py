@@ -50,7 +50,7 @@ ASKED: list[tuple[dict[str, Any], GrammarSpec | None]] = [
     ({"structured_outputs": {"json_object": True, "whitespace_pattern": "[ ]?"}},
      spec("json_object", whitespace="[ ]?")),
     ({"structured_outputs": {"json_object": True, "disable_any_whitespace": True, "disable_fallback": True}},
-     spec("json_object", whitespace="")),
+     spec("json_object", whitespace="", only=True)),
     ({"guided_json": SCHEMA}, spec("json_schema", TEXT)),
     ({"guided_json": TEXT, "guided_whitespace_pattern": " ?"}, spec("json_schema", TEXT, whitespace=" ?")),
     ({"guided_json": True}, spec("json_schema", "{}")),
