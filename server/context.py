@@ -7,18 +7,19 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 import pydantic
 from starlette.requests import Request
 
 from ..engine.client import EngineClient
-from ..engine.errors import EngineUnavailable, Overloaded
+from ..engine.errors import EngineUnavailable, Overloaded, RequestError
 from ..engine.messages import Ready
 from .adapters import Adapters
 from .config import ServerConfig
 from .dialect import Dialects
 from .errors import from_validation
 from .metrics import Metrics
-from .openai.params import ParamsMaker, json_body
+from .openai.params import ParamsMaker
 from .prompt import Renderer
 from .tokenizer import Tokenizer
 
@@ -39,16 +40,21 @@ class Context:
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False  # no new requests; those that run may finish
 
-    def admit(self) -> Ready:
-        """May a request come in? Decided before anything is parsed. Raises EngineUnavailable or Overloaded."""
+    def serving(self) -> Ready:
+        """What the engine said of itself. Raises EngineUnavailable where nothing new may begin."""
         if self.draining:
             raise EngineUnavailable("the server is shutting down; streams that run may finish")
         if self.engine.state != "ready" or self.engine.info is None:
             raise EngineUnavailable(f"the engine is {self.engine.state}; try again shortly")
+        return self.engine.info
+
+    def admit(self) -> Ready:
+        """May a request come in? Decided before anything is parsed. Raises EngineUnavailable or Overloaded."""
+        info = self.serving()
         pending = self.engine.pending + self.adapters.waiting
         if pending >= self.config.max_requests:
             raise Overloaded(f"{pending} requests are in flight; at most {self.config.max_requests} may")
-        return self.engine.info
+        return info
 
     async def model(self, name: str) -> str:
         """The served name a request means, the base's or an adapter's; loads nothing. Raises ModelNotFound."""
@@ -65,11 +71,22 @@ def context(http: Request) -> Context:
 
 async def body_of(http: Request, kind: type[B]) -> tuple[B, dict[str, Any]]:
     """The typed body and the fields as they came. Raises RequestError naming the field."""
-    raw = json_body(await http.body())
+    raw = _json_body(await http.body())
     try:
         return kind.model_validate(raw), raw
     except pydantic.ValidationError as error:
         raise from_validation(error) from None
+
+
+def _json_body(raw: bytes) -> dict[str, Any]:
+    """A JSON object without its nulls, which mean "left out". Raises RequestError saying what is wrong."""
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(found, dict):
+        raise RequestError(f"the body is a {type(found).__name__}; expected a JSON object", code="invalid_json")
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def new_id(prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""How much may come in: the size of a body, and the requests in flight."""
+"""How large a body may be."""
 
 from __future__ import annotations
 

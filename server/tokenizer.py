@@ -78,11 +78,9 @@ class Tokenizer:
     def chat_template(self) -> str | None:
         return self.templates.get("default")
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, allow_special: bool = True) -> list[int]:
-        """Ids of `text`. allow_special=False: whatever the text spells, no control token comes out."""
-        if allow_special:
-            return _encoded(self._backend, text, add_special_tokens)
-        return self.encode_content(text, first=True)
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of `text`, in which control tokens may be spelled."""
+        return _encoded(self._backend, text, add_special_tokens)
 
     def encode_content(self, text: str, *, first: bool) -> list[int]:
         """Ids of text in which nothing is a control token, but for the unknown token where the vocabulary has no way to

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import shlex
 import statistics
 import sys
 import tempfile
@@ -122,11 +123,11 @@ def make_adapters(
 @contextmanager
 def serving(args: argparse.Namespace, folder: Path, names: dict[str, Path], slots: int) -> Iterator[str]:
     """`quire serve` with these adapters; its address with /v1."""
-    modules = " ".join(f"{name}={path}" for name, path in names.items())
-    command = (
-        f"{sys.executable} -m quire.server.cli serve {args.model} --port {args.port} --max-loras {slots} "
-        f"--admin-key bench --lora-memory 8G --lora-modules {modules}"
-    )
+    modules = [f"{name}={path}" for name, path in names.items()]
+    command = shlex.join([
+        sys.executable, "-m", "quire.server.cli", "serve", str(args.model), "--port", str(args.port),
+        "--max-loras", str(slots), "--admin-key", "bench", "--lora-memory", "8G", "--lora-modules", *modules,
+    ])  # fmt: skip
     base = f"http://127.0.0.1:{args.port}/v1"
     with running(Side("quire", base, command), folder / "server.log", READY_SECONDS):
         yield base

@@ -77,9 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure = served if name in ENGINES else measured
         part = timed(name, lambda name=name, room=room, measure=measure: measure(args, name, models, room))  # type: ignore[misc]
         if name == "transformers":
-            report.parts.append(part)
-            part.rows += ratios(report)
-            report.parts.pop()
+            part.rows += ratios(report, part)
         report.add(part)
         print(f"{name}: {part.seconds:.0f} s, {len(part.rows)} rows {part.ended}", file=sys.stderr, flush=True)
     print(report.write())

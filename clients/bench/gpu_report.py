@@ -95,10 +95,10 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def ratios(report: Report) -> list[Row]:
-    """Of parts to each other: quire's tokens a second by those of transformers, for the longest answers that both had
+def ratios(report: Report, transformers: Part) -> list[Row]:
+    """Quire's tokens a second, which are in the report, by those of transformers, for the longest answers that both had
     time for."""
-    theirs = {row["key"]: row for part in report.parts for row in part.rows if "value" in row}
+    theirs = {row["key"]: row for row in transformers.rows if "value" in row}
     found: list[Row] = []
     for key, row in theirs.items():
         if key.startswith("transformers.first."):

@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, scratch: Path) -> str:
     """Do it all; the table, in Markdown."""
-    more = f"--speculative-config {shlex.quote(args.config)}" if args.config else ""
-    command = f"{sys.executable} -m quire.server.cli serve {args.model} --port {args.port} {more}"
-    side = Side("quire", f"http://127.0.0.1:{args.port}/v1", command)
+    command = [sys.executable, "-m", "quire.server.cli", "serve", str(args.model), "--port", str(args.port)]
+    command += ["--speculative-config", args.config] if args.config else []
+    side = Side("quire", f"http://127.0.0.1:{args.port}/v1", shlex.join(command))
     with running(side, scratch / "quire.log", args.timeout):
         rows = asyncio.run(_measure(args, side.base))
     head = "| answers | at once | on, tokens/s | off | on / off, by round | guesses, of which right |"

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from ...engine.errors import EngineUnavailable, RequestError
+from ...engine.errors import RequestError
 from ...engine.messages import Merge, Use
 from ..auth import check_admin
 from ..context import Context, body_of, context
@@ -50,8 +50,7 @@ def _admitted(http: Request) -> Context:
     """Raises Unauthorized, Forbidden or EngineUnavailable before the body is read."""
     ctx = context(http)
     check_admin(http.headers, ctx.config)
-    if ctx.draining or ctx.engine.state != "ready":
-        raise EngineUnavailable("the server is shutting down" if ctx.draining else f"the engine is {ctx.engine.state}")
+    ctx.serving()
     return ctx
 
 

@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...engine.errors import RequestError
-from ...engine.messages import Generate, TokenLogprob
+from ...engine.messages import Generate
 from ..context import body_of, context, new_id
 from ..metrics import Stopwatch
 from ..stream import Entry, Piece, Usage, pieces
 from ..tokenizer import Tokenizer
 from . import refused
 from .adapters import choose
+from .logprobs import finite, prompt_logprobs
 from .message import deltas, events_of, message
 from .prediction import tokens_of
 from .prepare import prepare, shown
@@ -41,7 +42,7 @@ async def chat(http: Request) -> Response:
     chosen = await choose(http, ctx, body, usage, load=not body.dry_run)
     asked = await prepare(ctx, body, raw, info)
     if body.dry_run:
-        return JSONResponse(shown(ctx, chosen, asked))
+        return JSONResponse(shown(chosen, asked))
     id_ = new_id("chatcmpl")
     request = Generate(
         id=id_, prompt=asked.prompt.ids, params=asked.params, n=body.n, priority=body.priority,
@@ -118,22 +119,3 @@ class ChatShape:
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
         found = self._tokenizer.token_bytes(token)
         return {"token": found.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(found)}
-
-
-def finite(logprob: float) -> float:
-    """JSON has no infinity; -9999 is what clients know for "impossible"."""
-    return max(logprob, -9999.0)
-
-
-def prompt_logprobs(tokenizer: Tokenizer, found: list[TokenLogprob], count: int) -> list[dict[str, Any] | None]:
-    """One object a prompt token: id -> its and its `count` best rivals' logprobs; null for the first token."""
-
-    def one(at: TokenLogprob) -> dict[str, Any]:
-        table = {
-            str(token): {"logprob": finite(p), "rank": rank, "decoded_token": tokenizer.token_text(token)}
-            for rank, (token, p) in enumerate(at.top[:count], 1)
-        }
-        own = {"logprob": finite(at.logprob), "rank": at.rank, "decoded_token": tokenizer.token_text(at.token)}
-        return {str(at.token): own, **{k: v for k, v in table.items() if k != str(at.token)}}
-
-    return [None, *map(one, found)]

@@ -22,7 +22,7 @@ from ..stream import Entry, Piece, TextOptions, Usage, merged, pieces
 from ..tokenizer import Tokenizer
 from . import refused
 from .adapters import choose
-from .chat import finite, prompt_logprobs
+from .logprobs import finite, prompt_logprobs
 from .params import stop_strings
 from .schema import CompletionRequest
 from .sse import answer

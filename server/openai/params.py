@@ -183,16 +183,3 @@ def check_length(prompt_len: int, max_tokens: int | None, info: Ready, field: st
             f"({asked}). Please reduce the length of the messages or completion. (context_length_exceeded)",
             param=field,
         )
-
-
-def json_body(raw: bytes) -> dict[str, Any]:
-    """A JSON object without its nulls, which mean "left out". Raises RequestError saying what is wrong."""
-    import msgspec
-
-    try:
-        found = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from None
-    if not isinstance(found, dict):
-        raise RequestError(f"the body is a {type(found).__name__}; expected a JSON object", code="invalid_json")
-    return {key: value for key, value in found.items() if value is not None}

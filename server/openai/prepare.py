@@ -117,7 +117,7 @@ def template_kwargs(body: ChatRequest, dialect: Dialect, budget: Asked | None) -
     )  # fmt: skip
 
 
-def shown(ctx: Context, chosen: Chosen, asked: Prepared) -> dict[str, Any]:
+def shown(chosen: Chosen, asked: Prepared) -> dict[str, Any]:
     """The answer to dry_run: all that is known before the first token."""
     prompt = asked.prompt
     return {

@@ -79,7 +79,6 @@ class Structure:
     closes: str
     style: Style
     parameters: Parameters | None
-    at_least_one: bool
     at_most_one: bool
 
 
@@ -137,7 +136,6 @@ class Format:
             closes="" if self.each else self.closes[0],
             style=self.style,
             parameters=self.parameters,
-            at_least_one=choice != "auto",
             at_most_one=wanted is not None or not (parallel and self.parallel),
         )
 

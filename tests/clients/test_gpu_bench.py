@@ -134,11 +134,12 @@ def test_a_ratio_is_of_answers_of_the_same_length(tmp_path):
     report.add(
         Part("throughput", rows=[{"key": f"throughput.first.{n}", "value": 10.0 * n, "unit": "x"} for n in (1, 2)])
     )
-    assert ratios(report) == []
-    report.add(Part("transformers", rows=[{"key": "transformers.first.2", "value": 4.0, "unit": "x"}]))
-    assert ratios(report)[0]["value"] == 5.0
-    report.parts[-1].rows = [{"key": "transformers.first.3", "value": 4.0, "unit": "x"}]
-    assert ratios(report) == [{"key": "transformers.ratio", "left_out": "quire has no rate for answers of 3"}]
+    theirs = Part("transformers")
+    assert ratios(report, theirs) == []
+    theirs.rows = [{"key": "transformers.first.2", "value": 4.0, "unit": "x"}]
+    assert ratios(report, theirs)[0]["value"] == 5.0
+    theirs.rows = [{"key": "transformers.first.3", "value": 4.0, "unit": "x"}]
+    assert ratios(report, theirs) == [{"key": "transformers.ratio", "left_out": "quire has no rate for answers of 3"}]
 
 
 def test_rows_of_the_table():
