@@ -199,6 +199,7 @@ class Eagle:
 
     def forget(self, ids: Seq[str]) -> None:
         self.shadows.forget(ids)
+        self._sampler.forget([f"{id_}/0" for id_ in ids])  # it knows the shadows
         for id_ in ids:
             self._states.pop(id_, None)
 

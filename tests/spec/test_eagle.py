@@ -149,6 +149,16 @@ def test_a_text_whose_pages_were_found_is_drafted_for_all_the_same(model, head):
     assert drafts == Plain(model, head).guesses(first, len(drafts))
 
 
+def test_nothing_is_kept_of_sequences_that_are_gone(model, head):
+    runner = runner_with(model, head)
+    asked(Place(runner), ("greedy", "sampled")).run()
+    maker = runner.speculator.maker
+    assert sum(runner.speculator.tally.drafted["eagle3"]) > 20
+    assert not len(maker.shadows)
+    assert not maker._states
+    assert not maker._sampler._links
+
+
 # ---------------------------------------------------------------- what is refused
 
 
