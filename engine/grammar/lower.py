@@ -125,7 +125,7 @@ class Lowered:
             case Ref(pointer):
                 return self._least[pointer]
             case Number():
-                return NEVER if is_empty(option) else _DIGITS if option.low or option.high or option.multiple else 1
+                return NEVER if is_empty(option) else _least_number(option)
             case Text():
                 if (found := self._texts.get(id(option))) is None:
                     found = self._texts[id(option)] = option, self._least_text(option)
@@ -400,6 +400,12 @@ def _plain(number: Any) -> int | float | None:
     if number is None:
         return None
     return int(number) if number == number.to_integral_value() else float(number)
+
+
+@lru_cache(4096)
+def _least_number(option: Number) -> int:
+    """Of its numbers one that is short, not always the shortest: a bound from above."""
+    return len(_example_number(option)) or _DIGITS
 
 
 def _example_number(option: Number) -> str:

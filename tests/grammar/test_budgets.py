@@ -127,6 +127,15 @@ def test_random_grammars_with_control_tokens_end_at_every_budget(items: str, mor
         assert complete, f"{text!r}, budget {budget}: {b''.join(map(words.written, tokens))!r}"
 
 
+@pytest.mark.parametrize("bounds", [{"exclusiveMaximum": 0}, {"minimum": 0}, {"minimum": 10, "maximum": 99}])
+def test_many_numbers_within_bounds_end_at_every_budget(bounds: dict[str, int]) -> None:
+    words = vocabulary(WORDS)
+    schema = {"type": "array", "items": {"type": "integer", **bounds}, "minItems": 100, "maxItems": 100}
+    grammar = compile(GrammarSpec(kind="json_schema", text=json.dumps(schema)), words)
+    assert grammar.shortest is not None
+    check(grammar, words, range(grammar.shortest, grammar.shortest + 40, 8))
+
+
 # ---------------------------------------------------------------- calls that are forced
 
 FORMATS = {f.name: n for n in templates() if (f := choose(template(n))) is not None and f.style == "json"}

@@ -155,6 +155,7 @@ def test_a_schema_that_would_take_too_much_is_refused(schema: Any) -> None:
         ("choice", json.dumps([f"choice {i}" for i in range(5000)])),
         ("json_schema", '{"type": "string", "pattern": "^(a{1,1000}){1,1000}$"}'),
         ("json_schema", '{"type": "string", "minLength": 5000}'),
+        ("json_schema", '{"type": "array", "minItems": 1000, "items": {"type": "integer", "minimum": 5}}'),
         ("gbnf", 'root ::= root root | "a" | ""'),
     ],
 )
