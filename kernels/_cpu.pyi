@@ -29,7 +29,19 @@ def prepare(
 def weights_of(matrix: int, index: int, count: int, y: int, y_stride: int) -> None: ...
 def attention(layer: int, step: int, *numbers: int) -> None: ...
 def decoder(
-    layers: int, count: int, attentions: int, steps: int, cos: int, sin: int, angles: int, x: int, width: int
+    layers: int,
+    count: int,
+    attentions: int,
+    steps: int,
+    cos: int,
+    sin: int,
+    angles: int,
+    x: int,
+    width: int,
+    wanted: int,
+    wanted_count: int,
+    adapters: int,
+    groups: int,
 ) -> None: ...
 def greatest(x: int, stride: int, rows: int, vocab: int, values: int, tokens: int) -> None: ...
 def log_sum_exp(x: int, stride: int, rows: int, vocab: int, values: int) -> None: ...

@@ -311,8 +311,7 @@ class Deltas:
         x = x if x.stride(1) == 1 else x.contiguous()
         if self._way == "triton":
             return gathered().apply(x, y, self._known(), rows.tiles, fixed=self._fixed)
-        assert native.cpu is not None
-        native.cpu.lora(
+        native.kernels().lora(
             self._entries.data_ptr(), len(self._entries), rows.address, x.data_ptr(), x.stride(0), self._inputs,
             y.data_ptr(), y.stride(0), self._outputs,
         )  # fmt: skip
