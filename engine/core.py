@@ -84,14 +84,14 @@ class Engine:
         if last is None:
             plan = scheduler.schedule(self.state)
         else:  # where the next cannot fly, what has come is sent before it runs
-            plan = ahead.schedule(self.state) if self.runner.speculator.rests else Plan([])
+            plan = ahead.schedule(self.state) if self.runner.may_fly else Plan([])
         planned = time.perf_counter()
         for seq in plan.admitted:
             if (at := self.arrived.pop(seq.request, None)) is not None:
                 self.waited.append(planned - at)
         if not (plan.slices or plan.freed or last):
             return []
-        self.flying = self.launch(plan, last) if self.runner.overlap else None
+        self.flying = self.launch(plan, last)
         out: list[m.FromEngine] = []
         if last is not None:
             out += self.land(*last)
@@ -114,7 +114,7 @@ class Engine:
     def launch(self, plan: Plan, last: tuple[Plan, Flying] | None) -> tuple[Plan, Flying] | None:
         """Let a step fly. None: it is to be run from end to end, with nothing else under way. Raises where the device
         is lost."""
-        if self.grounded or not (self.runner.speculator.rests and ahead.flies(plan)):
+        if self.grounded or not (self.runner.may_fly and ahead.flies(plan)):
             self.grounded = False
             return None
         try:
@@ -156,8 +156,5 @@ class Engine:
             schedule_seconds=self.schedule_seconds,
             step_seconds=self.step_seconds,
             waited=waited,
-            drafted=self.runner.speculator.tally.drafted,
-            accepted=self.runner.speculator.tally.accepted,
-            **(graphs.counts() if (graphs := self.runner.graphs) is not None else {}),
-            **self.state.gauges(),
+            **(self.runner.counts() | self.state.gauges()),
         )

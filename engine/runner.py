@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,7 +93,7 @@ class Runner:
         )
         # Torch's attention waits for the device itself, and so does what is not our own of a model.
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
-        self.overlap = self.device.type == "cuda" and not waits  # whether steps may fly (ahead.py)
+        self.overlap = self.device.type == "cuda" and not waits  # whether steps can fly (ahead.py)
         self._architecture = _architecture(folder)
         said = folder, self.model.vocab_size, config.grammar_engines
         self.guides = Guides(link) if link is not None else Guides(ProcessLink(*said), ProcessLink(*said))
@@ -256,6 +257,17 @@ class Runner:
         taps = self.speculator.taps
         forward = functools.partial(self._forward, taps)
         return graphs_of(self.config, self._backend, self.model, self.cache, context, forward, len(taps))
+
+    @property
+    def may_fly(self) -> bool:
+        """Whether the next step may fly (ahead.py), as far as that is not a matter of its plan."""
+        return self.overlap and self.speculator.rests
+
+    def counts(self) -> dict[str, Any]:
+        """The fields of StepStats that are of this."""
+        tally = self.speculator.tally
+        replayed = self.graphs.counts() if self.graphs is not None else {}
+        return {"drafted": tally.drafted, "accepted": tally.accepted, **replayed}
 
     def idle(self) -> bool:
         """There is nothing to run: do something that helps later steps, if there is something. Whether there was."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 from guides import LocalLink
 
 from quire.engine import messages as m
-from quire.engine.config import Speculation
 from quire.engine.core import Engine
 from quire.engine.grammar.desk import Desk
 from quire.engine.guides import Guides
 from quire.engine.lora.library import Library
 from quire.engine.lora.slots import Slots
 from quire.engine.plan import Outcome, Plan, StepResult
-from quire.engine.spec.speculator import Speculator
 from quire.engine.state import Limits, State
 
 
@@ -24,14 +22,15 @@ class Runner:
         self.times = times
         self.plans: list[Plan] = []
 
-    overlap = False
-    graphs = None
-    speculator = Speculator(Speculation())
+    may_fly = False
     # nobody asks for a grammar or an adapter here
     guides, library, slots = Guides(LocalLink(Desk(None, 8))), Library(None, None, 0), Slots(1)
 
     def idle(self) -> bool:
         return False
+
+    def counts(self) -> dict[str, int]:
+        return {}
 
     def execute(self, plan: Plan) -> StepResult:
         self.plans.append(plan)

@@ -9,7 +9,6 @@ from hashlib import blake2b
 from guides import LocalLink
 
 from quire.engine import messages as m
-from quire.engine.config import Speculation
 from quire.engine.core import Engine
 from quire.engine.grammar.desk import Desk
 from quire.engine.guides import Guides
@@ -17,7 +16,6 @@ from quire.engine.lora.library import Library
 from quire.engine.lora.slots import Slots
 from quire.engine.plan import Outcome, Plan, Slice, StepResult
 from quire.engine.sequence import Sequence
-from quire.engine.spec.speculator import Speculator
 from quire.engine.state import Limits, State
 
 VOCAB, STOP = 50, 7
@@ -104,7 +102,7 @@ class Device:
 
     size: int
     rng: random.Random
-    overlap: bool = True
+    may_fly: bool = True
     luck: float = 0.0  # of launches that fail at once, of steps that fail in flight, and of those that fail on ground
     drafting: bool = False
     pages: dict[int, int] = field(default_factory=dict)  # slot -> token
@@ -118,12 +116,13 @@ class Device:
     wasted: int = 0  # slices of sequences that had ended
 
     def __post_init__(self) -> None:
-        self.speculator = Speculator(Speculation(method="none"))
         self.guides, self.library, self.slots = Guides(LocalLink(Desk(None, 8))), Library(None, None, 0), Slots(1)
-        self.graphs = None
 
     def idle(self) -> bool:
         return False
+
+    def counts(self) -> dict[str, int]:
+        return {}
 
     def launch(self, plan: Plan, flying: Flown | None = None) -> Flown:
         insist(not any(piece.drafts for piece in plan.slices), "drafts fly")
