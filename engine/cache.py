@@ -35,8 +35,6 @@ class KVCache:
     whether a row's sums must have the same order in whatever step, also where a backend has a faster way for some.
     """
 
-    one_order = False
-
     def __init__(
         self,
         layers: list[LayerSpec],
@@ -45,7 +43,9 @@ class KVCache:
         device: torch.device,
         *,
         by_page: bool = False,
+        one_order: bool = False,
     ):
+        self.one_order = one_order
         self.num_blocks = num_blocks
         self.zero_page = num_blocks
         self.scratch = Scratch()

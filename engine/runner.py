@@ -135,8 +135,8 @@ class Runner:
         return lambda path: read_adapter(path, model.places, base(), model.dtype, model.device, limit)
 
     def _pages(self, count: int) -> KVCache:
-        cache = self._backend.cache(self.model.layers, count, self.model.dtype, self.device)
-        cache.one_order = self.config.deterministic
+        model, one_order = self.model, self.config.deterministic
+        cache: KVCache = self._backend.cache(model.layers, count, model.dtype, self.device, one_order=one_order)
         return cache
 
     def limits(self) -> Limits:

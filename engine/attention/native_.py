@@ -20,9 +20,11 @@ from . import AS_THEY_ARE, LayerSpec, Turn
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # Kept of kernels/cpu/attention.h
 
 
-def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+def cache(
+    layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device, *, one_order: bool = False
+) -> KVCache:
     """Keys by dimension: a query meets a page as a row meets a panel of a matrix. All layers of a page together."""
-    return KVCache(layers, num_blocks, dtype, device, by_page=True)
+    return KVCache(layers, num_blocks, dtype, device, by_page=True, one_order=one_order)
 
 
 def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Planned:

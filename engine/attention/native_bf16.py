@@ -14,6 +14,8 @@ from .native_ import plan
 __all__ = ["cache", "plan"]
 
 
-def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+def cache(
+    layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device, *, one_order: bool = False
+) -> KVCache:
     """Keys by dimension. dtype: what the model computes in, float32."""
-    return KVCache(layers, num_blocks, torch.bfloat16, device, by_page=True)
+    return KVCache(layers, num_blocks, torch.bfloat16, device, by_page=True, one_order=one_order)

@@ -47,9 +47,11 @@ class _Query:
     unseen: Sequence[int] = ()
 
 
-def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+def cache(
+    layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device, *, one_order: bool = False
+) -> KVCache:
     """The pages as this backend reads them."""
-    return KVCache(layers, num_blocks, dtype, device)
+    return KVCache(layers, num_blocks, dtype, device, one_order=one_order)
 
 
 def plan(batch: Batch, layers: list[LayerSpec], cache: KVCache) -> Attend:

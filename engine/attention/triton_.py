@@ -31,7 +31,19 @@ class Pages(KVCache):
     """The cache, with `move` in two launches for all layers instead of four each. computed: what the model computes in,
     where pages hold bytes."""
 
-    computed: torch.dtype
+    def __init__(
+        self,
+        layers: list[LayerSpec],
+        num_blocks: int,
+        kept: torch.dtype,
+        device: torch.device,
+        *,
+        computed: torch.dtype,
+        one_order: bool,
+    ):
+        super().__init__(layers, num_blocks, kept, device, one_order=one_order)
+        self.computed = computed
+        self._found: pages.Places | None = None
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         pages.move(self._places, sources, targets)
@@ -43,8 +55,6 @@ class Pages(KVCache):
             self._found = pages.Places.of([*self.k, *self.v, *units])
         return self._found
 
-    _found: pages.Places | None = None
-
 
 def cache(
     layers: list[LayerSpec],
@@ -52,6 +62,8 @@ def cache(
     dtype: torch.dtype,
     device: torch.device,
     kept: torch.dtype | None = None,
+    *,
+    one_order: bool = False,
 ) -> KVCache:
     """The pages as this backend reads them. kept: a kind of bytes (kernel.BYTES); None: dtype, what the model computes
     in. Raises ConfigError where heads are wider than it has tiles for."""
@@ -60,9 +72,7 @@ def cache(
         raise ConfigError(
             "attention", f"is 'triton', and the model has heads of {widest} dimensions", f"torch, above {TRITON_WIDEST}"
         )
-    found = Pages(layers, num_blocks, kept or dtype, device)
-    found.computed = dtype
-    return found
+    return Pages(layers, num_blocks, kept or dtype, device, computed=dtype, one_order=one_order)
 
 
 @dataclass(frozen=True, slots=True)

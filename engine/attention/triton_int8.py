@@ -11,6 +11,8 @@ from .triton_ import Ground, plan
 __all__ = ["Ground", "cache", "plan"]
 
 
-def cache(layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+def cache(
+    layers: list[LayerSpec], num_blocks: int, dtype: torch.dtype, device: torch.device, *, one_order: bool = False
+) -> KVCache:
     """dtype: what the model computes in."""
-    return triton_.cache(layers, num_blocks, dtype, device, torch.int8)
+    return triton_.cache(layers, num_blocks, dtype, device, torch.int8, one_order=one_order)

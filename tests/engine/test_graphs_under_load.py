@@ -130,8 +130,7 @@ def test_any_step_of_so_many_rows_has_room(data):
         for group in (1, data.draw(st.sampled_from([2, 40])))
         for window in (None, data.draw(st.sampled_from([1, 20, 100])))
     ]
-    cache = triton_.cache(specs, 1, torch.float32, DEVICE)
-    cache.one_order = data.draw(st.booleans())
+    cache = triton_.cache(specs, 1, torch.float32, DEVICE, one_order=data.draw(st.booleans()))
     left, slices = data.draw(st.integers(1, rows)), []
     while left:
         count = data.draw(st.integers(1, min(left, context)))

@@ -79,8 +79,7 @@ def backend(kind: str, dtype: torch.dtype):
 
 def spoiled(spec: LayerSpec, pages: int, dtype: torch.dtype, kind: str) -> KVCache:
     """A cache that holds what others left: units of NaN."""
-    cache = backend(kind, dtype).cache([spec], pages, dtype, DEVICE)
-    cache.one_order = True
+    cache = backend(kind, dtype).cache([spec], pages, dtype, DEVICE, one_order=True)
     for x in (cache.k[0], cache.v[0]):
         x.view(torch.uint8)[:-1] = 0x7F
     for x in (cache.k_units[0], cache.v_units[0]):

@@ -59,8 +59,7 @@ class Text:
 
 def pool(spec: LayerSpec, pages: int, dtype: torch.dtype, one_order: bool = True) -> KVCache:
     """A cache whose pages and parts hold NaN."""
-    cache = triton_.cache([spec], pages, dtype, DEVICE)
-    cache.one_order = one_order
+    cache = triton_.cache([spec], pages, dtype, DEVICE, one_order=one_order)
     cache.k[0][:-1] = cache.v[0][:-1] = NAN
     cache.scratch.get("parts", (1 << 20,), torch.float32, DEVICE).fill_(NAN)
     return cache

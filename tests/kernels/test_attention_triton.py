@@ -109,7 +109,7 @@ def steps(dtype, dim):
     chance = random.Random(1)
     spec = LayerSpec(heads=32, kv_heads=8, head_dim=dim, scale=0.1, window=700)
     cpu = torch.device("cpu")
-    pages = triton_.cache([spec, spec], 2000, dtype, cpu)
+    caches = [triton_.cache([spec, spec], 2000, dtype, cpu, one_order=one) for one in (False, True)]
     norm = Norm(torch.ones(dim, dtype=dtype), 1e-5)
     for lengths in ([1], [16], [1, 1, 1], [1] * 16, [700], [513, 1, 2], [33, 1, 1, 1], [64, 16], [1000, 1]):
         slices = []
@@ -122,11 +122,11 @@ def steps(dtype, dim):
         rows = batch.query_start[-1]
         q, k, v = torch.zeros(rows, 48, dim, dtype=dtype).split([32, 8, 8], 1)
         cos = torch.zeros(rows, 1, dim // 2, dtype=dtype)
-        for pages.one_order in (False, True):
+        for pages in caches:
             attend = triton_.plan(batch, [spec, spec], pages)
             for layer in (0, 1):
                 attend(layer, q, k, v, Turn(cos, cos, norm, norm))
-        pages.move(list(range(rows)), list(range(rows)))
+        caches[0].move(list(range(rows)), list(range(rows)))
 
 for dtype, dim in ((torch.bfloat16, 128), (torch.float16, 64), (torch.float32, 64)):
     keys.clear()
