@@ -140,7 +140,8 @@ class UnloadAdapter(msgspec.Struct, frozen=True, tag=True):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """Leave the loop. The server drains first; what still runs is dropped."""
+    """Leave the loop; what still runs is dropped. Said by who runs the loop in its own process, as measurements and
+    tests do: the server ends the engine's process (`EngineClient.close`)."""
 
 
 ToEngine = Generate | Abort | LoadAdapter | UnloadAdapter | Shutdown
