@@ -1,4 +1,4 @@
-"""A sequence: one row of generation. Only the scheduler changes it."""
+"""A sequence: one row of generation. The scheduler changes it, and ahead.py for what is foreseen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that the scheduler knows, in one object that only the scheduler changes."""
+"""All that the scheduler knows, in one object. The scheduler changes it, and ahead.py for what is foreseen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One engine process at a time: spawned, watched, spawned again when it dies."""
+"""One engine process: spawned, heard, watched until it ends. What is done then is client.py's."""
 
 from __future__ import annotations
 
