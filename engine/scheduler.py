@@ -287,7 +287,7 @@ def commit(state: State, plan: Plan, result: StepResult) -> list[m.TokenDelta | 
             news.append(m.Failed(id=seq.request, code=outcome.code, message=outcome.error, param=outcome.param))
             abort(state, seq.request)
             continue
-        finish = _accept(state, piece, outcome) if piece.sample else _advance(state, piece)
+        finish = _accept(state, piece, outcome) if piece.sample else _advance(piece)
         if caching and seq.computed // size > seq.published:
             _publish(state, seq)
         if delta := _delta(piece, outcome, finish):
@@ -299,7 +299,7 @@ def commit(state: State, plan: Plan, result: StepResult) -> list[m.TokenDelta | 
     return news
 
 
-def _advance(state: State, piece: Slice) -> m.FinishReason | None:
+def _advance(piece: Slice) -> m.FinishReason | None:
     """A chunk of the prompt is in its pages."""
     seq = piece.seq
     seq.computed = piece.end

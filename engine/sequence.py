@@ -91,9 +91,5 @@ class Sequence:
             and self.prompt_logprobs_sent < self.prompt_len - 1
         )
 
-    @property
-    def finished(self) -> bool:
-        return self.status is Status.FINISHED
-
     def __repr__(self) -> str:
         return f"<{self.id} {self.status.value} {self.computed}/{len(self.tokens)}+{len(self.drafts)}>"

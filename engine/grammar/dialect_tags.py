@@ -73,7 +73,7 @@ class _Tagged:
             return f"{self.rules.rule(f'{expression} {quoted(first)}', terminal=True)} {rest}"
         return f"{self.rules.rule(ending(expression, first, first.strip()), lazy=True)} {rest}".strip()
 
-    def scalars(self, options: Sequence[Option], reads: Reads) -> list[str]:
+    def scalars(self, options: Sequence[Option]) -> list[str]:
         """Expressions of what is neither text nor holds other values."""
         found = []
         for option in options:
@@ -140,7 +140,7 @@ class _Parameters(_Tagged):
         spelling, tags = self.rules.spelling, self.tags
         options = list(self._resolved(node))
         plain = self._plain(options, _AS_TEXT if tags.json else reads)
-        others = [self.until(f"({' | '.join(found)})", tags.closes)] if (found := self.scalars(options, reads)) else []
+        others = [self.until(f"({' | '.join(found)})", tags.closes)] if (found := self.scalars(options)) else []
         others += [
             f"{self.values.node((option,))} {spelling.items(tags.closes)}"
             for option in options
@@ -221,7 +221,7 @@ class _Nested(_Tagged):
         close = f"{self.tags.closes}{name}>"
         options = self._resolved(node)
         types = reads.types
-        inside = self.scalars(options, reads)
+        inside = self.scalars(options)
         inside += self.texts(options, reads, (self.tags.opens.strip(),) if types != _TEXT else ())
         if any(isinstance(option, Anything) for option in options):
             inside += self.texts([Text()], _AS_TEXT, (self.tags.opens.strip(),))

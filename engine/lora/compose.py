@@ -153,7 +153,7 @@ def _product(product: Linear, effects: list[_Effect], target: Target) -> tuple[D
 
     whole = None
     if fold:
-        weight = cast(_folded(product, effects, target))
+        weight = cast(_folded(product, effects))
         assert weight is not None
         whole, gain, gain_in = Linear(weight, product.bias), None, None
     pieces = []
@@ -204,7 +204,7 @@ def _offset(product: Linear, effects: list[_Effect], folded: bool) -> Tensor | N
     return offset if offset is not None and offset.any() else None
 
 
-def _folded(product: Linear, effects: list[_Effect], target: Target) -> Tensor:
+def _folded(product: Linear, effects: list[_Effect]) -> Tensor:
     """The weight [out, in] with all but the low-rank parts in it."""
     only = effects[0] if len(effects) == 1 and effects[0].share.strength == 1 else None
     if only is not None and only.whole is not None and only.rows == product.out_features:

@@ -115,7 +115,7 @@ def plan_base(found: Found, places: Places, wanted: dict[str, Wanted]) -> None:
             wanted.setdefault(module, Wanted()).may["base"] = weight_shape(place)
 
 
-def check(found: Found, places: Places, wanted: Mapping[str, Wanted]) -> None:
+def check(found: Found, wanted: Mapping[str, Wanted]) -> None:
     """Raises RequestError naming the tensor that is missing, left over, or of another shape."""
     for module, tensors in found.names.items():
         if module not in wanted:

@@ -49,7 +49,7 @@ def read(folder: Path, places: Places, base: str, dtype: torch.dtype, device: to
         found = Found(file.entries, reader.ROLES, places)
         wanted: dict[str, Wanted] = reader.plan(fields, found, places, max_rank)
         fields.finish()
-        check(found, places, wanted)
+        check(found, wanted)
         tensors = {
             name: _sound(name, file.read(name)) for name in sorted(file.entries, key=lambda n: file.entries[n].start)
         }

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .checks import out_like, rows_of
+from .checks import rows_of
 
 NARROW, WIDE = 128, 1024  # the tiles: heads are narrow
 ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_new": 3, "gelu_pytorch_tanh": 3, "relu": 4}
@@ -22,10 +22,10 @@ _POINTERS = ["x", "y", "weight", "residual", "bias"]
 
 @triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=_POINTERS)
 def rms_norm_rows(
-    x, y, weight, residual, x_stride, y_stride, residual_stride, width, eps, offset, TILE: tl.constexpr
+    x, y, weight, residual, x_stride, y_stride, residual_stride, width, eps, TILE: tl.constexpr
 ):  # fmt: skip
-    """Program row: y = x / sqrt(mean(x^2) + eps) * (weight + offset). With a residual, residual += x comes first, and
-    what is normed is that sum as it was stored."""
+    """Program row: y = x / sqrt(mean(x^2) + eps) * weight. With a residual, residual += x comes first, and what is
+    normed is that sum as it was stored."""
     row = tl.program_id(0).to(tl.int64)
     x += row * x_stride
     y += row * y_stride
@@ -49,7 +49,7 @@ def rms_norm_rows(
             v = tl.load(residual + i, mask=i < width, other=0.0).to(tl.float32)
         else:
             v = tl.load(x + i, mask=i < width, other=0.0).to(tl.float32)
-        w = tl.load(weight + i, mask=i < width, other=0.0).to(tl.float32) + offset
+        w = tl.load(weight + i, mask=i < width, other=0.0).to(tl.float32)
         tl.store(y + i, (v * scale * w).to(y.dtype.element_ty), mask=i < width)
 
 
@@ -96,22 +96,17 @@ def gate_rows(x, y, x_stride, y_stride, width, ACTIVATION: tl.constexpr, TILE: t
     tl.store(y + row * y_stride + i, (active * up).to(y.dtype.element_ty), mask=i < width)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, *, offset: float = 0.0, out: Tensor | None = None) -> Tensor:
-    """x [.., width] -> x / sqrt(mean(x^2) + eps) * (weight + offset), of x's shape and kind.
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [.., width] -> x / sqrt(mean(x^2) + eps) * weight, of x's shape and kind.
 
-    weight [width], of any floating kind; offset 1 for checkpoints that hold the weights less one. out: where to, else a
-    new tensor. Raises ValueError where shapes do not fit. (Zhang and Sennrich 2019.)
+    weight [width], of any floating kind. Raises ValueError where shapes do not fit. (Zhang and Sennrich 2019.)
     """
     flat = rows_of("x", x)
     _fits("weight", weight, x.shape[-1:])
-    out, y = out_like(out, x.shape, x)
-    _launch_norm(flat, y, weight, None, eps, offset)
-    return out
+    return _normed(flat, weight, None, eps).view(x.shape)
 
 
-def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, offset: float = 0.0, out: Tensor | None = None
-) -> Tensor:
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     """residual += x, in place, and `rms_norm` of that: to the bit what the sum and the norm are one after the other.
 
     x and residual [rows, width], of one kind; the rows of residual do not overlap.
@@ -121,12 +116,10 @@ def add_rms_norm(
         found = f"{residual.dtype} {list(residual.shape)} with strides {residual.stride()}"
         raise ValueError(f"residual is {found}, expected {x.dtype} {list(x.shape)}, of two dimensions, rows contiguous")
     _fits("weight", weight, x.shape[-1:])
-    out, y = out_like(out, x.shape, x)
-    _launch_norm(flat, y, weight, residual, eps, offset)
-    return out
+    return _normed(flat, weight, residual, eps)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, out: Tensor | None = None) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """x [.., width] -> (x - mean) / sqrt(variance + eps) * weight + bias, of x's shape and kind.
 
     weight and bias [width], of any floating kind. Raises ValueError where shapes do not fit. (Ba et al. 2016.)
@@ -134,16 +127,16 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, out: Tens
     flat, width = rows_of("x", x), x.shape[-1]
     _fits("weight", weight, x.shape[-1:])
     _fits("bias", bias, x.shape[-1:])
-    out, y = out_like(out, x.shape, x)
+    y = x.new_empty(flat.shape)
     if y.numel():
         tile = NARROW if width <= NARROW else WIDE
         layer_norm_rows[(flat.shape[0],)](
             flat, y, weight, bias, flat.stride(0), y.stride(0), width, eps, TILE=tile
         )  # fmt: skip
-    return out
+    return y.view(x.shape)
 
 
-def gate(x: Tensor, activation: str, *, out: Tensor | None = None) -> Tensor:
+def gate(x: Tensor, activation: str) -> Tensor:
     """x [.., 2 * width] holds gate and up side by side -> activation(gate) * up [.., width].
 
     activation: a key of ACTIVATIONS. Raises ValueError where there is no such one, or where 2 * width is odd.
@@ -153,22 +146,25 @@ def gate(x: Tensor, activation: str, *, out: Tensor | None = None) -> Tensor:
     if x.shape[-1] % 2:
         raise ValueError(f"x is {list(x.shape)}, expected gate and up side by side: an even last dimension")
     flat, width = rows_of("x", x), x.shape[-1] // 2
-    out, y = out_like(out, torch.Size([*x.shape[:-1], width]), x)
+    y = x.new_empty(flat.shape[0], width)
     if y.numel():
         gate_rows[flat.shape[0], triton.cdiv(width, WIDE)](
             flat, y, flat.stride(0), y.stride(0), width, ACTIVATION=ACTIVATIONS[activation], TILE=WIDE
         )
-    return out
+    return y.view(*x.shape[:-1], width)
 
 
-def _launch_norm(x: Tensor, y: Tensor, weight: Tensor, residual: Tensor | None, eps: float, offset: float) -> None:
+def _normed(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> Tensor:
+    """[rows, width] of such rows."""
     rows, width = x.shape
+    y = x.new_empty(rows, width)
     if rows and width:
         step = 0 if residual is None else residual.stride(0)
         tile = NARROW if width <= NARROW else WIDE
         rms_norm_rows[(rows,)](
-            x, y, weight, residual, x.stride(0), y.stride(0), step, width, eps, offset, TILE=tile
+            x, y, weight, residual, x.stride(0), y.stride(0), step, width, eps, TILE=tile
         )  # fmt: skip
+    return y
 
 
 def _fits(name: str, found: Tensor, shape: torch.Size) -> None:

@@ -15,7 +15,7 @@ from quire.engine.guides import Guides
 from quire.engine.lora.library import Library
 from quire.engine.lora.slots import Slots
 from quire.engine.plan import Outcome, Plan, Slice, StepResult
-from quire.engine.sequence import Sequence
+from quire.engine.sequence import Sequence, Status
 from quire.engine.state import Limits, State
 
 VOCAB, STOP = 50, 7
@@ -155,7 +155,7 @@ class Device:
         bad = seq.request in self.poisoned
         if sound and not bad:
             insist(text == self.chains.until(seq, len(text)), "a page holds another text")
-        self.wasted += seq.finished
+        self.wasted += seq.status is Status.FINISHED
         return -1 if bad else next_token(text, seq.seed)
 
     def execute(self, plan: Plan) -> StepResult:
