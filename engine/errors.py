@@ -6,6 +6,8 @@ QuireError
  |- RequestError           400: this request, and only this one, cannot be done
  |   |- ContextLengthExceeded
  |   |- GrammarRefused     a constraint that will not be enforced
+ |   |   |- BeyondEngine   by one engine: another may do      (grammar/errors.py)
+ |   |- GrammarFailed      one that became too much on its way (grammar/errors.py)
  |   |- ModelNotFound      404
  |   |- Unauthorized       401
  |   |- Forbidden          403

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import GrammarRefused, TooLarge
+from .errors import BeyondEngine, GrammarRefused
 from .spec import GrammarSpec, Limits
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def compile(
         return _engine(name).compile(spec, vocabulary, limits)  # type: ignore[no-any-return]
     except RecursionError:
         raise GrammarRefused("it is nested too deeply") from None
-    except TooLarge:
+    except BeyondEngine:
         if spec.engine is not None or spec.only or name not in OVERFLOW:
             raise
         return _engine(OVERFLOW[name]).compile(spec, vocabulary, limits)  # type: ignore[no-any-return]

@@ -38,7 +38,7 @@ _WRITABLE = re.compile(r"\w{1,300}")  # of a name before "=", or one that stands
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Notation:
     """How values are written. quotes: what begins and ends a string. escapes: strings have those of JSON, and one for
     the quote; else a string cannot hold its quote. null, true, false; comma, colon: expressions. bare: names of
     properties stand without quotes."""
@@ -51,9 +51,9 @@ class Dialect:
     bare: bool = False
 
 
-JSON = Dialect(('"',))
-PYTHON = Dialect(('"', "'"), words=("None", "True", "False"))
-GEMMA = Dialect(('<|"|>',), escapes=False, comma='","', colon='":"', bare=True)
+JSON = Notation(('"',))
+PYTHON = Notation(('"', "'"), words=("None", "True", "False"))
+GEMMA = Notation(('<|"|>',), escapes=False, comma='","', colon='":"', bare=True)
 ANY_OBJECT = {"type": "object"}
 _EXAMPLES: tuple[Option, ...] = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), (), (), ANY))
 
@@ -155,12 +155,12 @@ class Rules:
 
 
 class Values:
-    """Values inside of each other, in one dialect. without: texts that no string may hold."""
+    """Values inside of each other, in one notation. without: texts that no string may hold."""
 
-    def __init__(self, rules: Rules, dialect: Dialect, without: tuple[str, ...] = ()):
-        self._rules, self._dialect, self._without = rules, dialect, without
+    def __init__(self, rules: Rules, notation: Notation, without: tuple[str, ...] = ()):
+        self._rules, self._notation, self._without = rules, notation, without
         self._nodes: dict[Node, str] = {}
-        self._null, self._true, self._false = map(quoted, dialect.words)
+        self._null, self._true, self._false = map(quoted, notation.words)
 
     def node(self, node: Node) -> str:
         """The name of its rule."""
@@ -195,9 +195,9 @@ class Values:
 
     def _string(self, option: Text) -> str:
         found = []
-        for quote in self._dialect.quotes:
-            inner = quote if self._dialect.escapes else ""
-            barred = self._without if self._dialect.escapes else (*self._without, quote)
+        for quote in self._notation.quotes:
+            inner = quote if self._notation.escapes else ""
+            barred = self._without if self._notation.escapes else (*self._without, quote)
             expression = body(option, inner, barred)
             if expression is not None:
                 found.append(self._between(quote, expression))
@@ -207,7 +207,7 @@ class Values:
 
     def _between(self, quote: str, expression: str) -> str:
         rules = self._rules
-        if self._dialect.escapes:
+        if self._notation.escapes:
             return rules.rule(f"{quoted(quote)} {expression} {quoted(quote)}", terminal=True)
         pieces = rules.spelling.split(quote)
         if isinstance(pieces[0], int):
@@ -218,31 +218,31 @@ class Values:
     def _text(self, text: str) -> str:
         """One string."""
         if any(barred in text for barred in self._without) or (
-            not self._dialect.escapes and any(quote in text for quote in self._dialect.quotes)
+            not self._notation.escapes and any(quote in text for quote in self._notation.quotes)
         ):
             refuse(f"the value {quoted(text)[:60]} cannot be written in this format", "#")
-        if not self._dialect.escapes:
-            quote = self._rules.spelling.items(self._dialect.quotes[0])
+        if not self._notation.escapes:
+            quote = self._rules.spelling.items(self._notation.quotes[0])
             return f"{quote} {quoted(text)} {quote}"
-        options = [f"{q}{encoded_text(text, q)}{q}" for q in self._dialect.quotes]
+        options = [f"{q}{encoded_text(text, q)}{q}" for q in self._notation.quotes]
         return f"({' | '.join(map(quoted, options))})"
 
     def _literal(self, value: Any) -> str:
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, list):
-            inside = f" {self._dialect.comma} ".join(map(self._literal, value))
+            inside = f" {self._notation.comma} ".join(map(self._literal, value))
             return f'"[" {inside} "]"'
         if isinstance(value, dict):
-            pairs = (f"{self._key(name)} {self._dialect.colon} {self._literal(v)}" for name, v in value.items())
-            return f'"{{" {f" {self._dialect.comma} ".join(pairs)} "}}"'
+            pairs = (f"{self._key(name)} {self._notation.colon} {self._literal(v)}" for name, v in value.items())
+            return f'"{{" {f" {self._notation.comma} ".join(pairs)} "}}"'
         words = {None: self._null, True: self._true, False: self._false}
         return words[value] if value is None or isinstance(value, bool) else quoted(json.dumps(value))
 
     # what holds other values
 
     def _array(self, option: Array) -> str:
-        comma, size = self._dialect.comma, len(option.prefix)
+        comma, size = self._notation.comma, len(option.prefix)
         most = float("inf") if option.high is None else option.high
         again = ""
         if most > size and self._rules.lowered.least(option.rest) < NEVER:
@@ -264,7 +264,7 @@ class Values:
 
     def _properties(self, option: Object) -> str:
         entries = [
-            (f"{self._key(name)} {self._dialect.colon} {self.node(value)}", required)
+            (f"{self._key(name)} {self._notation.colon} {self.node(value)}", required)
             for name, value, required in self._rules.properties(option)
         ]
         names = [name for name, _ in option.properties]
@@ -272,19 +272,19 @@ class Values:
         for pattern, value in self._rules.others(option):
             apart = [p for p, _ in option.patterns] if pattern is None else []
             if keys := self._keys(pattern, names, apart):
-                found.append(f"({keys}) {self._dialect.colon} {self.node(value)}")
-        return self._rules.chain(entries, f"({' | '.join(found)})" if found else "", self._dialect.comma)
+                found.append(f"({keys}) {self._notation.colon} {self.node(value)}")
+        return self._rules.chain(entries, f"({' | '.join(found)})" if found else "", self._notation.comma)
 
     def _key(self, name: str) -> str:
-        return quoted(name) if self._dialect.bare and _WRITABLE.fullmatch(name) else self._text(name)
+        return quoted(name) if self._notation.bare and _WRITABLE.fullmatch(name) else self._text(name)
 
     def _keys(self, pattern: Regex | None, names: Sequence[str], apart: Sequence[Regex]) -> str:
         """Names that match a pattern, and are none of the names and match none of the patterns `apart`."""
         found = []
-        for quote in ("",) if self._dialect.bare else self._dialect.quotes:
+        for quote in ("",) if self._notation.bare else self._notation.quotes:
             parts = [f"~({' | '.join(quoted(encoded_text(n, quote)) for n in names)})"] if names else []
             parts += [f"~({spelled(p)})" for other in apart if (p := encoded(other, quote)) is not None]
-            parts += [f"/{_IDENTIFIER}/"] if self._dialect.bare else []
+            parts += [f"/{_IDENTIFIER}/"] if self._notation.bare else []
             expression = body(Text(patterns=(pattern,) if pattern is not None else ()), quote, self._without, parts)
             if expression is not None:
                 around = quoted(quote) if quote else ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..errors import GrammarRefused, RequestError
 
-__all__ = ["GrammarFailed", "GrammarRefused", "TooLarge"]
+__all__ = ["BeyondEngine", "GrammarFailed", "GrammarRefused"]
 
 
-class TooLarge(GrammarRefused):
+class BeyondEngine(GrammarRefused):
     """More than the limits of one engine; another may do."""
 
 

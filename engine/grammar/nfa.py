@@ -143,13 +143,13 @@ def hint(regex: Regex, cheapest: Callable[[Ranges], tuple[float, int]]) -> Hint 
     return Hint(regex, cheapest) if positions(regex) <= LARGEST else None
 
 
-class TooLarge(Exception):
+class TooManyStates(Exception):
     """An automaton of more states or transitions than were allowed."""
 
 
 def determined(nfa: Nfa, *, states: int, steps: int) -> list[list[tuple[int, int, int]]]:
     """[states of the deterministic automaton] (first, last, state) of the characters it goes on with. The first state
-    begins. Raises TooLarge."""
+    begins. Raises TooManyStates."""
     bounds = sorted({edge for arrows in nfa.arrows for ranges, _ in arrows for a, b in ranges for edge in (a, b + 1)})
     begin = frozenset(nfa.closed({0}))
     numbers = {begin: 0}
@@ -172,5 +172,5 @@ def determined(nfa: Nfa, *, states: int, steps: int) -> list[list[tuple[int, int
             ways.append((bounds[i], bounds[i + 1] - 1, numbers[following]))
         found.append(ways)
         if steps < 0 or len(numbers) > states:
-            raise TooLarge
+            raise TooManyStates
     return found

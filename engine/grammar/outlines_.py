@@ -16,7 +16,7 @@ from outlines_core import Index
 from outlines_core import Vocabulary as Pieces
 
 from . import nfa, regexes
-from .errors import GrammarRefused, TooLarge
+from .errors import BeyondEngine, GrammarRefused
 from .spec import GrammarSpec, Limits
 from .vocabulary import Row, Vocabulary, canonical
 
@@ -74,9 +74,9 @@ def read(spec: GrammarSpec, limits: Limits) -> regexes.Regex:
 
 
 def compile(spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits) -> Compiled:
-    """Raises GrammarRefused; TooLarge, a kind of it, before much time is spent. The index is made without the GIL."""
+    """Raises GrammarRefused; BeyondEngine, a kind of it, before it takes long. The index is made without the GIL."""
     if len(spec.text.encode(errors="replace")) > limits.text_bytes:
-        raise TooLarge(f"{spec.kind} of {len(spec.text)} characters; at most {limits.text_bytes} bytes")
+        raise BeyondEngine(f"{spec.kind} of {len(spec.text)} characters; at most {limits.text_bytes} bytes")
     if spec.kind not in ("regex", "choice"):
         raise GrammarRefused(f"outlines does not serve {spec.kind}")
     regex = read(spec, limits)
@@ -93,17 +93,17 @@ def compile(spec: GrammarSpec, vocabulary: Vocabulary, limits: Limits) -> Compil
 def _measure(regex: regexes.Regex, vocabulary: Vocabulary, limits: Limits) -> None:
     """Refuse before the work what would be too much of it."""
     if regexes.positions(regex) > nfa.LARGEST:
-        raise TooLarge("the expression is too large", path="regex")
+        raise BeyondEngine("the expression is too large", path="regex")
     states = nfa.Nfa()
     states.add(regex, 0, 1)
     try:
         ways = nfa.determined(states, states=limits.states, steps=_STEPS)
-    except nfa.TooLarge:
-        raise TooLarge(f"the automaton has more than {limits.states} states", path="regex") from None
+    except nfa.TooManyStates:
+        raise BeyondEngine(f"the automaton has more than {limits.states} states", path="regex") from None
     first = _beginnings(vocabulary)
     count = sum(bisect.bisect_right(first, b) - bisect.bisect_left(first, a) for state in ways for a, b, _ in state)
     if count > limits.transitions:
-        raise TooLarge(f"the automaton has up to {count} transitions; at most {limits.transitions}", path="regex")
+        raise BeyondEngine(f"the automaton has up to {count} transitions; at most {limits.transitions}", path="regex")
 
 
 class Compiled:
