@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from ..kernels import native
 from ..kernels.linear import Linear
 from ..kernels.ops import Rows
-from ..kernels.vocabulary import greatest
 from . import deterministic, faults
 from .attention import BACKENDS, Attend, choose_backend
 from .batch import Batch, slot
@@ -286,7 +284,7 @@ class Runner:
         pieces: list[Slice] = []
         rows: list[int] = []  # of the logits, that are sampled
         at = 0
-        finite = finite_rows(logits)
+        finite = sound_rows(logits).tolist()
         for i in sampled:
             piece, first = slices[i], at
             at += piece.drafts + 1
@@ -368,7 +366,7 @@ class Runner:
             at = range(first + start - piece.start, first + end - piece.start)
             adapted = rows.select(at) if rows is not None else None
             logits = self.model.logits(hidden[at.start : at.stop], adapted)
-            if not all(finite_rows(logits)):
+            if not bool(sound_rows(logits).all()):
                 outcome.error = NOT_FINITE
                 return
             found += self.sampler.prompt_logprobs(logits, piece.seq.tokens[start + 1 : end + 1], top)
@@ -410,11 +408,6 @@ def reach(model: CausalLM) -> int:
     wide = [spec for spec in model.layers if spec.window is None]
     attended = sum(spec.heads * (spec.head_dim + (spec.v_head_dim or spec.head_dim)) for spec in wide)
     return int(ATTENDS * multiplied / attended) + 1 if attended else 1 << 60
-
-
-def finite_rows(logits: torch.Tensor) -> list[bool]:
-    """Which rows can be sampled from: no NaN, no +inf, not all -inf (single tokens may be ruled out by -inf)."""
-    return [math.isfinite(top) for top in greatest(logits)[0].tolist()]
 
 
 def longest_wanted(config: EngineConfig, max_position: int) -> int:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..engine.errors import RequestError
+from ..engine.grammar.controls import Controls
 from ..engine.grammar.spec import GrammarSpec
 from .reasoning import Reasoning
 from .tools.arguments import Expected
@@ -29,24 +30,13 @@ _BLANK = "/[ \\t\\r\\n]*/"
 FINAL = "<|channel|>final<|message|>"  # before the answer proper of gpt-oss
 
 
-class Spelling:
+class Spelling(Controls):
     """Text as items of a Lark rule, over one vocabulary."""
 
-    def __init__(self, control: Mapping[str, int], ends: Collection[int]):
-        """control: text -> id of the control tokens; ends: the ids that end an answer."""
-        self._control = control
+    def __init__(self, controls: Mapping[str, int], ends: Collection[int]):
+        """ends: the ids that end an answer."""
+        super().__init__(controls)
         self._ends = frozenset(ends)
-        ordered = sorted(control, key=len, reverse=True)
-        self._found = re.compile(f"({'|'.join(map(re.escape, ordered))})") if ordered else None
-
-    def split(self, text: str) -> list[str | int]:
-        """Pieces of text, and the ids of the control tokens between them."""
-        pieces = self._found.split(text) if self._found else [text]
-        return [self._control[piece] if i % 2 else piece for i, piece in enumerate(pieces) if piece]
-
-    def controls(self, text: str) -> dict[str, int]:
-        """The control tokens in a text."""
-        return {found: self._control[found] for found in (self._found.findall(text) if self._found else ())}
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The ids of a text of control tokens only; () where it is any other."""
@@ -163,7 +153,7 @@ class Grammar:
         controls: dict[str, int] = {}
         for text in texts:
             self._spelling.checked(self._spelling.split(text), last=False)
-            controls |= self._spelling.controls(text)
+            controls |= self._spelling.within(text)
         self._controls |= set(controls.values())
         return {**tags, "controls": controls}
 

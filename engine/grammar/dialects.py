@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from . import probe
+from .controls import Controls
 from .dialect_text import body, encoded, encoded_text, ending, number, quoted, spelled
 from .errors import GrammarRefused
 from .lower import NEVER, Lowered, plain_number
-from .nodes import ANY, Anything, Array, Bool, Literal, Node, Null, Number, Object, Option, Ref, Text, literal
+from .nodes import ANY, EVERY, Anything, Array, Bool, Literal, Node, Null, Number, Object, Option, Ref, Text, literal
 from .regexes import Regex
 from .schema import Schema
 from .spec import Limits
@@ -55,24 +56,14 @@ JSON = Notation(('"',))
 PYTHON = Notation(('"', "'"), words=("None", "True", "False"))
 GEMMA = Notation(('<|"|>',), escapes=False, comma='","', colon='":"', bare=True)
 ANY_OBJECT = {"type": "object"}
-_EXAMPLES: tuple[Option, ...] = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), (), (), ANY))
 
 
 def refuse(message: str, path: str) -> NoReturn:
     raise GrammarRefused(message, path=path)
 
 
-class Spelling:
+class Spelling(Controls):
     """Text as items of a rule, with the control tokens in it by their ids."""
-
-    def __init__(self, controls: Mapping[str, int]):
-        self._controls = controls
-        ordered = sorted(controls, key=len, reverse=True)
-        self._found = re.compile(f"({'|'.join(map(re.escape, ordered))})") if ordered else None
-
-    def split(self, text: str) -> list[str | int]:
-        pieces = self._found.split(text) if self._found else [text]
-        return [self._controls[piece] if i % 2 else piece for i, piece in enumerate(pieces) if piece]
 
     def items(self, text: str) -> str:
         return self.joined(self.split(text))
@@ -166,7 +157,7 @@ class Values:
         """The name of its rule."""
         if node not in self._nodes:
             name = self._nodes[node] = self._rules.named()
-            options = _EXAMPLES if node == ANY else self._rules.possible(node)
+            options = EVERY if node == ANY else self._rules.possible(node)
             self._rules.define(name, " | ".join(map(self._option, options)))
         return self._nodes[node]
 

@@ -97,6 +97,7 @@ class Ref:
 Option = Anything | Null | Bool | Number | Text | Array | Object | Literal | Ref
 Node = tuple[Option, ...]
 ANY: Node = (Anything(),)
+EVERY: Node = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), (), (), ANY))  # the same, kind by kind
 
 
 def literal(value: Any) -> Literal:

@@ -18,7 +18,7 @@ from . import bans, fused, mirostat, penalties, truncation
 from .draw import draw, drawn
 from .logprobs import token_logprobs
 from .memory import Memory
-from .rows import Row, rows_of
+from .rows import NEVER, Row, rows_of
 
 Act = Callable[[torch.Tensor, list[Row], Memory], None]
 
@@ -218,7 +218,7 @@ class Sampler:
     def _choose(self, logits: torch.Tensor, seqs: list[Row]) -> list[int]:
         """A token a row; -1 where no token is left."""
         tops, best = (x.tolist() for x in greatest(logits))
-        tokens = [-1 if top == bans.NEVER else token for top, token in zip(tops, best, strict=True)]
+        tokens = [-1 if top == NEVER else token for top, token in zip(tops, best, strict=True)]
         rows = [i for i, seq in enumerate(seqs) if seq.params.temperature != 0 and tokens[i] >= 0]
         if rows:
             part = logits if len(rows) == len(seqs) else logits[rows]

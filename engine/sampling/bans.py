@@ -12,9 +12,7 @@ import torch
 from ...kernels.transfer import sent
 from ...kernels.vocabulary import constrain
 from .memory import Memory
-from .rows import Row
-
-NEVER = float("-inf")
+from .rows import NEVER, Row
 
 
 def grammar(logits: torch.Tensor, seqs: list[Row], memory: Memory) -> None:

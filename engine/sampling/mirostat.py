@@ -11,9 +11,8 @@ import math
 import torch
 
 from .memory import Memory
-from .rows import Row
+from .rows import NEVER, Row
 
-NEVER = float("-inf")
 HEAD = 100  # tokens from which version 1 estimates the exponent of Zipf's law
 
 

@@ -8,6 +8,8 @@ from ..messages import SamplingParams
 from ..plan import Slice
 from ..sequence import Sequence
 
+NEVER = float("-inf")  # the logit of a token that cannot be sampled
+
 
 class Row:
     """A place where a token is sampled. `ahead` drafts stand between the sequence's own tokens and it."""

@@ -12,10 +12,9 @@ import torch
 
 from .memory import Memory
 from .random import XTC, uniforms
-from .rows import Row
+from .rows import NEVER, Row
 from .sums import row_sums
 
-NEVER = float("-inf")
 NUCLEUS = 1024  # most likely tokens looked at before the whole vocabulary is sorted
 
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from quire.engine import runner as runner_module
 from quire.engine.config import BLOCK_SIZE, EngineConfig
 from quire.engine.errors import ConfigError
+from quire.engine.flying import sound_rows
 from quire.engine.machine import physical_cores
 from quire.engine.messages import SamplingParams
 from quire.engine.plan import Plan, Slice
-from quire.engine.runner import Runner, finite_rows
+from quire.engine.runner import Runner
 from quire.engine.sequence import Sequence
 from quire.kernels import native
 
@@ -161,7 +162,7 @@ def test_logits_that_are_not_finite_end_their_sequence_alone(stories, golden, tm
 def test_rows_are_sound_if_a_token_can_be_drawn():
     nan, inf = float("nan"), float("inf")
     rows = torch.tensor([[1.0, 2.0], [nan, 1.0], [inf, 1.0], [-inf, 1.0], [-inf, -inf]])
-    assert finite_rows(rows) == [True, False, False, True, False]
+    assert sound_rows(rows).tolist() == [True, False, False, True, False]
 
 
 def test_max_model_len_above_the_models_is_refused(stories):

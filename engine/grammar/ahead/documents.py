@@ -10,6 +10,7 @@ from ..dialect_text import least_whole, whole_bounds, whole_number
 from ..lower import NEVER, Lowered, plain_number
 from ..nodes import (
     ANY,
+    EVERY,
     Anything,
     Array,
     Bool,
@@ -33,7 +34,6 @@ _WHOLE = regexes.parse(r"-?(?:0|[1-9][0-9]*)", whole=True)
 _NUMBER = regexes.parse(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", whole=True)
 _MANY = 8  # constant strings that are read as one expression
 _ENDED, _BEGUN, _LEAST = 50, 500, 20  # steps of work for a number that may end, one that may not, a shortest document
-_EXAMPLES: Node = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), (), (), ANY))
 
 
 class Documents:
@@ -167,7 +167,7 @@ class Documents:
     def _possible(self, node: Node) -> Node:
         """Without those that no document is valid for."""
         if node == ANY:
-            return _EXAMPLES
+            return EVERY
         return tuple(option for option in node if self._lowered.least((option,)) < NEVER)
 
     def _counted(self, option: Object) -> tuple[int | None, int | None]:
