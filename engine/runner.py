@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from .machine import free_memory, physical_cores, pick_device
 from .messages import Ready, SamplingParams, TokenLogprob
 from .models import CausalLM
 from .models.decoder import Decoder
-from .models.load import fingerprint, load_model
+from .models.load import architecture, fingerprint, load_model
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
@@ -92,7 +91,7 @@ class Runner:
         # Torch's attention waits for the device itself, and so does what is not our own of a model.
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
         self.overlap = self.device.type == "cuda" and not waits  # whether steps can fly (ahead.py)
-        self._architecture = _architecture(folder)
+        self._architecture = architecture(folder)
         said = folder, self.model.vocab_size, config.grammar_engines
         self.guides = Guides(link) if link is not None else Guides(ProcessLink(*said), ProcessLink(*said))
         alone = config.deterministic and self.device.type == "cuda"
@@ -416,7 +415,3 @@ def longest_wanted(config: EngineConfig, max_position: int) -> int:
     if wanted is not None and wanted > max_position:
         raise ConfigError("max_model_len", f"is {wanted}", f"at most {max_position}, the positions this model has")
     return wanted or max_position
-
-
-def _architecture(folder: Path) -> str:
-    return str((json.loads((folder / "config.json").read_text()).get("architectures") or ["unknown"])[0])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -28,15 +27,14 @@ from .nodes import (
     Option,
     Ref,
     Text,
+    example_number,
     is_empty,
-    is_within,
 )
 from .schema import Schema
 
 NEVER = math.inf
 LONGEST = 8_192  # bytes of a shortest document
 _SHORT = {0x08, 0x09, 0x0A, 0x0C, 0x0D, 0x22, 0x5C}  # written with a backslash
-_ROUNDINGS = (ROUND_CEILING, ROUND_FLOOR)
 _DIGITS = 64  # more than any number within bounds of 2^53 needs on from anywhere
 
 
@@ -125,7 +123,7 @@ class Lowered:
             case Ref(pointer):
                 return self._least[pointer]
             case Number():
-                return NEVER if is_empty(option) else _least_number(option)
+                return NEVER if is_empty(option) else len(example_number(option)) or _DIGITS
             case Text():
                 if (found := self._texts.get(id(option))) is None:
                     found = self._texts[id(option)] = option, self._least_text(option)
@@ -194,7 +192,7 @@ class Lowered:
             case Literal():
                 return option.written
             case Number():
-                return _example_number(option)
+                return example_number(option)
             case Text():
                 filled = self._filled(option)
                 return json.dumps(filled, ensure_ascii=False) if filled is not None else ""
@@ -400,26 +398,3 @@ def _plain(number: Any) -> int | float | None:
     if number is None:
         return None
     return int(number) if number == number.to_integral_value() else float(number)
-
-
-@lru_cache(4096)
-def _least_number(option: Number) -> int:
-    """Of its numbers one that is short, not always the shortest: a bound from above."""
-    return len(_example_number(option)) or _DIGITS
-
-
-def _example_number(option: Number) -> str:
-    """A number within, written without exponent; "" if none is found at once."""
-    low, high = option.low, option.high
-    step = option.multiple or 1
-    tries = [Decimal(0), Decimal(1), Decimal(-1)]
-    tries += [bound for bound in (low, high) if bound is not None]
-    tries += [
-        (bound / step).to_integral_value(rounding) * step
-        for bound in (low, high)
-        if bound is not None
-        for rounding in _ROUNDINGS
-    ]
-    tries += [t + step for t in tries] + [t - step for t in tries]
-    tries += [(low + high) / 2] if low is not None and high is not None else []
-    return next((f"{t.normalize():f}" for t in tries if is_within(option, t)), "")

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -324,3 +324,22 @@ def is_within(n: Number, value: int | float | Decimal) -> bool:
 
 def _divides(divisor: Decimal, number: Decimal) -> bool:
     return Fraction(number) % Fraction(divisor) == 0
+
+
+@functools.lru_cache(4096)
+def example_number(option: Number) -> str:
+    """A number within that is short, though not always the shortest, written without exponent; "" if none is found at
+    once."""
+    low, high = option.low, option.high
+    step = option.multiple or 1
+    tries = [Decimal(0), Decimal(1), Decimal(-1)]
+    tries += [bound for bound in (low, high) if bound is not None]
+    tries += [
+        (bound / step).to_integral_value(rounding) * step
+        for bound in (low, high)
+        if bound is not None
+        for rounding in (ROUND_CEILING, ROUND_FLOOR)
+    ]
+    tries += [t + step for t in tries] + [t - step for t in tries]
+    tries += [(low + high) / 2] if low is not None and high is not None else []
+    return next((f"{t.normalize():f}" for t in tries if is_within(option, t)), "")

@@ -104,6 +104,11 @@ def _check_form(form: str, dtype: torch.dtype, device: torch.device) -> None:
         raise ConfigError("quantization", f"is {form!r} on {device} ({native.described()})", expected)
 
 
+def architecture(folder: Path) -> str:
+    """What the checkpoint calls its model."""
+    return str((read_config(folder).get("architectures") or ["unknown"])[0])
+
+
 def fingerprint(folder: Path) -> str:
     """What tells this base from another, hex: its config, and the names, kinds, shapes and places of all its tensors
     with their files' sizes. Not the weights themselves: to read them all would double the time of a start."""
