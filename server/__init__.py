@@ -1,4 +1,4 @@
 """The API process: HTTP, validation, chat templates, tokenizing, detokenizing, stop strings, streaming.
 
-Of the engine it knows `messages`, `config`, `errors` and `client` only; it never imports torch.
+What it knows of the engine stands in `engine/__init__.py`; it never imports torch.
 """

@@ -201,7 +201,7 @@ class TokenizeRequest(Body):
 
 
 class LoadAdapterRequest(Body):
-    """vLLM's names, pinned, and weight."""
+    """vLLM's names, SGLang's pinned, and weight, which is ours."""
 
     model_config = ConfigDict(extra="forbid")
 
