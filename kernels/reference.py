@@ -1,5 +1,5 @@
-"""What LoRA's and the embeddings' kernels must compute, in plain torch and float64, a row at a time: the truth that tests
-hold them to."""
+"""What LoRA's and the embeddings' kernels must compute, in plain torch and float64, a row at a time: the truth that
+tests hold them to."""
 
 from __future__ import annotations
 
