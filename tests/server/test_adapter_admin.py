@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,19 +13,12 @@ from adapters_over_http import (
     UNLOAD,
     serving,
 )
-from small_server import HELLO, SmallServer, error_of
+from small_server import HELLO, error_of
 
 from quire.engine.errors import ConfigError
 from quire.server.cli import parser
 from quire.server.config import LoraModule
 from quire.server.flags import ENGINE, SERVER, resolve
-
-
-@pytest.fixture
-def server() -> Iterator[SmallServer]:
-    with serving(admin_keys=("open sesame",)) as server:
-        yield server
-
 
 # ---------------------------------------------------------------- who may
 

@@ -15,16 +15,16 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 @pytest.fixture(scope="module")
-def shared():
+def seeded():
     server = SmallServer(seed=1)
     yield server
     server.close()
 
 
 @pytest.fixture
-def server(shared):
-    shared.says("hello world")
-    return shared
+def server(seeded):
+    seeded.says("hello world")
+    return seeded
 
 
 def sent(server: SmallServer, **fields: Any) -> m.Generate:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small_server import HELLO, MODEL, VOCAB, SmallServer, error_of
+from small_server import HELLO, MODEL, VOCAB, error_of
 
 from quire.server import budgets
 from quire.server.openai.refused import NAMES, REFUSED
@@ -129,14 +129,6 @@ RANGES: list[tuple[str, list[Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = SmallServer()
-    server.says("hello")
-    yield server
-    server.close()
-
-
 def named(error: dict[str, Any], field: str) -> None:
     assert field in (error["param"], (error["param"] or "").replace("[", ".").split(".")[0]), error
     assert field in error["message"]
@@ -155,13 +147,13 @@ def test_every_field_has_its_wrong_values_here():
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_a_wrong_value_is_refused_by_the_name_of_its_field(server, path):
+def test_a_wrong_value_is_refused_by_the_name_of_its_field(greeter, path):
     """Every field of every body, with values of a wrong type, out of range or absurd."""
     taken = []
     for field, value in wrong_values(path):
         more = {"logprobs": True} if field == "top_logprobs" else {}
         body = json.dumps({**BODIES[path][1], **more, field: value})
-        response = server.request("POST", path, content=body)
+        response = greeter.request("POST", path, content=body)
         if response.status_code == 200:
             taken.append((field, value))
             continue
@@ -172,9 +164,9 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(server, path):
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_what_is_missing_is_named(server, path):
+def test_what_is_missing_is_named(greeter, path):
     needed = {CHAT: "messages", "/detokenize": "tokens", "/parse": "text"}.get(path, "prompt")
-    error = error_of(server.post(path, {"model": MODEL}))
+    error = error_of(greeter.post(path, {"model": MODEL}))
     assert error["param"] == needed
     assert "missing" in error["message"]
 
@@ -182,13 +174,13 @@ def test_what_is_missing_is_named(server, path):
 @pytest.mark.parametrize(
     ("path", "field"), [(p, f) for p in (CHAT, COMPLETIONS) for f in REFUSED if f not in BODIES[p][0].model_fields]
 )
-def test_what_cannot_be_done_is_refused_and_its_neutral_values_are_taken(server, path, field):
+def test_what_cannot_be_done_is_refused_and_its_neutral_values_are_taken(greeter, path, field):
     body = BODIES[path][1]
-    error = error_of(server.post(path, {**body, field: {"type": "asked for"}}))
+    error = error_of(greeter.post(path, {**body, field: {"type": "asked for"}}))
     named(error, field)
     assert error["code"] == "unsupported_parameter"
     for neutral in REFUSED[field][0]:
-        response = server.post(path, {**body, field: neutral})
+        response = greeter.post(path, {**body, field: neutral})
         assert response.status_code == 200, (neutral, response.text)
 
 
@@ -223,8 +215,8 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
     ],
 )
-def test_what_does_not_go_together_is_refused(server, fields, param):
-    named(error_of(server.post(CHAT, {**HELLO, **fields})), param)
+def test_what_does_not_go_together_is_refused(greeter, fields, param):
+    named(error_of(greeter.post(CHAT, {**HELLO, **fields})), param)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -236,17 +228,17 @@ def test_what_does_not_go_together_is_refused(server, fields, param):
      b"model=small&prompt=x", b"\x00", "{\"prompt\": \"x\"}".encode("utf-16")],
     ids=lambda c: repr(c[:20]),
 )  # fmt: skip
-def test_what_is_no_json_object_is_refused(server, path, content):
-    error = error_of(server.request("POST", path, content=content))
+def test_what_is_no_json_object_is_refused(greeter, path, content):
+    error = error_of(greeter.request("POST", path, content=content))
     assert error["type"] == "invalid_request_error"
     assert error["code"] == "invalid_json"
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "text/plain", "application/octet-stream", None])
-def test_json_is_read_under_any_content_type(server, kind):
+def test_json_is_read_under_any_content_type(greeter, kind):
     """A body that is JSON is taken as such: many a client forgets the header."""
     headers = {"content-type": kind} if kind else {}
-    response = server.request("POST", CHAT, content=json.dumps(HELLO), headers=headers)
+    response = greeter.request("POST", CHAT, content=json.dumps(HELLO), headers=headers)
     assert response.status_code == 200
 
 
@@ -254,7 +246,7 @@ def test_json_is_read_under_any_content_type(server, kind):
 @pytest.mark.parametrize(
     "field", ["temperature", "stop", "messages", "prompt", "tools", "chat_template_kwargs", "other"]
 )
-def test_deep_nesting_is_answered(server, field, depth):
+def test_deep_nesting_is_answered(greeter, field, depth):
     deep: Any = "x"
     for i in range(depth):
         deep = [deep] if i % 2 else {"a": deep}
@@ -264,10 +256,10 @@ def test_deep_nesting_is_answered(server, field, depth):
         if field == "tools":
             deep = [{"function": deep}]
         body = {**BODIES[path][1], field: deep, "tool_choice": "none"}
-        assert server.post(path, body).status_code in (200, 400)
+        assert greeter.post(path, body).status_code in (200, 400)
 
 
-def test_nulls_anywhere_mean_left_out(server):
+def test_nulls_anywhere_mean_left_out(greeter):
     fields = dict.fromkeys(set(ChatRequest.model_fields) | set(REFUSED) | {"best_of", "user", "metadata"})
     messages = [
         {"role": "system", "content": "x", "name": None, "tool_calls": None},
@@ -278,10 +270,10 @@ def test_nulls_anywhere_mean_left_out(server):
         {"role": "user", "content": "hello"},
     ]  # fmt: skip
     options = {"include_usage": None, "continuous_usage_stats": None}
-    answer = server.chat(**{**fields, "messages": messages, "stream_options": options})
+    answer = greeter.chat(**{**fields, "messages": messages, "stream_options": options})
     assert answer["choices"][0]["message"]["content"] == "hello"
     nulls = dict.fromkeys(set(CompletionRequest.model_fields) | set(REFUSED) | {"best_of"})
-    assert server.complete(**{**nulls, "prompt": "x"})["choices"][0]["text"] == "hello"
+    assert greeter.complete(**{**nulls, "prompt": "x"})["choices"][0]["text"] == "hello"
 
 
 @pytest.mark.parametrize(
@@ -292,38 +284,38 @@ def test_nulls_anywhere_mean_left_out(server):
     ],
     ids=["ids", "texts", "lists", "in a list", "text among lists", "many"],
 )  # fmt: skip
-def test_the_item_that_is_wrong_is_named_and_no_other(server, prompt, param):
-    assert error_of(server.post(COMPLETIONS, {"prompt": prompt}))["param"] == param
+def test_the_item_that_is_wrong_is_named_and_no_other(greeter, prompt, param):
+    assert error_of(greeter.post(COMPLETIONS, {"prompt": prompt}))["param"] == param
 
 
-def test_a_list_that_is_too_long_is_told_to_be(server):
-    assert "at most 1024" in error_of(server.post(COMPLETIONS, {"prompt": "x", "stop": ["x"] * 1025}))["message"]
+def test_a_list_that_is_too_long_is_told_to_be(greeter):
+    assert "at most 1024" in error_of(greeter.post(COMPLETIONS, {"prompt": "x", "stop": ["x"] * 1025}))["message"]
 
 
 @pytest.mark.parametrize("field", ["repeat_penalty", "num_beams", "tfs_z", "guidance_scale", "typical"])
-def test_one_with_a_point_asks_for_nothing_either(server, field):
-    assert server.chat(**{field: 1.0})
+def test_one_with_a_point_asks_for_nothing_either(greeter, field):
+    assert greeter.chat(**{field: 1.0})
 
 
-def test_true_is_not_one(server):
-    named(error_of(server.post(CHAT, {**HELLO, "num_beams": True})), "num_beams")
+def test_true_is_not_one(greeter):
+    named(error_of(greeter.post(CHAT, {**HELLO, "num_beams": True})), "num_beams")
 
 
 @pytest.mark.parametrize("field", NAMES)
-def test_a_field_under_another_name_is_taken_beside_ours_or_refused(server, field):
+def test_a_field_under_another_name_is_taken_beside_ours_or_refused(greeter, field):
     ours = NAMES[field]
     value: Any = {"stop": ["x"], "ignore_eos": True, "typical_p": 0.5, "repetition_penalty": 1.5}.get(ours, 2)
-    assert server.chat(**{field: value, ours: value})
-    error = error_of(server.post(CHAT, {**HELLO, field: value}))
+    assert greeter.chat(**{field: value, ours: value})
+    error = error_of(greeter.post(CHAT, {**HELLO, field: value}))
     named(error, field)
     assert ours in error["message"]
     if (default := ChatRequest.model_fields[ours].default) is not None:
-        assert server.chat(**{field: default})
+        assert greeter.chat(**{field: default})
 
 
-def test_unknown_fields_are_let_through(server):
+def test_unknown_fields_are_let_through(greeter):
     """What nobody knows cannot have changed an answer that anybody expects."""
-    assert server.chat(user="me", store=False, metadata={"a": "b"}, service_tier="auto", x_y_z=[1, {"a": None}])
+    assert greeter.chat(user="me", store=False, metadata={"a": "b"}, service_tier="auto", x_y_z=[1, {"a": None}])
 
 
 @pytest.mark.parametrize(
@@ -337,13 +329,13 @@ def test_unknown_fields_are_let_through(server):
     ],
     ids=str,
 )  # fmt: skip
-def test_fields_that_other_servers_know_are_not_ignored_in_chat(server, fields):
-    named(error_of(server.post(CHAT, {**HELLO, **fields})), next(iter(fields)))
+def test_fields_that_other_servers_know_are_not_ignored_in_chat(greeter, fields):
+    named(error_of(greeter.post(CHAT, {**HELLO, **fields})), next(iter(fields)))
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_an_unknown_model_is_404(server, path):
-    error = error_of(server.post(path, {**BODIES[path][1], "model": "gpt-9"}), 404)
+def test_an_unknown_model_is_404(greeter, path):
+    error = error_of(greeter.post(path, {**BODIES[path][1], "model": "gpt-9"}), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
     assert "gpt-9" in error["message"]
 
@@ -355,8 +347,8 @@ def test_an_unknown_model_is_404(server, path):
      (CHAT, {"max_tokens": 10_000}, "messages")],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_is_too_long_is_refused_in_the_words_that_clients_look_for(server, path, fields, param, stream):
-    error = error_of(server.post(path, {**BODIES[path][1], **fields, "stream": stream}))
+def test_what_is_too_long_is_refused_in_the_words_that_clients_look_for(greeter, path, fields, param, stream):
+    error = error_of(greeter.post(path, {**BODIES[path][1], **fields, "stream": stream}))
     assert (error["code"], error["type"]) == ("context_length_exceeded", "invalid_request_error")
     assert error["param"] == param
     for words in ("This model's maximum context length is 256 tokens", "reduce the length of the messages",
@@ -364,10 +356,10 @@ def test_what_is_too_long_is_refused_in_the_words_that_clients_look_for(server, 
         assert words in error["message"]
 
 
-def test_what_is_told_of_a_value_is_short(server):
-    error = error_of(server.post(CHAT, {**HELLO, "temperature": "x" * 10**6}))
+def test_what_is_told_of_a_value_is_short(greeter):
+    error = error_of(greeter.post(CHAT, {**HELLO, "temperature": "x" * 10**6}))
     assert len(error["message"]) < 300
-    error = error_of(server.post(CHAT, {**HELLO, "model": "x" * 10**6}), 404)
+    error = error_of(greeter.post(CHAT, {**HELLO, "model": "x" * 10**6}), 404)
     assert len(error["message"]) < 2100
 
 
@@ -386,7 +378,7 @@ anything = st.recursive(
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_no_json_object_gives_anything_but_an_answer_or_an_error(server, path):
+def test_no_json_object_gives_anything_but_an_answer_or_an_error(greeter, path):
     kind, body = BODIES[path]
     fields = sorted({*kind.model_fields, *REFUSED, "best_of", "something"})
 
@@ -394,16 +386,16 @@ def test_no_json_object_gives_anything_but_an_answer_or_an_error(server, path):
     @given(st.dictionaries(st.sampled_from(fields), anything, max_size=4), st.booleans())
     @example({"logit_bias": {"1" * 5000: 1}}, True)
     def holds(given_fields: dict[str, Any], whole: bool) -> None:
-        response = server.post(path, {**(body if whole else {}), **given_fields})
+        response = greeter.post(path, {**(body if whole else {}), **given_fields})
         if response.status_code != 200:
             assert response.status_code in (400, 404)
             assert error_of(response, None)["code"] != "internal_error"
 
     holds()
-    assert server.engine.pending == 0
+    assert greeter.engine.pending == 0
 
 
 @settings(max_examples=300, deadline=None)
 @given(content=st.binary(max_size=50))
-def test_no_bytes_give_anything_but_an_error(server, content):
-    error_of(server.request("POST", CHAT, content=content))
+def test_no_bytes_give_anything_but_an_error(greeter, content):
+    error_of(greeter.request("POST", CHAT, content=content))

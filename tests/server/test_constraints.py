@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_engine import Answer, frames
-from small_server import END, HELLO, MODEL, NONE_PREDICTED, VOCAB, SmallServer, error_of, events
+from small_server import END, HELLO, MODEL, NONE_PREDICTED, VOCAB, error_of, events
 
 from quire.engine import messages as m
 from quire.engine.grammar.spec import GrammarSpec
@@ -118,23 +118,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = SmallServer()
-    server.says("hello")
-    yield server
-    server.close()
-
-
 def bodies(fields: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(CHAT, {**HELLO, **fields}), (COMPLETIONS, {"model": MODEL, "prompt": "x", **fields})]
 
 
 @pytest.mark.parametrize(("fields", "wanted"), ASKED, ids=str)
-def test_what_is_asked_for_reaches_the_engine(server, fields, wanted):
+def test_what_is_asked_for_reaches_the_engine(greeter, fields, wanted):
     for path, body in bodies(fields):
-        assert server.post(path, body).status_code == 200
-        params = server.engine.requests[-1].params
+        assert greeter.post(path, body).status_code == 200
+        params = greeter.engine.requests[-1].params
         assert params.grammar == wanted
         assert params.grammar_after == ()
 
@@ -144,44 +136,44 @@ def test_every_field_is_tried():
 
 
 @pytest.mark.parametrize(("fields", "param"), WRONG, ids=str)
-def test_what_cannot_be_is_refused_by_its_field(server, fields, param):
-    before = len(server.engine.requests)
+def test_what_cannot_be_is_refused_by_its_field(greeter, fields, param):
+    before = len(greeter.engine.requests)
     for path, body in bodies(fields):
-        error = error_of(server.post(path, body))
+        error = error_of(greeter.post(path, body))
         assert error["param"] == param
         assert param in error["message"]
-    assert len(server.engine.requests) == before
+    assert len(greeter.engine.requests) == before
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_grammar_that_the_engine_refuses_is_a_400_that_names_the_field(server, stream):
+def test_a_grammar_that_the_engine_refuses_is_a_400_that_names_the_field(greeter, stream):
     def script(request):
         yield [
             m.Failed(id=request.id, code="invalid_grammar", message="uniqueItems is not enforced (at /properties/a)")
         ]
 
-    server.engine.script = script
+    greeter.engine.script = script
     fields = {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}, "stream": stream}
     for path, body in bodies(fields):
-        error = error_of(server.post(path, body))
+        error = error_of(greeter.post(path, body))
         assert (error["param"], error["code"]) == ("response_format.json_schema.schema", "invalid_grammar")
         assert error["message"].endswith("uniqueItems is not enforced (at /properties/a)")
-    server.says("hello")
+    greeter.says("hello")
 
 
-def test_what_ends_a_text_stays_where_a_grammar_must_end(server):
-    server.chat(ignore_eos=True, guided_regex="a")
-    assert END in server.engine.requests[-1].params.stop_token_ids
-    server.chat(ignore_eos=True)
-    assert END not in server.engine.requests[-1].params.stop_token_ids
+def test_what_ends_a_text_stays_where_a_grammar_must_end(greeter):
+    greeter.chat(ignore_eos=True, guided_regex="a")
+    assert END in greeter.engine.requests[-1].params.stop_token_ids
+    greeter.chat(ignore_eos=True)
+    assert END not in greeter.engine.requests[-1].params.stop_token_ids
 
 
-def test_what_a_grammar_did_is_told_once_in_the_answer(server):
+def test_what_a_grammar_did_is_told_once_in_the_answer(greeter):
     answers = [Answer((64, END), True, m.Guided(0.25, 0.5, 3)), Answer((65, 66, END), True, m.Guided(0.5, 0.75, 1))]
-    server.engine.script = lambda request: frames(request, answers, VOCAB)
+    greeter.engine.script = lambda request: frames(request, answers, VOCAB)
     told = {"grammar": {"lowest": 0.25, "mean": 0.625}}
     for path, body in bodies({"n": 2, "guided_regex": "a"}):
-        plain = server.post(path, body).json()
+        plain = greeter.post(path, body).json()
         assert plain["quire"] == told
         assert plain["usage"]["completion_tokens_details"] == {
             "reasoning_tokens": 0,
@@ -189,8 +181,8 @@ def test_what_a_grammar_did_is_told_once_in_the_answer(server):
             **NONE_PREDICTED,
         }
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        *chunks, last = events(server.post(path, {**body, **options}))
+        *chunks, last = events(greeter.post(path, {**body, **options}))
         assert [chunk.get("quire") for chunk in chunks] == [None] * (len(chunks) - 1) + [told]
         assert last["usage"] == plain["usage"]
-    server.says("hello")
-    assert "quire" not in server.chat()
+    greeter.says("hello")
+    assert "quire" not in greeter.chat()

@@ -18,13 +18,6 @@ from quire.engine import messages as m
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
-@pytest.fixture
-def server():
-    server = SmallServer()
-    yield server
-    server.close()
-
-
 def silent(request: m.Generate):
     """An engine that never says a thing."""
     return []
@@ -58,97 +51,97 @@ CASES = [(CHAT, 1), (COMPLETIONS, 1), (COMPLETIONS, 3)]
 
 @pytest.mark.parametrize(("path", "prompts"), CASES)
 @pytest.mark.parametrize("stream", [True, False])
-def test_leaving_before_the_first_token_aborts_once(server, path, prompts, stream):
+def test_leaving_before_the_first_token_aborts_once(fresh_server, path, prompts, stream):
     async def scene() -> None:
-        server.engine.script = silent
-        caller = Caller(server.app, path, body_for(path, stream, prompts))
-        await until(lambda: server.engine.pending == prompts)
+        fresh_server.engine.script = silent
+        caller = Caller(fresh_server.app, path, body_for(path, stream, prompts))
+        await until(lambda: fresh_server.engine.pending == prompts)
         await caller.leave()
-        freed(server)
+        freed(fresh_server)
 
-    server.run(scene())
+    fresh_server.run(scene())
 
 
 @pytest.mark.parametrize(("path", "prompts"), CASES)
 @pytest.mark.parametrize("stream", [True, False])
-def test_leaving_in_mid_answer_aborts_once(server, path, prompts, stream):
+def test_leaving_in_mid_answer_aborts_once(fresh_server, path, prompts, stream):
     async def scene() -> None:
-        server.engine.script = one_word
-        caller = Caller(server.app, path, body_for(path, stream, prompts))
+        fresh_server.engine.script = one_word
+        caller = Caller(fresh_server.app, path, body_for(path, stream, prompts))
         if stream:
             await caller.until('"a"')
-        await until(lambda: len(server.engine.requests) == prompts)
+        await until(lambda: len(fresh_server.engine.requests) == prompts)
         await asyncio.sleep(0.01)
         await caller.leave()
-        freed(server)
+        freed(fresh_server)
         assert "[DONE]" not in caller.text
 
-    server.run(scene())
-    metrics = server.metrics()
+    fresh_server.run(scene())
+    metrics = fresh_server.metrics()
     assert metrics['quire:request_success_total{finished_reason="abort"}'] == prompts * 2
     assert metrics["quire:e2e_request_latency_seconds_count"] == 1
     assert metrics["quire:requests_in_flight"] == 0
 
 
 @pytest.mark.parametrize(("path", "prompts"), CASES)
-def test_leaving_before_the_first_event_is_sent_aborts_once(server, path, prompts):
+def test_leaving_before_the_first_event_is_sent_aborts_once(fresh_server, path, prompts):
     async def scene() -> None:
-        server.engine.script = one_word
-        caller = Caller(server.app, path, body_for(path, True, prompts))
+        fresh_server.engine.script = one_word
+        caller = Caller(fresh_server.app, path, body_for(path, True, prompts))
         caller.reads.clear()
-        await until(lambda: len(server.engine.requests) == prompts)
+        await until(lambda: len(fresh_server.engine.requests) == prompts)
         await asyncio.sleep(0.01)
         await caller.leave()
-        freed(server)
+        freed(fresh_server)
 
-    server.run(scene())
-    assert server.metrics()["quire:e2e_request_latency_seconds_count"] == 1
+    fresh_server.run(scene())
+    assert fresh_server.metrics()["quire:e2e_request_latency_seconds_count"] == 1
 
 
-def test_leaving_in_mid_body_is_no_fault(server, caplog):
+def test_leaving_in_mid_body_is_no_fault(fresh_server, caplog):
     async def scene() -> None:
-        caller = Caller(server.app, CHAT, HELLO, whole=False)
+        caller = Caller(fresh_server.app, CHAT, HELLO, whole=False)
         await caller.leave()
         assert caller.sent == []
 
-    server.run(scene())
+    fresh_server.run(scene())
     assert caplog.records == []
-    assert server.engine.requests == []
+    assert fresh_server.engine.requests == []
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_request_cut_off_by_the_server_is_aborted_once(server, stream):
+def test_a_request_cut_off_by_the_server_is_aborted_once(fresh_server, stream):
     async def scene() -> None:
-        server.engine.script = one_word
-        caller = Caller(server.app, CHAT, body_for(CHAT, stream))
-        await until(lambda: server.engine.pending == 1)
+        fresh_server.engine.script = one_word
+        caller = Caller(fresh_server.app, CHAT, body_for(CHAT, stream))
+        await until(lambda: fresh_server.engine.pending == 1)
         await asyncio.sleep(0.01)
         caller.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await caller.task
-        freed(server)
+        freed(fresh_server)
 
-    server.run(scene())
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_what_has_ended_is_not_aborted(server, stream):
-    server.says("hello", "ab")
-    assert server.post(CHAT, body_for(CHAT, stream)).status_code == 200
-    assert server.engine.aborted == []
+    fresh_server.run(scene())
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_stop_string_aborts_what_the_engine_would_go_on_with(server, stream):
+def test_what_has_ended_is_not_aborted(fresh_server, stream):
+    fresh_server.says("hello", "ab")
+    assert fresh_server.post(CHAT, body_for(CHAT, stream)).status_code == 200
+    assert fresh_server.engine.aborted == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_string_aborts_what_the_engine_would_go_on_with(fresh_server, stream):
     """The engine knows no text; it is told when no choice is left that wants more."""
-    server.says("hello world, hello world", "ab")
-    answer = server.post(CHAT, {**body_for(CHAT, stream), "stop": [" w"]})
+    fresh_server.says("hello world, hello world", "ab")
+    answer = fresh_server.post(CHAT, {**body_for(CHAT, stream), "stop": [" w"]})
     assert answer.status_code == 200
-    freed(server)
+    freed(fresh_server)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_others_do_not_notice(server, stream):
+def test_the_others_do_not_notice(fresh_server, stream):
     async def scene() -> str:
         gate = asyncio.Event()
 
@@ -157,15 +150,15 @@ def test_the_others_do_not_notice(server, stream):
             yield gate
             yield [m.TokenDelta(id=request.id, index=i, tokens=[65], finish="length") for i in range(request.n)]
 
-        server.engine.script = script
-        stays, leaves = (Caller(server.app, CHAT, body_for(CHAT, stream)) for _ in range(2))
-        await until(lambda: server.engine.pending == 2)
+        fresh_server.engine.script = script
+        stays, leaves = (Caller(fresh_server.app, CHAT, body_for(CHAT, stream)) for _ in range(2))
+        await until(lambda: fresh_server.engine.pending == 2)
         await leaves.leave()
         gate.set()
         await asyncio.wait_for(stays.task, 10)
         return stays.text
 
-    text = server.run(scene())
+    text = fresh_server.run(scene())
     assert ("[DONE]" in text) == stream
     assert text.count('"finish_reason":"length"') == 2
 
@@ -195,33 +188,33 @@ def over_socket(server: SmallServer, scene: Callable[[str, httpx.AsyncClient], C
     server.run(run())
 
 
-def test_a_closed_socket_aborts_a_stream(server):
+def test_a_closed_socket_aborts_a_stream(fresh_server):
     async def scene(url: str, client: httpx.AsyncClient) -> None:
-        server.engine.script = one_word
+        fresh_server.engine.script = one_word
         async with client.stream("POST", CHAT, json=body_for(CHAT, True)) as response:
             lines = response.aiter_lines()
             while '"a"' not in await anext(lines):
                 pass
-            assert server.engine.pending == 1
-        await until(lambda: server.engine.pending == 0)
-        freed(server)
+            assert fresh_server.engine.pending == 1
+        await until(lambda: fresh_server.engine.pending == 0)
+        freed(fresh_server)
 
-    over_socket(server, scene)
+    over_socket(fresh_server, scene)
 
 
-def test_a_closed_socket_aborts_a_plain_request(server):
+def test_a_closed_socket_aborts_a_plain_request(fresh_server):
     async def scene(url: str, client: httpx.AsyncClient) -> None:
-        server.engine.script = one_word
+        fresh_server.engine.script = one_word
         task = asyncio.create_task(client.post(CHAT, json=body_for(CHAT, False)))
-        await until(lambda: server.engine.pending == 1)
+        await until(lambda: fresh_server.engine.pending == 1)
         task.cancel()
-        await until(lambda: server.engine.pending == 0)
-        freed(server)
+        await until(lambda: fresh_server.engine.pending == 0)
+        freed(fresh_server)
 
-    over_socket(server, scene)
+    over_socket(fresh_server, scene)
 
 
-def test_events_leave_one_by_one_and_are_not_gathered(server):
+def test_events_leave_one_by_one_and_are_not_gathered(fresh_server):
     async def scene(url: str, client: httpx.AsyncClient) -> None:
         gates = [asyncio.Event() for _ in range(3)]
 
@@ -230,7 +223,7 @@ def test_events_leave_one_by_one_and_are_not_gathered(server):
                 yield [m.TokenDelta(id=request.id, index=0, tokens=[64 + i], finish="length" if i == 2 else None)]
                 yield gate
 
-        server.engine.script = script
+        fresh_server.engine.script = script
         body = {"model": MODEL, "prompt": "x", "stream": True}
         async with client.stream("POST", COMPLETIONS, json=body) as response:
             assert response.headers["cache-control"].startswith("no-")
@@ -243,13 +236,13 @@ def test_events_leave_one_by_one_and_are_not_gathered(server):
                 gate.set()
             assert [line async for line in lines] == ["data: [DONE]", ""]
 
-    over_socket(server, scene)
+    over_socket(fresh_server, scene)
 
 
-def test_the_sdk_reads_streams_errors_and_answers(server):
+def test_the_sdk_reads_streams_errors_and_answers(fresh_server):
     async def scene(url: str, client: httpx.AsyncClient) -> None:
         sdk = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=client)
-        server.says("hello world")
+        fresh_server.says("hello world")
         whole = await sdk.chat.completions.create(**HELLO)
         assert whole.choices[0].message.content == "hello world"
         stream = await sdk.chat.completions.create(**HELLO, stream=True)
@@ -261,7 +254,7 @@ def test_the_sdk_reads_streams_errors_and_answers(server):
             yield [m.TokenDelta(id=request.id, index=0, tokens=[64])]
             yield [m.Failed(id=request.id, code="engine_failed", message="the step failed")]
 
-        server.engine.script = fails
+        fresh_server.engine.script = fails
         with pytest.raises(openai.APIError, match="the step failed"):
             async for _ in await sdk.chat.completions.create(**HELLO, stream=True):
                 pass
@@ -269,4 +262,4 @@ def test_the_sdk_reads_streams_errors_and_answers(server):
             await sdk.chat.completions.create(**HELLO, temperature=-1)
         assert refused.value.param == "temperature"
 
-    over_socket(server, scene)
+    over_socket(fresh_server, scene)

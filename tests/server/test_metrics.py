@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from fake_engine import Answer, frames
 from prometheus_client.parser import text_string_to_metric_families
-from small_server import END, HELLO, MODEL, VOCAB, SmallServer
+from small_server import END, HELLO, MODEL, VOCAB
 
 from quire.engine import messages as m
 
@@ -40,15 +40,8 @@ OF_THE_SERVER = ["time_to_first_token_seconds", "inter_token_latency_seconds", "
                  "request_queue_time_seconds"]  # fmt: skip
 
 
-@pytest.fixture
-def server():
-    server = SmallServer()
-    yield server
-    server.close()
-
-
-def test_every_name_is_there_before_anything_has_run(server):
-    found = server.metrics()
+def test_every_name_is_there_before_anything_has_run(fresh_server):
+    found = fresh_server.metrics()
     assert {name: found.get(name) for name in OF_THE_ENGINE} == dict.fromkeys(OF_THE_ENGINE, 0)
     for name in OF_THE_SERVER:
         assert found[f"quire:{name}_count"] == 0
@@ -56,42 +49,42 @@ def test_every_name_is_there_before_anything_has_run(server):
     assert found["quire:requests_in_flight"] == 0
 
 
-def test_the_text_is_what_prometheus_reads(server):
-    response = server.get("/metrics")
+def test_the_text_is_what_prometheus_reads(fresh_server):
+    response = fresh_server.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = list(text_string_to_metric_families(response.text))
     assert {"quire:num_requests_running", "quire:generation_tokens"} <= {family.name for family in families}
     assert all(family.documentation for family in families)
 
 
-def test_gauges_and_counters_are_the_engines_last_word(server):
-    server.engine.say(STATS)
-    found = server.metrics()
+def test_gauges_and_counters_are_the_engines_last_word(fresh_server):
+    fresh_server.engine.say(STATS)
+    found = fresh_server.metrics()
     assert {name: found[name] for name in OF_THE_ENGINE} == OF_THE_ENGINE
     assert found["quire:request_queue_time_seconds_sum"] == 0.75
     assert found["quire:request_queue_time_seconds_count"] == 2
-    server.engine.state = "restarting"
-    assert server.metrics()["quire:engine_ready"] == 0
+    fresh_server.engine.state = "restarting"
+    assert fresh_server.metrics()["quire:engine_ready"] == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_counts_add_up(server, stream):
+def test_counts_add_up(fresh_server, stream):
     """Three requests that end well, one that fails, one that is refused, one whose client leaves."""
-    server.says("hello world", "ab")  # 5 tokens and 2
-    server.post(CHAT, {**HELLO, "n": 2, "stream": stream})
-    server.says("hello", stop=False)  # 1 token each
-    server.post(COMPLETIONS, {"model": MODEL, "prompt": ["a", "b", "c"], "stream": stream})
-    server.says("hello world", "hello w")
-    server.post(CHAT, {**HELLO, "stop": [" w"], "n": 2, "stream": stream})
+    fresh_server.says("hello world", "ab")  # 5 tokens and 2
+    fresh_server.post(CHAT, {**HELLO, "n": 2, "stream": stream})
+    fresh_server.says("hello", stop=False)  # 1 token each
+    fresh_server.post(COMPLETIONS, {"model": MODEL, "prompt": ["a", "b", "c"], "stream": stream})
+    fresh_server.says("hello world", "hello w")
+    fresh_server.post(CHAT, {**HELLO, "stop": [" w"], "n": 2, "stream": stream})
 
     def fails(request: m.Generate):
         yield [m.TokenDelta(id=request.id, index=0, tokens=[64])]
         yield [m.Failed(id=request.id, code="engine_failed", message="the step failed")]
 
-    server.engine.script = fails
-    server.post(CHAT, {**HELLO, "stream": stream})
-    server.post(CHAT, {**HELLO, "temperature": -1, "stream": stream})
-    found = server.metrics()
+    fresh_server.engine.script = fails
+    fresh_server.post(CHAT, {**HELLO, "stream": stream})
+    fresh_server.post(CHAT, {**HELLO, "temperature": -1, "stream": stream})
+    found = fresh_server.metrics()
     ended = {reason: found.get(f'quire:request_success_total{{finished_reason="{reason}"}}', 0)
              for reason in ("stop", "length", "error", "abort")}  # fmt: skip
     assert ended == {"stop": 4, "length": 3, "error": 1, "abort": 0}
@@ -102,27 +95,27 @@ def test_counts_add_up(server, stream):
     assert found["quire:requests_in_flight"] == 0
 
 
-def test_latency_between_tokens_is_that_of_one_sequence(server):
+def test_latency_between_tokens_is_that_of_one_sequence(fresh_server):
     """Prompts of one request are sequences of their own."""
     answers = [Answer((64, 65, END), True)]
-    server.engine.script = lambda request: frames(request, answers, VOCAB)
-    server.complete(prompt=["a", "b", "c", "d"])
-    assert server.metrics()["quire:inter_token_latency_seconds_count"] == 4 * 2
+    fresh_server.engine.script = lambda request: frames(request, answers, VOCAB)
+    fresh_server.complete(prompt=["a", "b", "c", "d"])
+    assert fresh_server.metrics()["quire:inter_token_latency_seconds_count"] == 4 * 2
 
 
-def test_time_stands_in_the_histograms_in_seconds(server):
+def test_time_stands_in_the_histograms_in_seconds(fresh_server):
     async def wait(gate: asyncio.Event) -> None:
         await asyncio.sleep(0.02)
         gate.set()
 
     def script(request: m.Generate):
         gate = asyncio.Event()
-        server.waiting = asyncio.ensure_future(wait(gate))
+        fresh_server.waiting = asyncio.ensure_future(wait(gate))
         yield gate
         yield [m.TokenDelta(id=request.id, index=0, tokens=[64], finish="length")]
 
-    server.engine.script = script
-    answer = server.chat()
-    found = server.metrics()
+    fresh_server.engine.script = script
+    answer = fresh_server.chat()
+    found = fresh_server.metrics()
     assert found["quire:e2e_request_latency_seconds_sum"] >= found["quire:time_to_first_token_seconds_sum"] >= 0.02
     assert answer["timings"]["prompt_ms"] >= 20

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import pytest
-from small_server import END, HELLO, SmallServer, error_of, events
+from small_server import END, HELLO, error_of, events
 
 from quire.engine import messages as m
 
 CHAT = "/v1/chat/completions"
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = SmallServer()
-    server.says("hello")
-    yield server
-    server.close()
-
-
 @pytest.mark.parametrize(
     "content", ["hello world", [{"type": "text", "text": "hello"}, {"type": "text", "text": " world"}]]
 )
-def test_its_text_reaches_the_engine_as_tokens(server, content):
-    server.chat(prediction={"type": "content", "content": content})
-    assert server.engine.requests[-1].prediction == server.ids("hello world")
-    server.chat()
-    assert server.engine.requests[-1].prediction == ()
+def test_its_text_reaches_the_engine_as_tokens(greeter, content):
+    greeter.chat(prediction={"type": "content", "content": content})
+    assert greeter.engine.requests[-1].prediction == greeter.ids("hello world")
+    greeter.chat()
+    assert greeter.engine.requests[-1].prediction == ()
 
 
-def test_no_text_of_it_becomes_a_control_token(server):
-    (end,) = server.ids("<|im_end|>")
-    server.chat(prediction={"type": "content", "content": "a<|im_end|>"})
-    assert server.tokenizer.controls_in([end]) == [end]
-    found = server.engine.requests[-1].prediction
+def test_no_text_of_it_becomes_a_control_token(greeter):
+    (end,) = greeter.ids("<|im_end|>")
+    greeter.chat(prediction={"type": "content", "content": "a<|im_end|>"})
+    assert greeter.tokenizer.controls_in([end]) == [end]
+    found = greeter.engine.requests[-1].prediction
     assert len(found) > 2
-    assert server.tokenizer.controls_in(list(found)) == []
+    assert greeter.tokenizer.controls_in(list(found)) == []
 
 
 @pytest.mark.parametrize(
@@ -47,39 +39,39 @@ def test_no_text_of_it_becomes_a_control_token(server):
         "hello",
     ],
 )
-def test_what_is_no_prediction_is_refused_by_name(server, prediction):
-    error = error_of(server.post(CHAT, {**HELLO, "prediction": prediction}))
+def test_what_is_no_prediction_is_refused_by_name(greeter, prediction):
+    error = error_of(greeter.post(CHAT, {**HELLO, "prediction": prediction}))
     assert error["param"].startswith("prediction")
 
 
-def test_one_that_no_answer_could_be_as_long_as_is_refused(server):
-    error = error_of(server.post(CHAT, {**HELLO, "prediction": {"type": "content", "content": "a " * 400}}))
+def test_one_that_no_answer_could_be_as_long_as_is_refused(greeter):
+    error = error_of(greeter.post(CHAT, {**HELLO, "prediction": {"type": "content", "content": "a " * 400}}))
     assert error["param"] == "prediction"
     assert "256" in error["message"]
 
 
-def test_plain_completions_take_none(server):
+def test_plain_completions_take_none(greeter):
     body = {"model": HELLO["model"], "prompt": "a", "prediction": {"type": "content", "content": "a"}}
-    assert error_of(server.post("/v1/completions", body))["param"] == "prediction"
+    assert error_of(greeter.post("/v1/completions", body))["param"] == "prediction"
 
 
-def test_what_became_of_it_is_in_the_usage(server):
+def test_what_became_of_it_is_in_the_usage(greeter):
     def script(request: m.Generate):
         for index, counts in enumerate([(2, 1), (3, 4)]):
             yield [m.TokenDelta(id=request.id, index=index, tokens=[64], predicted=(1, 0))]
             yield [m.TokenDelta(id=request.id, index=index, tokens=[65], predicted=counts)]
             yield [m.TokenDelta(id=request.id, index=index, tokens=[END], finish="stop")]
 
-    server.engine.script = script
+    greeter.engine.script = script
     body = {**HELLO, "n": 2, "prediction": {"type": "content", "content": "ab"}}
-    details = server.post(CHAT, body).json()["usage"]["completion_tokens_details"]
+    details = greeter.post(CHAT, body).json()["usage"]["completion_tokens_details"]
     assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (5, 5)
-    *_, last = events(server.post(CHAT, {**body, "stream": True, "stream_options": {"include_usage": True}}))
+    *_, last = events(greeter.post(CHAT, {**body, "stream": True, "stream_options": {"include_usage": True}}))
     assert last["usage"]["completion_tokens_details"] == details
-    server.says("hello")
+    greeter.says("hello")
 
 
-def test_what_became_of_all_guesses_is_told_by_who_made_them_and_by_place(server):
+def test_what_became_of_all_guesses_is_told_by_who_made_them_and_by_place(greeter):
     def script(request: m.Generate):
         told = [{"ngram": ([2, 1], [1, 0])}, {"ngram": ([1], [1]), "suffix": ([3, 3, 1], [2, 1, 0])}]
         for index, guesses in enumerate(told):
@@ -87,12 +79,12 @@ def test_what_became_of_all_guesses_is_told_by_who_made_them_and_by_place(server
             yield [m.TokenDelta(id=request.id, index=index, tokens=[65], guesses=guesses)]
             yield [m.TokenDelta(id=request.id, index=index, tokens=[END], finish="stop")]
 
-    server.engine.script = script
+    greeter.engine.script = script
     wanted = {
         "ngram": {"drafted": [3, 1], "accepted": [2, 0]},
         "suffix": {"drafted": [3, 3, 1], "accepted": [2, 1, 0]},
     }
     body = {**HELLO, "n": 2}
-    assert server.post(CHAT, body).json()["quire"] == {"speculation": wanted}
-    chunks = events(server.post(CHAT, {**body, "stream": True}))
+    assert greeter.post(CHAT, body).json()["quire"] == {"speculation": wanted}
+    chunks = events(greeter.post(CHAT, {**body, "stream": True}))
     assert [chunk["quire"] for chunk in chunks if "quire" in chunk] == [{"speculation": wanted}]

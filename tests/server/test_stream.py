@@ -17,13 +17,6 @@ from small_server import BOS, END, HELLO, MODEL, NONE_PREDICTED, SPARE_ROWS, VOC
 from quire.engine import messages as m
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = SmallServer()
-    yield server
-    server.close()
-
-
 @dataclass(frozen=True)
 class Case:
     """A request's options, what the engine says, and how it cuts it, once for the plain answer and once streamed."""
@@ -151,8 +144,8 @@ def expected(server: SmallServer, answer: Answer, fields: dict[str, Any]) -> str
 
 @settings(max_examples=250, deadline=None)
 @given(cases(chat=True))
-def test_a_streamed_chat_is_the_plain_one(server, case):
-    plain, chunks, last = both(server, case, "/v1/chat/completions", {**HELLO, **case.fields})
+def test_a_streamed_chat_is_the_plain_one(lasting_server, case):
+    plain, chunks, last = both(lasting_server, case, "/v1/chat/completions", {**HELLO, **case.fields})
     ChatCompletion.model_validate(plain)
     for chunk in [*chunks, last]:
         ChatCompletionChunk.model_validate(chunk)
@@ -163,14 +156,14 @@ def test_a_streamed_chat_is_the_plain_one(server, case):
     assert all(c["delta"].get("role") for chunk in chunks[: len(case.answers)] for c in chunk["choices"])
     if not case.fields.get("min_tokens"):
         texts = [choice["message"]["content"] for choice in plain["choices"]]
-        assert texts == [expected(server, answer, case.fields) for answer in case.answers]
+        assert texts == [expected(lasting_server, answer, case.fields) for answer in case.answers]
 
 
 @settings(max_examples=250, deadline=None)
 @given(cases(chat=False))
-def test_a_streamed_completion_is_the_plain_one(server, case):
+def test_a_streamed_completion_is_the_plain_one(lasting_server, case):
     body = {"model": MODEL, "prompt": case.prompt, **case.fields}
-    plain, chunks, last = both(server, case, "/v1/completions", body)
+    plain, chunks, last = both(lasting_server, case, "/v1/completions", body)
     for chunk in [plain, *chunks, last]:
         Completion.model_validate({**chunk, "choices": [as_sdk(choice) for choice in chunk["choices"]]})
     assert joined(chunks, len(plain["choices"])) == [as_joined(c) for c in plain["choices"]]
@@ -182,11 +175,11 @@ def test_a_streamed_completion_is_the_plain_one(server, case):
 
 @settings(max_examples=50, deadline=None)
 @given(case=cases(chat=True))
-def test_usage_counts_every_token_up_to_the_end_and_none_after_it(server, case):
+def test_usage_counts_every_token_up_to_the_end_and_none_after_it(lasting_server, case):
     """Without stop strings, all tokens; the prompt once, however many answers it gets."""
     case.fields.pop("stop", None)
-    plain, _, _ = both(server, case, "/v1/chat/completions", {**HELLO, **case.fields})
-    prompt = len(server.engine.requests[-1].prompt)
+    plain, _, _ = both(lasting_server, case, "/v1/chat/completions", {**HELLO, **case.fields})
+    prompt = len(lasting_server.engine.requests[-1].prompt)
     assert plain["usage"] == {
         "prompt_tokens": prompt,
         "completion_tokens": sum(len(answer.tokens) for answer in case.answers),
@@ -196,75 +189,76 @@ def test_usage_counts_every_token_up_to_the_end_and_none_after_it(server, case):
     }
 
 
-def test_usage_comes_in_a_chunk_of_its_own_only_when_asked_for(server):
-    server.says("hello")
-    silent = events(server.post("/v1/chat/completions", {**HELLO, "stream": True}))
+def test_usage_comes_in_a_chunk_of_its_own_only_when_asked_for(lasting_server):
+    lasting_server.says("hello")
+    silent = events(lasting_server.post("/v1/chat/completions", {**HELLO, "stream": True}))
     assert not any("usage" in chunk for chunk in silent)
     assert all(chunk["choices"] for chunk in silent)
 
 
-def test_continuous_usage_grows_to_the_final_count(server):
-    server.says("hello world", "ab", stop=False)
+def test_continuous_usage_grows_to_the_final_count(lasting_server):
+    lasting_server.says("hello world", "ab", stop=False)
     options = {"include_usage": True, "continuous_usage_stats": True}
     body = {**HELLO, "n": 2, "stream": True, "stream_options": options}
-    *chunks, last = events(server.post("/v1/chat/completions", body))
+    *chunks, last = events(lasting_server.post("/v1/chat/completions", body))
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
     assert counts == sorted(counts)
     assert counts[0] < counts[-1] == last["usage"]["completion_tokens"]
     assert chunks[-1]["usage"] == last["usage"]
 
 
-def test_with_several_choices_the_first_speaks_first(server):
+def test_with_several_choices_the_first_speaks_first(lasting_server):
     """Some clients show whatever speaks first."""
 
     def script(request):
         yield [m.TokenDelta(id=request.id, index=1, tokens=[65, 66], finish="length")]
         yield [m.TokenDelta(id=request.id, index=0, tokens=[67, END], finish="stop")]
 
-    server.engine.script = script
-    chunks = events(server.post("/v1/chat/completions", {**HELLO, "n": 2, "stream": True}))
+    lasting_server.engine.script = script
+    chunks = events(lasting_server.post("/v1/chat/completions", {**HELLO, "n": 2, "stream": True}))
     assert [c["index"] for chunk in chunks for c in chunk["choices"]][:2] == [0, 1]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 @pytest.mark.parametrize("failure", ["failed message", "broken script"])
-def test_an_error_in_mid_stream_is_told_and_ends_the_stream(server, path, failure):
+def test_an_error_in_mid_stream_is_told_and_ends_the_stream(lasting_server, path, failure):
     def script(request):
-        yield [m.TokenDelta(id=request.id, index=0, tokens=list(server.ids("hello")))]
+        yield [m.TokenDelta(id=request.id, index=0, tokens=list(lasting_server.ids("hello")))]
         if failure == "failed message":
             yield [m.Failed(id=request.id, code="engine_failed", message="the step failed")]
         else:
             yield [m.TokenDelta(id=request.id, index=7, tokens=[65])]  # no such choice: a fault of ours
 
-    server.engine.script = script
+    lasting_server.engine.script = script
     body = {"model": MODEL, "prompt": "x"} if path == "/v1/completions" else HELLO
-    *chunks, last = events(server.post(path, {**body, "stream": True}))
+    *chunks, last = events(lasting_server.post(path, {**body, "stream": True}))
     assert "hello" in str(chunks[-1])
     assert set(last["error"]) == {"message", "type", "param", "code"}
     told = {"failed message": ("engine_failed", "the step failed"), "broken script": ("internal_error", "log")}[failure]
     assert last["error"]["code"] == told[0]
     assert told[1] in last["error"]["message"]
-    assert server.engine.pending == 0
+    assert lasting_server.engine.pending == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_fails_before_the_first_token_is_a_plain_error(server, stream):
-    server.engine.script = lambda request: [[m.Failed(id=request.id, code="overloaded", message="the queue is full")]]
-    response = server.post("/v1/chat/completions", {**HELLO, "stream": stream})
+def test_what_fails_before_the_first_token_is_a_plain_error(lasting_server, stream):
+    refused = {"code": "overloaded", "message": "the queue is full"}
+    lasting_server.engine.script = lambda request: [[m.Failed(id=request.id, **refused)]]
+    response = lasting_server.post("/v1/chat/completions", {**HELLO, "stream": stream})
     assert response.status_code == 429
     assert int(response.headers["retry-after"]) >= 1
     assert response.json()["error"]["message"] == "the queue is full"
 
 
-def test_one_failed_prompt_of_several_ends_the_others(server):
+def test_one_failed_prompt_of_several_ends_the_others(lasting_server):
     def script(request):
-        if server.ids("b") == tuple(request.prompt):
+        if lasting_server.ids("b") == tuple(request.prompt):
             yield [m.Failed(id=request.id, code="engine_failed", message="the step failed")]
         # the others say nothing, ever
 
-    server.engine.script = script
-    server.engine.aborted.clear()
-    response = server.post("/v1/completions", {"model": MODEL, "prompt": ["a", "b", "c"]})
+    lasting_server.engine.script = script
+    lasting_server.engine.aborted.clear()
+    response = lasting_server.post("/v1/completions", {"model": MODEL, "prompt": ["a", "b", "c"]})
     assert response.status_code == 500
-    assert len(server.engine.aborted) == 2
-    assert server.engine.pending == 0
+    assert len(lasting_server.engine.aborted) == 2
+    assert lasting_server.engine.pending == 0
