@@ -32,6 +32,14 @@ def golden(stories: Path) -> dict:
     return json.loads((stories / "golden.json").read_text(encoding="utf-8"))
 
 
+@pytest.fixture
+def one_thread() -> None:
+    """torch computes on one thread from here on."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model folder with tokenizer and chat template, made in seconds."""

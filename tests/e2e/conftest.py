@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 from running_server import RunningServer, running
 
@@ -27,3 +28,9 @@ def tiny_server(tiny_model: Path) -> Iterator[RunningServer]:
     """The random tiny model with a chat template, served for the whole session."""
     with running(tiny_model, "--served-model-name", "tiny") as server:
         yield server.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> openai.OpenAI:
+    """Of the file's own `server`: OpenAI's client, which asks once."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)

@@ -11,9 +11,9 @@ import openai
 import pytest
 
 
-@pytest.fixture
-def client(stories_server):
-    return openai.OpenAI(base_url=f"{stories_server.url}/v1", api_key="none", max_retries=0)
+@pytest.fixture(scope="module")
+def server(stories_server):
+    return stories_server
 
 
 BOS = [1]

@@ -9,7 +9,6 @@ import sys
 
 import httpx
 import jsonschema
-import openai
 import pytest
 
 from quire import pocket
@@ -33,11 +32,6 @@ WEATHER = {
 def server(serve):
     with serve(None, env={"HF_HUB_OFFLINE": "1"}) as running:
         yield running.wait_ready()
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
 def ask(client, *messages: dict, **more):

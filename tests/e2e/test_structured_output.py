@@ -38,11 +38,6 @@ def server(serve, tiny_model) -> Iterator[Any]:
         yield running.wait_ready()
 
 
-@pytest.fixture(scope="module")
-def client(server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-
-
 def schema_format(schema: Any) -> Any:
     return {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
 

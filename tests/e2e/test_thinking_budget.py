@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import jsonschema
-import openai
 import pytest
 
 TEMPLATE = """\
@@ -34,11 +33,6 @@ def server(serve, tiny_model, tmp_path_factory) -> Iterator[Any]:
     flags = ["--chat-template", str(template), "--grammar-engine", "regex=llguidance,choice=llguidance"]
     with serve(tiny_model, "--served-model-name", "tiny", *flags) as running:
         yield running.wait_ready()
-
-
-@pytest.fixture(scope="module")
-def client(server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
 def thought(message: Any) -> str:

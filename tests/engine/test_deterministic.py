@@ -14,10 +14,7 @@ from quire.kernels.triton import chosen, there
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

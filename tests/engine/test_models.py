@@ -46,10 +46,7 @@ ROPES = {
     },
 }  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(folder: Path, **more):

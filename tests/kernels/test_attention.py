@@ -7,10 +7,7 @@ import torch
 
 from quire.kernels import attention as kernel
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("window", [None, 1, 5])

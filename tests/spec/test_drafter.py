@@ -27,16 +27,6 @@ def alike(tiny_model, tmp_path_factory) -> Path:
     return blurred(tiny_model, tmp_path_factory.mktemp("drafts") / "alike", NOISE)
 
 
-@pytest.fixture(scope="module")
-def off(tiny_model):
-    return local_runner(tiny_model, speculative_config=Speculation(method="none"))
-
-
-@pytest.fixture(scope="module")
-def plain(off):
-    return asked(Place(off)).run()
-
-
 def drafted_by(tiny_model: Path, draft: Path, **fields) -> Runner:
     """Nobody guesses but the draft model."""
     runner = local_runner(tiny_model, speculative_config=Speculation(model=str(draft), adaptive=False), **fields)
@@ -56,21 +46,21 @@ def counts(runner: Runner) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("room", [{}, {"pages": 40}, {"budget": 17}])
-def test_the_answers_are_those_without_it(on, plain, room):
+def test_the_answers_are_those_without_it(on, plainly, room):
     before = counts(on)
     place = asked(Place(on, **room)).run()
     assert not place.failed
-    assert told(place) == told(plain)
+    assert told(place) == told(plainly)
     drafted, accepted = (now - then for now, then in zip(counts(on), before, strict=True))
     assert 300 < accepted < 0.95 * drafted, "some guesses were right, and some wrong"
 
 
-def test_two_models_that_agree_agree_at_every_temperature(tiny_model, plain):
+def test_two_models_that_agree_agree_at_every_temperature(tiny_model, plainly):
     """It draws by the same numbers: what the model itself would draw."""
     same = drafted_by(tiny_model, tiny_model)
     names = ("greedy", "sampled", "hot", "top_p")
     place = asked(Place(same, budget=256), names).run()
-    assert {key: place.answers[key] for key in place.answers} == {key: plain.answers[key] for key in place.answers}
+    assert {key: place.answers[key] for key in place.answers} == {key: plainly.answers[key] for key in place.answers}
     assert same.speculator.tally.accepted["draft_model"] == same.speculator.tally.drafted["draft_model"]
     steps = [len(place.deltas[key]) for key in place.deltas if len(place.answers[key]) == 40]
     assert max(steps) <= 6, "nine tokens a step"
@@ -138,7 +128,7 @@ def test_its_pages_are_all_free_in_the_end(on):
     drafter.shadows.pool.check([])
 
 
-def test_a_draft_model_that_fails_is_left_out(tiny_model, alike, plain, caplog):
+def test_a_draft_model_that_fails_is_left_out(tiny_model, alike, plainly, caplog):
     runner = drafted_by(tiny_model, alike)
 
     def broken(wanted):
@@ -146,7 +136,7 @@ def test_a_draft_model_that_fails_is_left_out(tiny_model, alike, plain, caplog):
 
     runner.speculator.maker.draft = broken
     place = asked(Place(runner), ("greedy", "sampled")).run()
-    assert {key: place.answers[key] for key in place.answers} == {key: plain.answers[key] for key in place.answers}
+    assert {key: place.answers[key] for key in place.answers} == {key: plainly.answers[key] for key in place.answers}
     assert runner.speculator.maker is None
     assert "no such luck" in caplog.text
 
@@ -169,13 +159,13 @@ def test_it_drafts_no_further_than_it_has_positions(tiny_model, alike, tmp_path)
 
 
 @pytest.mark.skipif(native.cpu is None, reason="weights are quantized for the C++ kernels")
-def test_a_draft_model_may_have_its_weights_in_few_bits(tiny_model, plain):
+def test_a_draft_model_may_have_its_weights_in_few_bits(tiny_model, plainly):
     config = Speculation(model=str(tiny_model), quantization="int8", adaptive=False)
     runner = local_runner(tiny_model, speculative_config=config)
     assert "int8" in runner.speculator.maker.model.kinds
     runner.speculator.proposers = []
     place = asked(Place(runner), ("greedy", "sampled")).run()
-    assert {key: place.answers[key] for key in place.answers} == {key: plain.answers[key] for key in place.answers}
+    assert {key: place.answers[key] for key in place.answers} == {key: plainly.answers[key] for key in place.answers}
     drafted, accepted = counts(runner)
     assert accepted > 0.8 * drafted > 100
 

@@ -23,38 +23,33 @@ NAMES = ("greedy", "sampled", "hot", "penalties", "logprobs", "grammar", "n")
 
 
 @pytest.fixture(scope="module")
-def off(tiny_model):
-    return local_runner(tiny_model, speculative_config=Speculation(method="none"))
+def plain(guessing_nothing):
+    return asked(Place(guessing_nothing, budget=400), NAMES).run()
 
 
 @pytest.fixture(scope="module")
-def plain(off):
-    return asked(Place(off, budget=400), NAMES).run()
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_model, off, tmp_path_factory) -> Path:
+def trained(tiny_model, guessing_nothing, tmp_path_factory) -> Path:
     """Heads that know one answer by heart: few enough states that a product through them gives any tokens."""
     states: list[torch.Tensor] = []
-    logits = off.model.logits
+    logits = guessing_nothing.model.logits
 
     def watched(hidden, rows=None):
         states.append(hidden[-1].clone())
         return logits(hidden, rows)
 
-    off.model.logits = watched
+    guessing_nothing.model.logits = watched
     try:
-        place = Place(off)
+        place = Place(guessing_nothing)
         place.add("greedy 0", None, LENGTH, temperature=0.0)
         answer = place.run().answers["greedy 0", 0]
     finally:
-        off.model.logits = logits
+        guessing_nothing.model.logits = logits
     hidden = torch.stack(states[: len(answer)])
     folder = untrained_heads(tiny_model, tmp_path_factory.mktemp("heads") / "trained", HEADS)
     parts = load_file(folder / "medusa_lm_head.safetensors")
     for n in range(HEADS):
         known = len(answer) - 1 - n
-        wanted = torch.nn.functional.one_hot(torch.tensor(answer[n + 1 :]), off.model.vocab_size).float()
+        wanted = torch.nn.functional.one_hot(torch.tensor(answer[n + 1 :]), guessing_nothing.model.vocab_size).float()
         parts[f"{n}.1.weight"] = 20 * torch.linalg.lstsq(hidden[:known], wanted).solution.T.contiguous()
     save_file(parts, folder / "medusa_lm_head.safetensors")
     return folder

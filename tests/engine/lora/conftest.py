@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from paged import make
 from peft import IA3Config, LoraConfig
 from peft_models import load, make_peft
@@ -25,8 +24,8 @@ KINDS = {
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+def in_one_thread(one_thread: None) -> None:
+    """Every test of this folder."""
 
 
 @pytest.fixture(scope="session")

@@ -78,11 +78,6 @@ RETIED = {
 }  # merged, peft's ties mix them
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def close(found: torch.Tensor, truth: torch.Tensor) -> None:
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-4)
 
