@@ -37,7 +37,7 @@ def test_answers_are_those_of_steps_without_graphs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_more_of_the_same(tmp_path, seed):
+def test_answers_under_random_loads_and_preemption_are_those_of_steps_without_graphs(tmp_path, seed):
     found = compared(
         small_model(tmp_path / "llama"), workload(seed, 8), speculative_config=SILENT, pages=7,
         max_num_batched_tokens=24,

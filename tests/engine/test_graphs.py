@@ -33,7 +33,7 @@ def test_steps_in_graphs_are_those_without():
 
 @needs_triton
 @pytest.mark.slow
-def test_more_of_the_same():
+def test_steps_in_graphs_are_those_without_under_random_loads_and_preemption():
     run_cases(CASES, "slow")
 
 

@@ -58,7 +58,7 @@ def test_answers_are_those_of_steps_without_graphs(model, launches, monkeypatch,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 9))
-def test_more_of_the_same(model, launches, monkeypatch, seed):
+def test_answers_under_long_random_loads_are_those_of_steps_without_graphs(model, launches, monkeypatch, seed):
     monkeypatch.setattr(graphs_module, "WANTED", seed % 3)
     compared(model, workload(seed, 20), speculative_config=DRAFTS if seed % 2 else SILENT, **TIGHT)
 

@@ -68,7 +68,7 @@ def test_the_bytes_of_a_step_are_those_of_the_products(place):
 
 
 @pytest.mark.slow
-def test_modes(place, tmp_path):
+def test_every_mode_is_measured_and_the_ways_chosen_stay_as_they_were(place, tmp_path):
     before = dict(chosen.WAYS)
     found = measured(modes, place, tmp_path)
     assert {key for key in found if key.endswith(".step")} >= {

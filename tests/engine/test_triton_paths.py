@@ -15,5 +15,5 @@ def test_models_products_and_the_sampler_by_tritons_kernels():
 
 
 @pytest.mark.slow
-def test_more_of_the_same():
+def test_rows_of_int8_and_fp8_weights_keep_their_bits_by_tritons_kernels():
     run_cases(Path(__file__).with_name("triton_paths_cases.py"), "slow")

@@ -24,7 +24,7 @@ def test_they_do_what_float64_does_with_what_they_hold_and_keep_a_rows_bits():
 
 @needs_triton
 @pytest.mark.slow
-def test_more_of_the_same():
+def test_many_long_random_batches_equal_float64_and_answers_are_the_same_in_any_company():
     run_cases(CASES, "slow")
 
 

@@ -26,7 +26,7 @@ def test_the_kernels_do_what_float64_does_and_keep_a_rows_bits():
 
 @needs_triton
 @pytest.mark.slow
-def test_more_of_the_same():
+def test_many_long_random_batches_equal_float64_and_keep_a_rows_bits():
     run_cases(CASES, "slow")
 
 

@@ -80,7 +80,7 @@ def test_a_row_that_is_no_number_says_so():
 
 
 @pytest.mark.parametrize("vocab", VOCABULARIES)
-def test_sums(vocab):
+def test_the_log_of_the_sum_of_exponentials_is_that_of_float64(vocab):
     logits = rows(vocab)
     torch.testing.assert_close(log_sum_exp(logits).double(), logits.double().logsumexp(-1), rtol=1e-6, atol=1e-6)
 

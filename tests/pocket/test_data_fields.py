@@ -81,7 +81,7 @@ def test_a_name_is_said_in_words(name: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("one", "many"), [("city", "cities"), ("day", "days"), ("box", "boxes"), ("branch", "branches"), ("seat", "seats")]
 )
-def test_plurals(one: str, many: str) -> None:
+def test_a_plural_has_the_ending_that_its_noun_asks_for(one: str, many: str) -> None:
     assert fields.plural(one) == many
 
 

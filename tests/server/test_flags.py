@@ -32,7 +32,7 @@ def test_lists_come_from_repeated_flags_and_from_one_variable():
     assert resolved([], {"QUIRE_API_KEY": "a,b c"})["api_keys"] == ("a", "b", "c")
 
 
-def test_switches():
+def test_a_switch_is_turned_by_its_flag_by_its_no_and_by_its_variable():
     assert resolved([], {})["prefix_caching"] is True
     assert resolved(["--no-prefix-caching"], {})["prefix_caching"] is False
     assert resolved([], {"QUIRE_PREFIX_CACHING": "no"})["prefix_caching"] is False
@@ -45,7 +45,7 @@ def test_switches():
 @pytest.mark.parametrize(
     ("text", "count"), [("512", 512), ("1K", 1024), ("1.5G", 3 * 2**29), ("2GiB", 2**31), ("3mb", 3 * 2**20)]
 )
-def test_sizes(text, count):
+def test_a_size_is_in_bytes_and_units_are_powers_of_1024(text, count):
     assert flags.size(text) == count
 
 
