@@ -97,13 +97,17 @@ def check_ending(course: Course, place: int, further: dict[int, int]) -> None:
 
 
 def compare_documents(seeds: range, walks: int, steps: int, **more: Any) -> None:
+    """Of those schemas that are served, which are most of them."""
+    refused = 0
     for seed in seeds:
         pick = random.Random(seed)
         try:
             grammar = grammar_of("json_schema", json.dumps(random_schema(pick)), vocabulary(WORDS), **more)
         except GrammarRefused:
+            refused += 1
             continue
         compare(grammar, pick, walks, steps)
+    assert refused <= len(seeds) / 2
 
 
 @pytest.mark.parametrize("first", range(0, 60, 10))
@@ -144,7 +148,8 @@ def setting(name: str, controls: bool) -> tuple[Dialect, Vocabulary]:
     return Dialect.of("", words.ours, name, "none"), Vocabulary(words.description, words.ours.eos_ids)
 
 
-def compare_calls(name: str, controls: bool, seed: int, walks: int, steps: int) -> None:
+def compare_calls(name: str, controls: bool, seed: int, walks: int, steps: int) -> bool:
+    """Whether there was something to compare: tools may be refused, and calls that may be left out need no grammar."""
     pick = random.Random(seed)
     dialect, words = setting(name, controls)
     tools = random_tools(pick)
@@ -152,27 +157,27 @@ def compare_calls(name: str, controls: bool, seed: int, walks: int, steps: int) 
     try:
         binding = bind(None, calls(tools, pick.choice(["required", "auto", named]), True), dialect, "")
         if binding.spec is None:
-            return
+            return False
         grammar = compile(binding.spec, words)
     except GrammarRefused:
-        return
+        return False
     assert isinstance(grammar, llguidance_.Compiled)
     compare(grammar, pick, walks, steps)
+    return True
 
 
 @pytest.mark.parametrize("controls", [False, True], ids=["text", "tokens"])
 @pytest.mark.parametrize("name", PARSERS)
 def test_calls_are_those_of_the_engine_underneath(name: str, controls: bool) -> None:
-    for seed in range(2):
-        compare_calls(name, controls, seed, 1, 40)
+    compared = [compare_calls(name, controls, seed, 1, 40) for seed in range(2)]
+    assert any(compared)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("controls", [False, True], ids=["text", "tokens"])
 @pytest.mark.parametrize("name", PARSERS)
 def test_hundreds_of_calls_are_those_of_the_engine_underneath(name: str, controls: bool) -> None:
-    for seed in range(100, 140):
-        compare_calls(name, controls, seed, 3, 120)
+    assert sum(compare_calls(name, controls, seed, 3, 120) for seed in range(100, 140)) > 10
 
 
 def test_structural_tags_are_those_of_the_engine_underneath() -> None:

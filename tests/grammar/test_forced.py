@@ -58,13 +58,16 @@ def test_where_tokens_are_forced_the_mask_allows_only_pieces_of_their_text(kind:
     words = vocabulary("mistral-32k")
     matcher = compiled("mistral-32k", kind, text).matcher()
     row = words.mask([])
+    seen = 0
     for token in words.encode(document):
         if forced := words.spell(matcher.forced()):
+            seen += 1
             matcher.fill_mask(row)
             for allowed in members(row):
                 piece = words.pieces[allowed]
                 assert forced.startswith(piece) or piece.startswith(forced)
         matcher.accept([token])
+    assert seen
 
 
 def test_compact_schemas_force_their_keys() -> None:

@@ -69,7 +69,9 @@ def test_real_text_is_clean_and_ends_with_the_assistant(few: Path, kind: str) ->
 
 
 def test_prose_comes_in_passages_of_short_sentences(few: Path) -> None:
-    for sample in corpus.prose(few / "train"):
+    passages = list(corpus.prose(few / "train"))
+    assert passages
+    for sample in passages:
         assert sample.text is not None
         assert 200 <= len(sample.text) <= corpus.LONGEST
 

@@ -233,6 +233,7 @@ def test_any_damage_is_an_error_or_a_sound_file(tmp_path):
     )
     sound = path.read_bytes()
     damaged = tmp_path / "damaged.gguf"
+    assert len(read_all(path)) == 3
 
     @settings(max_examples=400, deadline=None, database=None)
     @given(st.integers(0, 400) | st.integers(0, len(sound) - 1), st.integers(0, 255), st.booleans())
