@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from ..engine.errors import ConfigError
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0  # of an adapter's turns
 
@@ -37,4 +40,17 @@ class ServerConfig:
     lora_dir: str | None = None  # its folders are adapters, loaded on first use
     lora_hub: bool = False  # adapters may be fetched from the hub
     seed: int | None = None  # makes requests without a seed repeatable
+    drain_timeout: float = 30.0  # seconds that running streams get at the end
     stale_seconds: float = 30.0  # with work pending and no sign of progress for so long, /ready says 503
+
+    def __post_init__(self) -> None:
+        names = self.served_model_names
+        if not names or not all(name.strip() for name in names) or len(set(names)) < len(names):
+            raise ConfigError("served_model_names", f"is {' '.join(map(repr, names))}", "names, none empty or twice")
+        for field in ("max_requests", "max_body_bytes"):
+            if (value := getattr(self, field)) < 1:
+                raise ConfigError(field, f"is {value}", "at least 1")
+        if math.isnan(self.drain_timeout) or self.drain_timeout < 0:
+            raise ConfigError("drain_timeout", f"is {self.drain_timeout}", "seconds, at least 0")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise ConfigError("seed", f"is {self.seed}", "a number from 0 to 2^64 - 1")

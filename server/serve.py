@@ -17,6 +17,7 @@ from .. import pocket
 from ..engine.client import EngineClient
 from ..engine.config import EngineConfig
 from ..engine.errors import ConfigError, ModelError, QuireError
+from .config import ServerConfig
 from .flags import ENGINE, SERVER, resolve, template_text
 
 if TYPE_CHECKING:
@@ -35,25 +36,23 @@ def serve(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     wanted = given.get("model") or environ.get("QUIRE_MODEL")
     folder = find_model(wanted, environ) if wanted else embedded()
     template = template_text(server_flags.pop("chat_template"))
-    host, port, drain = server_flags["host"], server_flags["port"], server_flags.pop("drain_timeout")
-    listener = listen(host, port)
+    names = server_flags.pop("served_model_names") or (name_of(wanted),)
+    config = ServerConfig(**server_flags, served_model_names=names, model_path=str(folder))
     engine = EngineClient(EngineConfig(model=str(folder), **engine_flags))
+    listener = listen(config.host, config.port)
     engine.spawn()  # it imports torch and reads the weights while this process imports and reads its own things
     try:
         from .app import create_app
         from .check_template import summary
-        from .config import ServerConfig
         from .prompt import Renderer
         from .tokenizer import Tokenizer
 
         tokenizer = Tokenizer.load(folder)
-        names = server_flags.pop("served_model_names") or (name_of(wanted),)
-        config = ServerConfig(**server_flags, served_model_names=names, model_path=str(folder))
         renderer = Renderer(tokenizer, template)
         app = create_app(config, engine, tokenizer, renderer)
         chat = bool(template or tokenizer.chat_template)
         told = summary(renderer, tokenizer, app.state.quire.dialects.for_request(tools=True)) if chat else ""
-        return asyncio.run(_run(app, config, engine, listener, drain, chat, told))
+        return asyncio.run(_run(app, config, engine, listener, chat, told))
     finally:
         engine.close()
         listener.close()
@@ -135,7 +134,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    app: Any, config: Any, engine: EngineClient, listener: socket.socket, drain: float, chat: bool, template: str
+    app: Any, config: ServerConfig, engine: EngineClient, listener: socket.socket, chat: bool, template: str
 ) -> int:
     """Listen at once, announce when the model is there, and leave when told, letting open streams finish."""
     import uvicorn
@@ -186,7 +185,7 @@ async def _run(
         print(ready_block(engine.info, config, url=url, chat=chat, template=template), flush=True)
         await asyncio.wait({asked, serving}, return_when=asyncio.FIRST_COMPLETED)
     app.state.quire.draining = True
-    await engine.stop(0 if server.force_exit else drain)
+    await engine.stop(0 if server.force_exit else config.drain_timeout)
     server.should_exit = True
     await serving
     asked.cancel()

@@ -9,6 +9,7 @@ import pytest
 from quire.engine.config import EngineConfig
 from quire.engine.errors import ConfigError
 from quire.server import cli, flags
+from quire.server.config import ServerConfig
 
 
 def resolved(argv: list[str], environ: dict[str, str]) -> dict:
@@ -112,6 +113,25 @@ def test_nor_does_a_variable_that_is_there_and_empty(name, text):
 def test_a_setting_that_cannot_be_is_named(field, value):
     with pytest.raises(ConfigError, match=field):
         EngineConfig(model="x", **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_requests", 0),
+        ("max_requests", -5),
+        ("max_body_bytes", 0),
+        ("drain_timeout", -1.0),
+        ("drain_timeout", float("nan")),
+        ("served_model_names", ("",)),
+        ("served_model_names", ("a", "a")),
+        ("seed", -1),
+        ("seed", 2**64),
+    ],
+)
+def test_a_setting_of_the_server_that_cannot_be_is_named(field, value):
+    with pytest.raises(ConfigError, match=rf"^{field} is .*; expected "):
+        ServerConfig(**{"served_model_names": ("x",), field: value})
 
 
 def test_the_page_of_flags_is_the_table_of_flags():
