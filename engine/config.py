@@ -11,6 +11,7 @@ from .grammar import ABLE, KINDS
 
 BLOCK_SIZE = 16  # tokens a page holds
 MOST_DRAFTS = 32
+MOST_THREADS = 1024  # that the pool of kernels/cpu takes
 HEADS = ("medusa", "eagle3")  # methods whose model is a part of the model
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -93,7 +94,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         for field, low in least.items():
             if (value := getattr(self, field)) is not None and value < low:
                 raise ConfigError(field, f"is {value}", f"at least {low}")
-        for field in ("max_model_len", "kv_cache_memory", "threads"):
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise ConfigError("threads", f"is {self.threads}", f"a number from 1 to {MOST_THREADS}")
+        for field in ("max_model_len", "kv_cache_memory"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ConfigError(field, f"is {value}", "a positive number")

@@ -108,6 +108,7 @@ def test_nor_does_a_variable_that_is_there_and_empty(name, text):
         ("prompt_chunk", 1),
         ("memory_utilization", 1.5),
         ("threads", 0),
+        ("threads", 2000),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(field, value):
