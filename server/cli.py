@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from .. import __version__
 from ..engine.errors import QuireError
-from .flags import TEMPLATE, add_flags
+from .flags import TEMPLATE, add_flags, as_written
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
 
         return serve(given, environ)
     except QuireError as error:
-        print(f"quire: {error.message}", file=sys.stderr)
+        print(f"quire: {as_written(error, given, environ)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the server handles signals itself
         return 130

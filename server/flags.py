@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..engine.config import Speculation
-from ..engine.errors import ConfigError
+from ..engine.errors import ConfigError, QuireError
 from . import reasoning
 from .config import LEAST_WEIGHT, MOST_WEIGHT, LoraModule
 from .tools import PARSERS
@@ -223,9 +223,9 @@ def resolve(flags: list[Flag], given: Mapping[str, Any], environ: Mapping[str, s
     """Field -> value: the flag, else its environment twin, else the default. Raises ConfigError naming the source."""
     found: dict[str, Any] = {}
     for flag in flags:
-        value, source = given.get(flag.dest), flag.name
-        if value is None and environ.get(flag.env) is not None:
-            value, source = environ[flag.env], flag.env
+        value, source = given.get(flag.dest), source_of(flag, given, environ)
+        if source == flag.env:
+            value = environ[flag.env]
             if flag.many:
                 value = flag.split(value) or ([""] if flag.parse is key else [])  # an empty key opens no server
         if value is None:
@@ -237,6 +237,21 @@ def resolve(flags: list[Flag], given: Mapping[str, Any], environ: Mapping[str, s
         else:
             found[flag.target] = value
     return found
+
+
+def source_of(flag: Flag, given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """What a person wrote to set it, the flag or the variable; the flag where nobody did."""
+    return flag.env if given.get(flag.dest) is None and environ.get(flag.env) is not None else flag.name
+
+
+def as_written(error: QuireError, given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """The message of an error; that of a ConfigError, also of one from the engine process, names what a person wrote
+    instead of the field of a config."""
+    field, _, rest = error.message.partition(" ")
+    for flag in SERVER + ENGINE:
+        if error.code == ConfigError.code and field in (flag.target, flag.name):
+            return f"{source_of(flag, given, environ)} {rest}"
+    return error.message
 
 
 def _parsed(flag: Flag, text: str, source: str) -> Any:

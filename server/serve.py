@@ -52,7 +52,8 @@ def serve(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
         app = create_app(config, engine, tokenizer, renderer)
         chat = bool(template or tokenizer.chat_template)
         told = summary(renderer, tokenizer, app.state.quire.dialects.for_request(tools=True)) if chat else ""
-        return asyncio.run(_run(app, config, engine, listener, chat, told))
+        asyncio.run(_run(app, config, engine, listener, chat, told))
+        return 0
     finally:
         engine.close()
         listener.close()
@@ -135,8 +136,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def _run(
     app: Any, config: ServerConfig, engine: EngineClient, listener: socket.socket, chat: bool, template: str
-) -> int:
-    """Listen at once, announce when the model is there, and leave when told, letting open streams finish."""
+) -> None:
+    """Listen at once, announce when the model is there, and leave when told, letting open streams finish. Raises
+    QuireError where the model or an adapter of --lora-modules cannot be loaded."""
     import uvicorn
 
     from .banner import ready_block
@@ -174,11 +176,7 @@ async def _run(
     await asyncio.wait({loading, asked, serving}, return_when=asyncio.FIRST_COMPLETED)
     failure = loading.result() if loading.done() else None
     loading.cancel()
-    status = 0
-    if failure is not None:
-        print(f"quire: {failure.message}", file=sys.stderr)
-        status = 1
-    elif engine.info is not None and not leaving.is_set():
+    if failure is None and engine.info is not None and not leaving.is_set():
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it takes 35 ms, in which no stream gets a token
         url = url_of(listener, config.host)
@@ -189,7 +187,8 @@ async def _run(
     server.should_exit = True
     await serving
     asked.cancel()
-    return status
+    if failure is not None:
+        raise failure
 
 
 async def _come_up(engine: EngineClient, adapters: Adapters) -> QuireError | None:

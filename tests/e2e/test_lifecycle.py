@@ -188,9 +188,9 @@ def test_a_taken_port_is_named(stories):
     [
         (("./no/such/folder",), "no/such/folder"),
         (("MODEL", "--max-model-len", "many"), "--max-model-len"),
-        (("MODEL", "--max-model-len", "0"), "max_model_len"),
-        (("MODEL", "--max-model-len", "100000"), "max_model_len"),
-        (("MODEL", "--kv-cache-memory", "1"), "kv_cache_memory"),
+        (("MODEL", "--max-model-len", "0"), "--max-model-len"),
+        (("MODEL", "--max-model-len", "100000"), "--max-model-len"),
+        (("MODEL", "--kv-cache-memory", "1"), "--kv-cache-memory"),
         (("MODEL", "--dtype", "float3"), "--dtype"),
         (("MODEL", "--chat-template", "./absent.jinja"), "absent.jinja"),
         (("MODEL", "--port", "99999"), "--port"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quire.engine.config import EngineConfig
-from quire.engine.errors import ConfigError
+from quire.engine.errors import ConfigError, QuireError
 from quire.server import cli, flags
 from quire.server.config import ServerConfig
 
@@ -133,6 +133,28 @@ def test_a_setting_that_cannot_be_is_named(field, value):
 def test_a_setting_of_the_server_that_cannot_be_is_named(field, value):
     with pytest.raises(ConfigError, match=rf"^{field} is .*; expected "):
         ServerConfig(**{"served_model_names": ("x",), field: value})
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "words"),
+    [
+        (["--gpu-memory-utilization", "1.5"], {}, "--gpu-memory-utilization is 1.5; expected more than 0"),
+        ([], {"QUIRE_MAX_NUM_SEQS": "0"}, "QUIRE_MAX_NUM_SEQS is 0; expected at least 1"),
+        (["--max-num-seqs", "0"], {"QUIRE_MAX_NUM_SEQS": "8"}, "--max-num-seqs is 0;"),
+        ([], {"QUIRE_SPECULATIVE_CONFIG": "{"}, "QUIRE_SPECULATIVE_CONFIG is '{'"),
+        ([], {"QUIRE_SPECULATIVE_CONFIG": '{"suffix_tokens": 0}'}, "QUIRE_SPECULATIVE_CONFIG has 0 as suffix_tokens"),
+        ([], {"QUIRE_SERVED_MODEL_NAME": "a,a"}, "QUIRE_SERVED_MODEL_NAME is 'a' 'a'"),
+        ([], {"QUIRE_PORT": "70000"}, "QUIRE_PORT is 70000"),
+    ],
+)
+def test_a_refusal_names_what_was_written(argv, environ, words, capsys):
+    assert cli.main(["serve", *argv], environ) == 1
+    assert capsys.readouterr().err.startswith(f"quire: {words}")
+
+
+def test_so_does_one_that_comes_from_the_engine():
+    told = QuireError("max_model_len is 99; expected at most 8", code=ConfigError.code)
+    assert flags.as_written(told, {}, {"QUIRE_MAX_MODEL_LEN": "99"}).startswith("QUIRE_MAX_MODEL_LEN is 99;")
 
 
 def test_the_page_of_flags_is_the_table_of_flags():
