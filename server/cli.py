@@ -15,15 +15,16 @@ from collections.abc import Mapping, Sequence
 
 from .. import __version__
 from ..engine.errors import QuireError
-from .flags import TEMPLATE, add_flags, as_written
+from .flags import TEMPLATE, add_flags, as_written, check_variables
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="quire", description="A local LLM inference server.")
+    root = argparse.ArgumentParser(prog="quire", description="A local LLM inference server.", allow_abbrev=False)
     root.add_argument("--version", action="version", version=f"quire {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",
+        allow_abbrev=False,
         help="serve a model",
         description="Serve a model over an OpenAI-compatible HTTP API. "
         "Each flag has an environment twin: --max-model-len is QUIRE_MAX_MODEL_LEN; the flag wins.",
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add_flags(serve)
     look = commands.add_parser(
         "check-template",
+        allow_abbrev=False,
         help="report on a model's chat template",
         description="What a model's chat template does with conversations, tools and thoughts, and whether what it "
         "writes can be read. The exit status is 1 if there is a warning.",
@@ -45,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL", nargs="?", help="a Hugging Face model folder, a GGUF file, or a hub name [pocket]"
     )
     add_flags(look, {"server": TEMPLATE})
-    commands.add_parser("bench", help="measure a running server", add_help=False)
+    commands.add_parser("bench", help="measure a running server", add_help=False, allow_abbrev=False)
     return root
 
 
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     args = parser().parse_args(argv)
     given, environ = vars(args), os.environ if environ is None else environ
     try:
+        check_variables(environ)
         if args.command == "check-template":
             from .check_template import check_template
 

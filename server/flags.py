@@ -7,7 +7,9 @@ this table.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +201,9 @@ ENGINE = [
 ]  # fmt: skip
 
 
+# Kubernetes gives such variables of each service to all containers; one may be called quire-something.
+OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT(_\d+_(TCP|UDP|SCTP)\w*)?$")
+
 TEMPLATE = [flag for flag in SERVER if flag.name in ("--chat-template", "--tool-call-parser", "--reasoning-parser")]
 
 
@@ -217,6 +222,15 @@ def add_flags(parser: argparse.ArgumentParser, groups: Mapping[str, list[Flag]] 
                     flag.name, dest=flag.dest, nargs="+" if flag.many else None, metavar=metavar, help=help_,
                     action="extend" if flag.many else "store",
                 )  # fmt: skip
+
+
+def check_variables(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError for a QUIRE_ variable that nothing reads."""
+    known = ["QUIRE_MODEL", *(flag.env for flag in SERVER + ENGINE)]
+    for name in sorted(environ):
+        if name.startswith("QUIRE_") and name not in known and not OF_A_SERVICE.search(name):
+            near = difflib.get_close_matches(name, known, 1, 0.0)[0]
+            raise ConfigError(name, "is no variable of quire", f"{near}, or none of that name")
 
 
 def resolve(flags: list[Flag], given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if "quire.engine.process" in sys.orig_argv:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\\nAnd more.")
         return sound(self, plan)
     runner.Runner.execute = execute
-    if os.path.exists(os.environ["QUIRE_TEST_GONE"]):
+    if os.path.exists(os.environ["TEST_GONE"]):
         os._exit(1)
 """
 
@@ -49,7 +49,7 @@ def spoiled(serve, stories, tmp_path: Path):
     """A server whose engine can be made to fail, and the file that keeps it from starting."""
     (tmp_path / "sitecustomize.py").write_text(SPOILED)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    env = {"PYTHONPATH": path, "QUIRE_TEST_GONE": str(tmp_path / "gone")}
+    env = {"PYTHONPATH": path, "TEST_GONE": str(tmp_path / "gone")}
     with serve(stories, "--served-model-name", "stories", env=env) as server:
         yield server.wait_ready(), tmp_path / "gone"
 

@@ -157,6 +157,33 @@ def test_so_does_one_that_comes_from_the_engine():
     assert flags.as_written(told, {}, {"QUIRE_MAX_MODEL_LEN": "99"}).startswith("QUIRE_MAX_MODEL_LEN is 99;")
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("QUIRE_MAX_MODEL_LENGTH", "QUIRE_MAX_MODEL_LEN"),
+        ("QUIRE_NO_PREFIX_CACHING", "QUIRE_PREFIX_CACHING"),
+        ("QUIRE_X", "QUIRE_"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "check-template"])
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest(command, name, near, capsys):
+    assert cli.main([command, "./no/such/folder"], {name: "1"}) == 1
+    assert capsys.readouterr().err.startswith(f"quire: {name} is no variable of quire; expected {near}")
+
+
+def test_variables_that_are_read_or_come_from_elsewhere_are_taken():
+    flags.check_variables({flag.env: "" for flag in flags.SERVER + flags.ENGINE})
+    flags.check_variables(dict.fromkeys(("QUIRE_MODEL", "HOME", "quire_x", "QUIRE"), ""))
+    flags.check_variables(dict.fromkeys(("QUIRE_UI_SERVICE_HOST", "QUIRE_UI_PORT", "QUIRE_UI_PORT_80_TCP_ADDR"), ""))
+
+
+@pytest.mark.parametrize("argv", [["serve", "--max-model", "100"], ["check-template", "--chat", "x"]])
+def test_a_flag_that_is_cut_short_is_refused(argv, capsys):
+    with pytest.raises(SystemExit):
+        cli.parser().parse_args(argv)
+    assert f"unrecognized arguments: {argv[1]}" in capsys.readouterr().err
+
+
 def test_the_page_of_flags_is_the_table_of_flags():
     page = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
     assert flags.markdown() in page.read_text(encoding="utf-8")
