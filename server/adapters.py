@@ -299,9 +299,15 @@ class Adapters:
                 adapter.folder = adapter.folder or await self._folder(adapter.source)
                 await self._engine.wait_ready()
                 reply = self._engine.call(_message(adapter.name, adapter.folder, adapter.pinned))
-            self._now(adapter, await reply, began)
+            loaded = await reply
+            if adapter.info is not None and loaded.info.key != adapter.info.key:
+                adapter.kept = True  # or it would be found anew, as something else
+                raise EngineFailed("its folder has changed since it was loaded; load_inplace: true takes what is there")
+            self._now(adapter, loaded, began)
             adapter.kept = adapter.kept or not adapter.found
         except QuireError as error:
+            if adapter.info is not None and isinstance(error, RequestError):  # no fault of who names it
+                error = EngineFailed(error.message)
             self._failed(adapter, error)
         except Exception as error:
             log.exception("loading the adapter %s failed", adapter.name)
@@ -332,7 +338,7 @@ class Adapters:
     def _told(self, infos: Iterable[AdapterInfo]) -> None:
         """The engine's news of all it knows."""
         for info in infos:
-            if (adapter := self._known.get(info.name)) and adapter.info:
+            if (adapter := self._known.get(info.name)) and adapter.info and adapter.info.key == info.key:
                 adapter.info = info
 
     async def _folder(self, source: str) -> str:

@@ -8,7 +8,6 @@ is full; what runs is kept by its sequences.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections import OrderedDict
@@ -22,11 +21,9 @@ from typing import Generic, TypeVar
 import msgspec
 
 from .. import messages as m
-from ..errors import ModelNotFound, QuireError, RequestError
+from ..errors import EngineFailed, ModelNotFound, QuireError, RequestError
 from .adapter import Adapter, Raw
 from .slots import Slots
-
-log = logging.getLogger("quire.engine")
 
 THREADS = 2
 SECONDS = 0.5  # between two reports that only say where the weights are
@@ -234,21 +231,19 @@ class Library:
         return adapter
 
     def _raw(self, known: _Known) -> Raw:
-        """In a thread."""
+        """In a thread. Raises EngineFailed where the folder is not what it was: only a load gives new weights."""
         if (first := known.raw) is not None:
             return first.result()
         assert known.info is not None
         if (there := self._raws.get(known.info.key)) is not None:
             return there
+        name, lost = known.info.name, "since it was loaded; load_inplace: true takes what is there"
         try:
             raw = self._read(known.path)
-        except QuireError as error:
-            error.param = "model"  # that is what the request named
-            raise
+        except QuireError as error:  # not of the client, who named what could be used
+            raise EngineFailed(f"the adapter {name!r} was lost ({error.message}) {lost}") from error
         if raw.key != known.info.key:
-            name = known.info.name
-            log.warning("adapter %s: %s is not what it was when it was loaded; taking it as it is", name, known.path)
-            known.info = _info(name, known, raw)
+            raise EngineFailed(f"the folder of the adapter {name!r} has changed {lost}")
         self._keep(raw)
         return raw
 

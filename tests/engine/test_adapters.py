@@ -173,6 +173,34 @@ def test_what_leaves_the_memory_comes_back_from_disk(folders):
     assert bench.tokens["again"] == bench.tokens["first"]
 
 
+def test_a_folder_that_changed_gives_its_name_no_new_weights_until_it_is_loaded(folders, tmp_path):
+    bench = Bench(pocket.FOLDER, lora_memory=0, max_loras=1)
+    folder = tmp_path / "x"
+    shutil.copytree(folders["a0"], folder)
+    key = bench.load("x", folder).key
+
+    def evicted(name: str) -> m.Failed | None:
+        bench.load("other", folders["a1"])
+        bench.run([ask(f"other {name}", prompts()[0], ("other", 1.0), tokens=1)])
+        bench.run([ask(name, prompts()[0], ("x", 1.0), tokens=1)])
+        return bench.failed.pop(name, None)
+
+    assert evicted("same") is None
+    shutil.rmtree(folder)
+    gone = evicted("gone")
+    assert gone is not None
+    assert gone.code == "engine_failed"
+    assert "'x' was lost (x: no such folder" in gone.message
+    shutil.copytree(folders["a2"], folder)
+    changed = evicted("changed")
+    assert changed is not None
+    assert changed.code == "engine_failed"
+    assert "'x' has changed since it was loaded; load_inplace: true" in changed.message
+    assert next(info for info in bench.states() if info.name == "x").key == key
+    assert bench.load("x", folder).key != key
+    assert evicted("anew") is None
+
+
 def test_a_cold_adapter_keeps_nobody_waiting(folders, monkeypatch):
     import threading
 

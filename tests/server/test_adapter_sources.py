@@ -223,7 +223,7 @@ def test_what_fails_after_a_restart_is_told_to_requests_and_others_go_on(server,
         await eventually(lambda: all(one.state != "loading" for one in server.context.adapters.known))
 
     server.run(restart())
-    error = error_of(server.post(CHAT, {**HELLO, "model": "bird"}))
+    error = error_of(server.post(CHAT, {**HELLO, "model": "bird"}), 500)
     assert "the file is gone" in error["message"]
     assert named(server)["bird"]["quire"] == {**named(server)["bird"]["quire"], "state": "failed",
                                               "error": "the file is gone"}  # fmt: skip
@@ -234,6 +234,34 @@ def test_what_fails_after_a_restart_is_told_to_requests_and_others_go_on(server,
     load(server, "bird", pirate, load_inplace=True)
     assert server.chat(model="bird")["model"] == "bird"
     assert named(server)["bird"]["quire"]["error"] is None
+
+
+def test_a_folder_that_changed_is_not_taken_by_a_restart(shelf, pirate, monkeypatch):
+    def changed(call: m.LoadAdapter | m.UnloadAdapter):
+        assert isinstance(call, m.LoadAdapter)
+        info = adapter_info(call.name, call.path, key="another")
+        yield [m.AdapterLoaded(call.id, info), m.Adapters(known=[info])]
+
+    with serving(lora_dir=str(shelf), admin_keys=("open sesame",)) as server:
+        load(server, "bird", pirate)
+        server.chat(model="a")
+
+        async def restart() -> None:
+            server.engine.die()
+            await asyncio.sleep(0.01)
+            server.engine.adapters = changed
+            server.engine.start_again()
+            await eventually(lambda: all(one.state == "failed" for one in server.context.adapters.known))
+
+        server.run(restart())
+        clock = registry.time.monotonic
+        for name in ("bird", "a"):
+            for later in (0, registry.RETRY):
+                monkeypatch.setattr(registry.time, "monotonic", lambda later=later: clock() + later)
+                error = error_of(server.post(CHAT, {**HELLO, "model": name}), 500)
+                assert "its folder has changed since it was loaded; load_inplace" in error["message"]
+        load(server, "bird", pirate, load_inplace=True)
+        assert server.chat(model="bird")["model"] == "bird"
 
 
 def test_one_that_failed_is_tried_again_after_a_while_by_one_request(server, pirate, monkeypatch):
