@@ -80,11 +80,17 @@ def named(settings: Mapping[str, Any], role: str) -> str | None:
 
 def configured_ends(folder: Path) -> tuple[int, ...]:
     """Ids that end a text, as the model's configuration has them; the tokenizer's eos_token is one more. Raises
-    ModelError naming a broken file."""
+    ModelError naming a broken file, or an id that the vocabulary of config.json has not."""
     ends: list[int] = []
+    size = read_object(folder / "config.json").get("vocab_size")
+    most = size if isinstance(size, int) else 1 << 31
     for file in ("generation_config.json", "config.json"):
         found = read_object(folder / file).get("eos_token_id")
-        ends += found if isinstance(found, list) else [found] if isinstance(found, int) else []
+        for end in found if isinstance(found, list) else [] if found is None else [found]:
+            if type(end) is not int or not 0 <= end < most:
+                expected = f"ids from 0 to {most - 1}: vocab_size is {size}"
+                raise ModelError(f"{folder / file}: eos_token_id has {end!r:.200}; expected {expected}")
+            ends.append(end)
     return tuple(dict.fromkeys(ends))
 
 

@@ -7,6 +7,7 @@ computed are listed here. Any other field is an error: it may change the maths.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def positive(name: str, value: Any) -> float:
+    """A number of a config.json that is finite and more than 0. Raises ModelError naming it."""
+    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
+        raise ModelError(f"config.json: {name} is {value!r:.200}; expected a finite number above 0")
+    return float(value)
+
+
 class Fields:
     """The fields of one config.json, each taken once; `finish` names those nobody took."""
 
@@ -60,9 +68,7 @@ class Fields:
 
     def real(self, name: str, default: Any = _REQUIRED) -> float:
         value = self._take(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ModelError(f"config.json: {name} is {value!r}; expected a number")
-        return float(value)
+        return positive(name, value)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._take(name, default)

@@ -125,12 +125,15 @@ def fingerprint(folder: Path) -> str:
 
 
 def choose_dtype(config: dict[str, Any], wanted: str, device: torch.device, ours: bool) -> torch.dtype:
-    """What is computed in."""
+    """What is computed in. Raises ModelError for a dtype that torch does not know, or that cannot be computed in."""
+    key = "dtype" if config.get("dtype") else "torch_dtype"
+    own = str(config.get(key) or "float32").removeprefix("torch.")
+    if not isinstance(getattr(torch, own, None), torch.dtype):
+        raise ModelError(f"config.json: {key} is {config[key]!r:.200}; expected one of {', '.join(DTYPES)}")
     if device.type == "cpu" and (wanted == "auto" or ours):
         return torch.float32
     if wanted != "auto":
         return DTYPES[wanted]
-    own = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     if own not in DTYPES:
-        raise ModelError(f"config.json: dtype is {own!r}; expected one of {', '.join(DTYPES)}")
+        raise ModelError(f"config.json: {key} is {own!r}; expected one of {', '.join(DTYPES)}")
     return DTYPES[own]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from .config import positive
 
 FIELDS = {  # kind -> (needed, optional) fields of its description
     "default": ((), ()),
@@ -31,6 +32,10 @@ FIELDS = {  # kind -> (needed, optional) fields of its description
     ),
 }  # fmt: skip
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+NUMBERS = {  # fields that are above 0
+    "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings", "low_freq_factor",
+    "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
+}  # fmt: skip
 
 
 TABLE = 1 << 24  # bytes that angles of all positions may take; beyond, each step makes its own
@@ -75,8 +80,11 @@ def make_rope(
             raise ModelError(f"config.json: rope of type {kind} lacks {field}")
     if unknown := set(described) - COMMON - set(needed) - set(optional):
         raise ModelError(f"config.json: rope of type {kind} has {', '.join(sorted(unknown))}, which is not known")
-    theta = float(described.get("rope_theta", theta))
-    dim = int(head_dim * described.get("partial_rotary_factor", 1.0))
+    for field in sorted(NUMBERS & described.keys()):
+        if described[field] is not None:
+            positive(f"{field} of the rope", described[field])
+    theta = float(described.get("rope_theta") or theta)
+    dim = int(head_dim * (described.get("partial_rotary_factor") or 1.0))
     original = int(described.get("original_max_position_embeddings") or max_position)
     inv_freq, scaling = _KINDS[kind](described, theta, dim, max_position, original, context)
     return Rope(inv_freq.to(device), scaling, context)

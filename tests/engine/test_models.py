@@ -115,6 +115,13 @@ def edit(folder: Path, **fields) -> None:
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"architectures": []}, "architectures"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps is -1; expected a finite number above 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rope_theta": 0, "rope_parameters": None}, "rope_theta is 0"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "rope_theta of the rope is 0"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "2"}}, "factor of the rope is '2'"),
+        ({"dtype": "float77"}, "dtype is 'float77'"),
+        ({"dtype": None, "torch_dtype": "float77"}, "torch_dtype is 'float77'"),
     ],
 )
 def test_what_would_change_the_maths_is_an_error_at_load(fields, named, tmp_path):

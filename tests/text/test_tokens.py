@@ -66,6 +66,15 @@ def test_a_broken_file_is_named(tmp_path, name, content):
             load(folder)
 
 
+@pytest.mark.parametrize("name", ["config", "generation_config"])
+@pytest.mark.parametrize("end", [999999, 8192, -1, "</s>", True, [0, 999999], [None]])
+def test_an_end_that_the_vocabulary_has_not_is_named(tmp_path, name, end):
+    config = {"vocab_size": 8192}
+    files = {"config": config, name: {**(config if name == "config" else {}), "eos_token_id": end}}
+    with pytest.raises(ModelError, match=rf"{name}.json: eos_token_id has .*; expected ids from 0 to 8191"):
+        tokens.configured_ends(folder_of(tmp_path, **files))
+
+
 @pytest.mark.parametrize(
     ("text", "markup"),
     [("<think>", True), ("[INST]", True), ("<|im_end|>", True), ("{a}", True), ("<\n>", True), ("<0x0A>", False),
