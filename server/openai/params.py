@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from ...engine.errors import ContextLengthExceeded, RequestError
+import pydantic
+
+from ...engine.errors import ContextLengthExceeded, ModelError, RequestError
 from ...engine.messages import Ready, SamplingParams
+from ...engine.tokens import read_object
 from ..binding import FREE, Binding
+from ..errors import from_validation
 from ..tokenizer import Tokenizer
 from .schema import Sampling
 
@@ -20,14 +23,17 @@ DEFAULTS: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min
 
 
 def model_defaults(folder: Path, use: bool) -> dict[str, float]:
-    """Sampling a request gets where it says nothing: generation_config.json's, or DEFAULTS."""
-    found = dict(DEFAULTS)
+    """Sampling a request gets where it says nothing: generation_config.json's, or DEFAULTS. Raises ModelError for what
+    no request could ask for."""
     path = folder / "generation_config.json"
-    if use and path.is_file():
-        own = json.loads(path.read_text(encoding="utf-8"))
-        if own.get("do_sample") is not False:
-            found.update({k: v for k, v in own.items() if k in DEFAULTS and isinstance(v, int | float)})
-    return found
+    own = read_object(path) if use else {}
+    if own.get("do_sample") is False:
+        return dict(DEFAULTS)
+    try:
+        told = Sampling.model_validate({name: own[name] for name in DEFAULTS if name in own})
+    except pydantic.ValidationError as error:
+        raise ModelError(f"{path}: {from_validation(error).message}") from None
+    return {**DEFAULTS, **told.model_dump(include=set(DEFAULTS), exclude_none=True)}
 
 
 class ParamsMaker:

@@ -18,6 +18,7 @@ from quire.server import serve
 from quire.server.banner import ready_block
 from quire.server.cli import main
 from quire.server.config import ServerConfig
+from quire.server.openai.params import DEFAULTS, model_defaults
 
 INFO = Ready(
     architecture="X", dtype="float32", device="cpu", vocab_size=8, max_model_len=512, block_size=16, num_blocks=64,
@@ -167,3 +168,33 @@ def test_what_is_said_of_the_template_stands_in_the_start_block():
     config = ServerConfig(served_model_names=("x",))
     assert "template   calls" in ready_block(INFO, config, url="http://x", chat=True, template="calls are read as x")
     assert "template " not in ready_block(INFO, config, url="http://x", chat=False, template="calls")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"temperature": "hot"},
+        {"temperature": -3},
+        {"temperature": float("nan")},
+        {"temperature": True},
+        {"top_p": 1.5},
+        {"top_p": float("inf")},
+        {"top_k": 2.5},
+        {"min_p": -1},
+        {"repetition_penalty": 0},
+    ],
+)
+def test_sampling_defaults_that_no_request_could_ask_for_are_named(tmp_path, told):
+    (tmp_path / "generation_config.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=rf"generation_config\.json: {next(iter(told))}: .*; it is "):
+        model_defaults(tmp_path, use=True)
+    assert model_defaults(tmp_path, use=False) == DEFAULTS
+    (tmp_path / "generation_config.json").write_text(json.dumps({**told, "do_sample": False}))
+    assert model_defaults(tmp_path, use=True) == DEFAULTS
+
+
+def test_sampling_defaults_are_those_of_the_model(tmp_path):
+    assert model_defaults(tmp_path, use=True) == DEFAULTS
+    told = {"temperature": 0, "top_k": 20.0, "top_p": None, "max_length": 20, "stop": 5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(told))
+    assert model_defaults(tmp_path, use=True) == {**DEFAULTS, "temperature": 0, "top_k": 20}
