@@ -59,6 +59,12 @@ class EngineClient:
         """Process id of the engine, if one runs."""
         return self._engine.process.pid if self._engine else None
 
+    def unavailable(self) -> EngineUnavailable:
+        """Why nothing can be sent, and whether to wait for it."""
+        if self.error is not None:
+            return EngineUnavailable(f"the engine has failed and will not be started again: {self.error.message}")
+        return EngineUnavailable(f"the engine is {self.state}; try again shortly")
+
     def spawn(self) -> None:
         """Start the process; needs no event loop. `start` does it if this was not called."""
         if self._engine is None:
@@ -108,7 +114,7 @@ class EngineClient:
         QuireError if the engine refuses it, fails or dies.
         """
         if self.state != "ready" or self._engine is None:
-            raise EngineUnavailable(f"the engine is {self.state}; try again shortly")
+            raise self.unavailable()
         if not self._open:
             self.last_progress = time.monotonic()  # idle until now: the clock of "no progress" starts here
         queue: asyncio.Queue[list[m.TokenDelta] | QuireError] = asyncio.Queue()
@@ -142,7 +148,7 @@ class EngineClient:
         """The reply. The message has been sent on return. Raises QuireError at once where there is no engine, and from
         the future where the engine refuses it, fails or dies."""
         if self.state != "ready" or self._engine is None:
-            raise EngineUnavailable(f"the engine is {self.state}; try again shortly")
+            raise self.unavailable()
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[message.id] = reply
         reply.add_done_callback(lambda _: self._calls.pop(message.id, None))

@@ -45,7 +45,7 @@ class Context:
         if self.draining:
             raise EngineUnavailable("the server is shutting down; streams that run may finish")
         if self.engine.state != "ready" or self.engine.info is None:
-            raise EngineUnavailable(f"the engine is {self.engine.state}; try again shortly")
+            raise self.engine.unavailable()
         return self.engine.info
 
     def admit(self) -> Ready:
