@@ -8,7 +8,6 @@ IA3Config; the rules by which patterns match modules are peft's.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ NAME = "adapter_config.json"
 LONGEST = 4 * 2**20  # bytes
 PATIENCE = 3.0  # seconds for all patterns of a config; one can be made to take for ever
 LONGEST_PATTERN = 20_000  # characters
+MOST_ALPHA = 65504  # the largest float16: with any rank its scale is finite in whatever a model computes in
 
 # Names, versions and settings of the training: nothing of the forward pass.
 HARMLESS = frozenset(
@@ -144,8 +144,8 @@ class Fields:
 
 
 def number(name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e30:
-        raise refuse(name, value, "a finite number")
+    if type(value) not in (int, float) or not abs(value) <= MOST_ALPHA:
+        raise refuse(name, value, f"a number of at most {MOST_ALPHA}")
     return float(value)
 
 

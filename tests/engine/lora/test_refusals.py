@@ -81,6 +81,7 @@ def change(folder: Path, change) -> None:
         ("lora_alpha", "16"),
         ("lora_alpha", float("nan")),
         ("lora_alpha", float("inf")),
+        ("lora_alpha", 1e29),
         ("target_modules", None),
         ("target_modules", []),
         ("target_modules", [1]),
