@@ -99,7 +99,7 @@ class Runner:
         self.speculator = Speculator(config.speculative_config)
         maker = load_maker(config.speculative_config, folder, self.model)
         self.slots = Slots(config.max_loras)
-        self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory)
+        self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory, folder)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
         limit = longest_wanted(config, self.model.max_position)
         layers = self.model.layers + (maker.layers if maker else [])

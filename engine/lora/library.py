@@ -8,13 +8,14 @@ is full; what runs is kept by its sequences.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock, get_native_id
 from typing import Generic, TypeVar
 
@@ -25,11 +26,14 @@ from ..errors import EngineFailed, ModelNotFound, QuireError, RequestError
 from .adapter import Adapter, Raw
 from .slots import Slots
 
+log = logging.getLogger("quire.engine")
+
 THREADS = 2
 SECONDS = 0.5  # between two reports that only say where the weights are
 # Of the threads: they give way to a step's. (To all others, as SCHED_IDLE would, they must not: now and then they hold
 # Python's lock, and a step would wait for who has to wait.)
 NICE = 10
+HUB = "models--"  # begins a folder of the hub's cache, models--OWNER--NAME/snapshots/HASH
 
 Recipe = tuple[tuple[tuple[str, float], ...], m.Merge]  # keys of raws with their scales, and how they become one
 
@@ -109,8 +113,8 @@ class _Load:
 
 class Library:
     """read: a folder's adapter in host memory; ready: one or several of them, with scales, as one on the device. Both
-    raise QuireError and are called in threads. memory: bytes of either kind that are kept. All methods belong to one
-    thread.
+    raise QuireError and are called in threads. memory: bytes of either kind that are kept. base: the model's folder.
+    All methods belong to one thread.
     """
 
     def __init__(
@@ -118,7 +122,9 @@ class Library:
         read: Callable[[Path], Raw],
         ready: Callable[[Sequence[tuple[Raw, float]], m.Merge], Adapter],
         memory: int,
+        base: Path | None = None,
     ):
+        self._base = base
         self._read = read
         self._ready = ready
         self._names: dict[str, _Known] = {}
@@ -202,6 +208,8 @@ class Library:
             self._news.append(_failed(load.id, _as_quire(error), "lora_path"))
             return
         known.info = _info(load.name, known, raw)
+        if self._base is not None and raw.base_name is not None and not is_called(self._base, raw.base_name):
+            log.warning("adapter %s was made for %.200r; it is used with %s", load.name, raw.base_name, self._base)
         self._keep(raw)
         known.raw = None
         if load.before is not None:
@@ -275,6 +283,15 @@ def _info(name: str, known: _Known, raw: Raw) -> m.AdapterInfo:
         name=name, path=str(known.path), key=raw.key, kind=raw.kind, rank=raw.rank, bytes=raw.bytes,
         base=raw.base_name, pinned=known.pinned, state="memory",
     )  # fmt: skip
+
+
+def is_called(base: Path, name: str) -> bool:
+    """Whether the model in a folder may be what an adapter's config names: a folder, or a name of the hub. A GGUF file
+    tells no name."""
+    parts = PurePath(name).parts
+    last = next((part for part in parts if part.startswith(HUB)), parts[-1] if parts else "")
+    known = {part.lower().rpartition("--")[2] for part in base.parts}
+    return last.lower().rpartition("--")[2] in known or any(base.glob("*.gguf"))
 
 
 def _parts(recipe: Recipe) -> list[str]:

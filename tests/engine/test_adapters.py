@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from adapters import Bench, ask, encoded, make_adapter, merged_logits
 
 from quire import pocket
 from quire.engine import messages as m
+from quire.engine.lora import library
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
@@ -199,6 +201,34 @@ def test_a_folder_that_changed_gives_its_name_no_new_weights_until_it_is_loaded(
     assert next(info for info in bench.states() if info.name == "x").key == key
     assert bench.load("x", folder).key != key
     assert evicted("anew") is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "same"),
+    [
+        ("/m/Qwen3-0.6B", "Qwen/Qwen3-0.6B", True),
+        ("/m/Qwen3-0.6B", "/home/me/qwen3-0.6b/", True),
+        ("/c/models--Qwen--Qwen3-0.6B/snapshots/ab12", "Qwen/Qwen3-0.6B", True),
+        ("/m/Qwen3-0.6B", "/c/models--Qwen--Qwen3-0.6B/snapshots/ab12", True),
+        (str(pocket.FOLDER), "pocket", True),
+        ("/m/Qwen3-0.6B", "Qwen/Qwen3-1.7B", False),
+        ("/c/models--Qwen--Qwen3-0.6B/snapshots/ab12", "/c/models--Qwen--Qwen3-1.7B/snapshots/cd34", False),
+    ],
+)
+def test_what_an_adapter_calls_its_base_is_known_by_its_last_part(folder, name, same):
+    assert library.is_called(Path(folder), name) is same
+
+
+def test_an_adapter_of_another_base_is_warned_of(folders, tmp_path, caplog):
+    folder = tmp_path / "x"
+    shutil.copytree(folders["a0"], folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    bench = Bench(pocket.FOLDER)
+    for name in ("pocket", "owner/another"):
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": name}))
+        bench.load("x", folder)
+    said = [record.getMessage() for record in caplog.records if record.name == "quire.engine"]
+    assert said == [f"adapter x was made for 'owner/another'; it is used with {pocket.FOLDER}"]
 
 
 def test_a_cold_adapter_keeps_nobody_waiting(folders, monkeypatch):
