@@ -33,7 +33,7 @@ from .machine import free_memory, physical_cores, pick_device
 from .messages import Ready, SamplingParams, TokenLogprob
 from .models import CausalLM
 from .models.decoder import Decoder
-from .models.load import architecture, fingerprint, load_model
+from .models.load import fingerprint, load_model, look
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
 from .sequence import Sequence
@@ -70,6 +70,13 @@ class Runner:
             torch.cuda.set_device(self.device)  # Triton launches where the thread is, not where tensors are
         native.set_threads(config.threads or physical_cores())
         folder = Path(config.model)
+        attention = deterministic.attention(config.attention, self.device, config.deterministic)
+        known, _, dtype = look(folder, dtype=config.dtype, device=self.device, impl=config.model_impl)
+        self._architecture = str(known["architectures"][0])
+        # What cannot be is said before the weights are read. Once they are, the choice takes them into account.
+        choose_backend(attention, dtype, self.device, config.kv_cache_dtype)
+        if (guesser := config.speculative_config.model) is not None and not Path(guesser).is_dir():
+            raise ConfigError("speculative_config", f"has {guesser!r} as model", "a folder")
         self.model = load_model(
             folder,
             dtype=config.dtype,
@@ -83,7 +90,6 @@ class Runner:
         if not self.model.in_torch and native.serves(self.model.dtype, self.device):
             # Two pools of threads would wait for each other's cores, spinning; and torch has little left to do.
             torch.set_num_threads(1)
-        attention = deterministic.attention(config.attention, self.device, config.deterministic)
         widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in self.model.layers)
         self._backend = choose_backend(
             attention, self.model.dtype, self.device, config.kv_cache_dtype, widest, self.model.kinds
@@ -91,7 +97,6 @@ class Runner:
         # Torch's attention waits for the device itself, and so does what is not our own of a model.
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
         self.overlap = self.device.type == "cuda" and not waits  # whether steps can fly (ahead.py)
-        self._architecture = architecture(folder)
         said = folder, self.model.vocab_size, config.grammar_engines
         self.guides = Guides(link) if link is not None else Guides(ProcessLink(*said), ProcessLink(*said))
         alone = config.deterministic and self.device.type == "cuda"

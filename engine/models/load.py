@@ -46,14 +46,7 @@ def load_model(
     if fewer or more than the config's maximum; only rope kinds that depend on length use it. progress(done, total) in
     bytes. Raises ModelError naming file and field, ConfigError where the setting does not fit the model.
     """
-    config = read_config(folder)
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names:
-        raise ModelError(f"{folder / 'config.json'}: architectures is {names!r}; expected a list with a name")
-    family = None if impl == "transformers" else FAMILIES.get(names[0])
-    chosen = choose_dtype(config, dtype, device, family is not None)
-    if impl == "quire" and family is None:
-        raise ModelError(f"{folder / 'config.json'}: {names[0]} is none of quire's own families: {', '.join(FAMILIES)}")
+    config, family, chosen = look(folder, dtype=dtype, device=device, impl=impl)
     if quantization is not None:
         _check_form(quantization, chosen, device)
     fixed = deterministic and steady.products(chosen, device, family is not None)
@@ -92,6 +85,22 @@ def load_model(
     return model
 
 
+def look(
+    folder: Path, *, dtype: str, device: torch.device, impl: str
+) -> tuple[dict[str, Any], str | None, torch.dtype]:
+    """What is known without the weights: config.json, the module of its family (None: transformers runs it), and what
+    is computed in. Parameters and errors as of `load_model`."""
+    config = read_config(folder)
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names:
+        raise ModelError(f"{folder / 'config.json'}: architectures is {names!r}; expected a list with a name")
+    family = None if impl == "transformers" else FAMILIES.get(names[0])
+    chosen = choose_dtype(config, dtype, device, family is not None)
+    if impl == "quire" and family is None:
+        raise ModelError(f"{folder / 'config.json'}: {names[0]} is none of quire's own families: {', '.join(FAMILIES)}")
+    return config, family, chosen
+
+
 def _check_form(form: str, dtype: torch.dtype, device: torch.device) -> None:
     """Raises ConfigError where no product keeps its weights so. dtype: what is computed in."""
     if native.serves(dtype, device):
@@ -102,11 +111,6 @@ def _check_form(form: str, dtype: torch.dtype, device: torch.device) -> None:
     if (lack := there.lack(dtype, device)) is not None:
         expected = f"none here: they are quantized for the C++ kernels on the CPU in float32 or for Triton's: {lack}"
         raise ConfigError("quantization", f"is {form!r} on {device} ({native.described()})", expected)
-
-
-def architecture(folder: Path) -> str:
-    """What the checkpoint calls its model."""
-    return str((read_config(folder).get("architectures") or ["unknown"])[0])
 
 
 def fingerprint(folder: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quire.engine import runner as runner_module
-from quire.engine.config import BLOCK_SIZE, EngineConfig
+from quire.engine.config import BLOCK_SIZE, EngineConfig, Speculation
 from quire.engine.errors import ConfigError
 from quire.engine.flying import sound_rows
 from quire.engine.machine import physical_cores
@@ -187,6 +187,20 @@ def test_the_pool_is_no_larger_than_all_sequences_can_fill(stories):
 def test_an_unknown_attention_backend_is_refused(stories):
     with pytest.raises(ConfigError, match=r"attention is 'nope'; expected auto or one of native, torch"):
         start(stories, attention="nope")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"attention": "triton"}, "attention is 'triton'"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8'"),
+        ({"speculative_config": Speculation(model="./nowhere")}, "speculative_config has './nowhere' as model"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_weights_are_read(stories, monkeypatch, fields, named):
+    monkeypatch.setattr(runner_module, "load_model", lambda *_, **__: pytest.fail("read the weights"))
+    with pytest.raises(ConfigError, match=named):
+        start(stories, device="cpu", **fields)
 
 
 def test_threads_are_the_physical_cores_unless_said(stories, monkeypatch):
