@@ -108,6 +108,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.memory_utilization is not None and not 0 < self.memory_utilization <= 1:
             raise ConfigError("memory_utilization", f"is {self.memory_utilization}", "more than 0, at most 1")
 
+    def longest(self, positions: int) -> int:
+        """Tokens a sequence shall be able to reach, if the cache can hold them. Raises ConfigError where the model has
+        not so many positions."""
+        if self.max_model_len is not None and self.max_model_len > positions:
+            expected = f"at most {positions}, the positions this model has"
+            raise ConfigError("max_model_len", f"is {self.max_model_len}", expected)
+        return self.max_model_len or positions
+
 
 class Start(msgspec.Struct, frozen=True):
     """What the engine process is told at its start."""

@@ -74,7 +74,8 @@ class Runner:
         known, _, dtype = look(folder, dtype=config.dtype, device=self.device, impl=config.model_impl)
         self._architecture = str(known["architectures"][0])
         # What cannot be is said before the weights are read. Once they are, the choice takes them into account.
-        choose_backend(attention, dtype, self.device, config.kv_cache_dtype)
+        pages = config.kv_cache_dtype
+        choose_backend(attention, dtype, self.device, pages)
         if (guesser := config.speculative_config.model) is not None and not Path(guesser).is_dir():
             raise ConfigError("speculative_config", f"has {guesser!r} as model", "a folder")
         self.model = load_model(
@@ -91,9 +92,7 @@ class Runner:
             # Two pools of threads would wait for each other's cores, spinning; and torch has little left to do.
             torch.set_num_threads(1)
         widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in self.model.layers)
-        self._backend = choose_backend(
-            attention, self.model.dtype, self.device, config.kv_cache_dtype, widest, self.model.kinds
-        )
+        self._backend = choose_backend(attention, self.model.dtype, self.device, pages, widest, self.model.kinds)
         # Torch's attention waits for the device itself, and so does what is not our own of a model.
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
         self.overlap = self.device.type == "cuda" and not waits  # whether steps can fly (ahead.py)
@@ -106,7 +105,7 @@ class Runner:
         self.slots = Slots(config.max_loras)
         self.library = Library(self._adapter(folder), ready_adapter, config.lora_memory, folder)
         self.step_tokens = config.max_num_batched_tokens or STEP_TOKENS[self.device.type]
-        limit = longest_wanted(config, self.model.max_position)
+        limit = config.longest(self.model.max_position)
         layers = self.model.layers + (maker.layers if maker else [])
         self.graphs: Graphs | None = None
         self.cache: KVCache  # the first one is made to warm up
@@ -412,11 +411,3 @@ def reach(model: CausalLM) -> int:
     wide = [spec for spec in model.layers if spec.window is None]
     attended = sum(spec.heads * (spec.head_dim + (spec.v_head_dim or spec.head_dim)) for spec in wide)
     return int(ATTENDS * multiplied / attended) + 1 if attended else 1 << 60
-
-
-def longest_wanted(config: EngineConfig, max_position: int) -> int:
-    """Tokens a sequence shall be able to reach, if the cache can hold them."""
-    wanted = config.max_model_len
-    if wanted is not None and wanted > max_position:
-        raise ConfigError("max_model_len", f"is {wanted}", f"at most {max_position}, the positions this model has")
-    return wanted or max_position
