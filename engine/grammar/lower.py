@@ -326,7 +326,7 @@ class Lowered:
         raise AssertionError(option)
 
     def _text(self, option: Text) -> dict[str, Any]:
-        expressions = [f"^(?:{regexes.write(p)})$" for p in option.patterns]
+        expressions = [regexes.pattern(p) for p in option.patterns]
         first = _kept(
             type="string",
             minLength=option.low or None,
@@ -348,7 +348,7 @@ class Lowered:
             type="object",
             properties={n: self._write(v) for n, v in names.items()},
             required=list(option.required) or None,
-            patternProperties={f"^(?:{regexes.write(p)})$": self._write(v) for p, v in option.patterns} or None,
+            patternProperties={regexes.pattern(p): self._write(v) for p, v in option.patterns} or None,
             additionalProperties=self._write(option.extra),
             minProperties=low,
             maxProperties=high,

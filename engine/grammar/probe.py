@@ -63,7 +63,7 @@ def matcher_of(schema: str) -> llguidance.LLMatcher:
 
 def matches(regex: regexes.Regex, text: str) -> bool:
     """Whether the whole text matches. Raises GrammarRefused if the expression is too large."""
-    schema = {"type": "string", "pattern": f"^(?:{regexes.write(regex)})$"}
+    schema = {"type": "string", "pattern": regexes.pattern(regex)}
     matcher = matcher_of(json.dumps(schema)).deep_copy()
     if matcher.is_error():
         raise GrammarRefused(f"regex too large or empty: {first_line(matcher.get_error())}")
@@ -73,7 +73,7 @@ def matches(regex: regexes.Regex, text: str) -> bool:
 
 def are_apart(one: regexes.Regex, other: regexes.Regex) -> bool:
     """Whether no text matches both."""
-    first, second = ({"type": "string", "pattern": f"^(?:{regexes.write(r)})$"} for r in (one, other))
+    first, second = ({"type": "string", "pattern": regexes.pattern(r)} for r in (one, other))
     return is_empty({**first, "allOf": [second]})
 
 

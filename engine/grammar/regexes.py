@@ -29,6 +29,7 @@ _SPACE: Ranges = [
 ]  # fmt: skip
 _LINE_ENDS: Ranges = [(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)]
 _SURROGATES = (0xD800, 0xDFFF)
+_WRITABLE: Ranges = [(0x08, 0x0A), (0x0C, 0x0D), (0x20, ALL[1])]  # in JSON strings, without \uXXXX
 
 _REFUSED = {
     op.ASSERT: "look-around (?= or (?<=",
@@ -221,21 +222,35 @@ _CATEGORIES: dict[Any, Ranges] = {
 }
 
 
-def write(regex: Regex) -> str:
-    """For Rust's regex crates, with nothing left to their reading: no classes, no flags, no anchors."""
+def write(regex: Regex, json: bool = False) -> str:
+    """For Rust's regex crates, with nothing left to their reading: no classes, no flags, no anchors. json: of what is
+    written inside JSON strings, where no character needs \\uXXXX."""
     if isinstance(regex, Chars):
-        if not regex.ranges:
+        ranges = _writable(regex.ranges) if json else regex.ranges
+        if not ranges:
             raise GrammarRefused("regex: a set without characters matches nothing")
-        if len(regex.ranges) == 1 and regex.ranges[0][0] == regex.ranges[0][1]:
-            return _char(regex.ranges[0][0])
-        return "[" + "".join(_char(a) if a == b else f"{_char(a)}-{_char(b)}" for a, b in regex.ranges) + "]"
+        if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+            return _char(ranges[0][0])
+        return "[" + "".join(_char(a) if a == b else f"{_char(a)}-{_char(b)}" for a, b in ranges) + "]"
     if isinstance(regex, Concat):
-        return "".join(f"(?:{write(p)})" if isinstance(p, Either) else write(p) for p in regex.parts)
+        return "".join(f"(?:{write(p, json)})" if isinstance(p, Either) else write(p, json) for p in regex.parts)
     if isinstance(regex, Either):
-        return "|".join(map(write, regex.options))
+        return "|".join(write(o, json) for o in regex.options)
     times = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((regex.low, regex.high))
     high = "" if regex.high is None else regex.high
-    return f"(?:{write(regex.body)}){times or f'{{{regex.low},{high}}}'}"
+    return f"(?:{write(regex.body, json)}){times or f'{{{regex.low},{high}}}'}"
+
+
+def pattern(regex: Regex) -> str:
+    """As the `pattern` of a plain JSON Schema."""
+    return f"^(?:{write(regex, json=True)})$"
+
+
+def _writable(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Without the control characters that have no short escape: of a set that holds all of them llguidance makes one
+    that holds every escape, `\\"` and `\\\\` too. One by itself does no harm, and is what nothing matches."""
+    kept = tuple(r for low, high in _WRITABLE for a, b in ranges if (r := (max(a, low), min(b, high)))[0] <= r[1])
+    return kept or (ranges[:1] and ((ranges[0][0], ranges[0][0]),))
 
 
 def _char(code: int) -> str:

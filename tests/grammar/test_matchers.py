@@ -34,6 +34,14 @@ value ::= [0-9]+ | "(" sum ")"
 CASES = [  # kind, text, what can be written, what cannot
     ("json_object", "", ['{"a": [1, 2.5e3, null]}', "{}"], ["[]", '{"a": 1,}', "{} "]),
     ("json_schema", '{"enum": ["a", 1, null]}', ['"a"', "1", "null"], ['"b"', "2", ""]),
+    ("json_schema", r'{"type": "string", "pattern": "^[^\"]$"}', ['"a"', r'"\n"', r'"\\"', '"é"'], [r'"\""', '""']),
+    (
+        "json_schema",
+        r'{"type": "object", "patternProperties": {"^[^\\\\]$": {"const": 1}}, "additionalProperties": {"const": 2}}',
+        [r'{"a": 1, "\"": 1}', r'{"\\": 2, "ab": 2}'],
+        ['{"a": 2}', r'{"\\": 1}', r'{"\"": 2}'],
+    ),
+    ("regex", '[^"]{2}', ["a\\", "\x01\n"], ['a"', "a"]),
     ("regex", "[0-9]{3}-[0-9]{4}", ["123-4567"], ["123-456", "1234567"]),
     ("regex", "a|bc?", ["a", "b", "bc"], ["ac", ""]),
     ("regex", "x.{0,900}(y|zz.{3,9}\\.)", ["xy", "xzzabc.", "x y"], ["x", "xzzab.", "xz"]),

@@ -93,6 +93,8 @@ def test_what_cannot_be_enforced_is_refused_with_its_place(schema: Any, path: st
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
         {"$ref": "#"},
         {"enum": [1], "type": "string"},
+        {"type": "string", "const": '"', "pattern": '^[^"]$'},
+        {"enum": ["a\\b"], "type": "string", "pattern": "^[^/\\\\]+$"},
         {"type": "array", "minItems": 2, "maxItems": 1},
         False,
     ],

@@ -66,6 +66,28 @@ def test_classes_are_those_of_ecma(pattern: str, text: str, expected: bool) -> N
 
 
 @pytest.mark.parametrize(
+    "pattern",
+    [
+        '[^"]',
+        "[^/\\\\]",
+        '[^\\\\"]',
+        "[\\x00-\\x1f]",
+        "[^a]",
+        '[^\\n"]',
+        "[^a-z]|[\\x00-\\x1f]",
+        "\\x01|b",
+        "[\\x01-\\x1f]*c?",
+    ],
+)
+def test_a_set_that_holds_control_characters_holds_no_quote_and_no_backslash_that_it_does_not_name(
+    pattern: str,
+) -> None:
+    regex = regexes.parse(f"^(?:{pattern})$", whole=False)
+    for text in (*'"\\/abc\n\t\b\f\ré', "", '\\"', "\nc"):
+        assert probe.matches(regex, text) == (re.fullmatch(pattern, text) is not None), text
+
+
+@pytest.mark.parametrize(
     ("pattern", "name"),
     [
         ("(?=a)", "look-around"), ("(?!a)", "negative look-around"), ("(?<=a)b", "look-around"),
