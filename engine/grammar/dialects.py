@@ -28,7 +28,23 @@ from .controls import Controls
 from .dialect_text import body, encoded, encoded_text, ending, number, quoted, spelled
 from .errors import GrammarRefused
 from .lower import NEVER, Lowered, plain_number
-from .nodes import ANY, EVERY, Anything, Array, Bool, Literal, Node, Null, Number, Object, Option, Ref, Text, literal
+from .nodes import (
+    ANY,
+    EVERY,
+    Anything,
+    Array,
+    Bool,
+    Literal,
+    Node,
+    Null,
+    Number,
+    Object,
+    Option,
+    Ref,
+    Text,
+    dumps,
+    literal,
+)
 from .regexes import Regex
 from .schema import Schema
 from .spec import Limits
@@ -228,7 +244,7 @@ class Values:
             pairs = (f"{self._key(name)} {self._notation.colon} {self._literal(v)}" for name, v in value.items())
             return f'"{{" {f" {self._notation.comma} ".join(pairs)} "}}"'
         words = {None: self._null, True: self._true, False: self._false}
-        return words[value] if value is None or isinstance(value, bool) else quoted(json.dumps(value))
+        return words[value] if value is None or isinstance(value, bool) else quoted(dumps(value))
 
     # what holds other values
 

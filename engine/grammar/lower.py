@@ -27,6 +27,7 @@ from .nodes import (
     Option,
     Ref,
     Text,
+    dumps,
     example_number,
     is_empty,
 )
@@ -289,7 +290,7 @@ class Lowered:
         for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else []:
             self._collect(item)
         self.names += list(value) if isinstance(value, dict) else []
-        self._leaves.append(len(json.dumps(value, ensure_ascii=False).encode()))
+        self._leaves.append(len(dumps(value).encode()))
 
     def _write_option(self, option: Option) -> dict[str, Any]:
         if self._least_option(option) > LONGEST:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -96,18 +97,24 @@ class Ref:
 
 Option = Anything | Null | Bool | Number | Text | Array | Object | Literal | Ref
 Node = tuple[Option, ...]
+_EXPONENT = re.compile(r'("(?:[^"\\]|\\.)*")|-?[0-9.]+e[-+]?[0-9]+')
 ANY: Node = (Anything(),)
 EVERY: Node = (Null(), Bool(), Number(), Text(), Array((), ANY), Object((), (), (), ANY))  # the same, kind by kind
 
 
 def literal(value: Any) -> Literal:
     plain = _plain(value)
-    return Literal(json.dumps(plain, sort_keys=True), json.dumps(plain, ensure_ascii=False))
+    return Literal(json.dumps(plain, sort_keys=True), dumps(plain))
+
+
+def dumps(value: Any, **more: Any) -> str:
+    """JSON whose numbers have no exponent, as llguidance writes those of enum and const. more: as json.dumps has it."""
+    return _EXPONENT.sub(lambda m: m[1] or f"{Decimal(m[0]):f}", json.dumps(value, ensure_ascii=False, **more))
 
 
 def _plain(value: Any) -> Any:
     """Numbers of equal value in one form."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):
         return [_plain(v) for v in value]

@@ -305,8 +305,10 @@ def check_writable(text: str, path: str) -> None:
 def _check_value(value: Any, path: str) -> None:
     if isinstance(value, str):
         check_writable(value, path)
-    elif isinstance(value, int) and abs(value) >= 2**63:
-        _refuse("a whole number of more than 63 bits", path)
+    elif isinstance(value, int | float) and abs(value) >= 2**63:
+        _refuse("a number of more than 63 bits", path)
+    elif isinstance(value, int) and float(value) != value:
+        _refuse(f"{value} is no double, as readers of JSON have them; the nearest is {int(float(value))}", path)
     elif isinstance(value, list):
         for i, item in enumerate(value):
             _check_value(item, f"{path}/{i}")

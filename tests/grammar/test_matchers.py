@@ -35,6 +35,14 @@ CASES = [  # kind, text, what can be written, what cannot
     ("json_object", "", ['{"a": [1, 2.5e3, null]}', "{}"], ["[]", '{"a": 1,}', "{} "]),
     ("json_schema", '{"enum": ["a", 1, null]}', ['"a"', "1", "null"], ['"b"', "2", ""]),
     ("json_schema", r'{"type": "string", "pattern": "^[^\"]$"}', ['"a"', r'"\n"', r'"\\"', '"é"'], [r'"\""', '""']),
+    ("json_schema", '{"const": 1e-7}', ["0.0000001"], ["1e-7", "1e-07", "0.0"]),
+    (
+        "json_schema",
+        '{"enum": [1e16, [-2.5e-10, "1e-7"], 1e-05, 9007199254740994]}',
+        ["10000000000000000", '[-0.00000000025, "1e-7"]', "0.00001", "9007199254740994"],
+        ["1e16", "10000000000000001"],
+    ),
+    ("json_schema", '{"properties": {"v": {"const": 1e-7}}}', ['{"v": 0.0000001}', "{}"], ['{"v": 0.0}']),
     (
         "json_schema",
         r'{"type": "object", "patternProperties": {"^[^\\\\]$": {"const": 1}}, "additionalProperties": {"const": 2}}',

@@ -22,6 +22,7 @@ from ..nodes import (
     Option,
     Ref,
     Text,
+    dumps,
 )
 from ..symbols import Way
 from ..whitespace import Layout
@@ -108,7 +109,7 @@ class Documents:
 
     def _compact(self, written: str) -> bytes:
         marks = (self._layout.comma, self._layout.colon)
-        return json.dumps(json.loads(written), ensure_ascii=False, separators=marks).encode()
+        return dumps(json.loads(written), separators=marks).encode()
 
     def _joined(self, parts: list[bytes | None]) -> bytes | None:
         return None if None in parts else b"".join(part or b"" for part in parts)
@@ -234,7 +235,7 @@ class Documents:
                 found += [*((kit.spelled(self._layout.comma), *blank) if i else ()), kit.spelled(tuple(_quoted(name)))]
                 found += [*blank, kit.spelled(self._layout.colon), *blank, *self._literal(item), *blank]
             return (kit.spelled("{"), *blank, *found, kit.spelled("}"))
-        return (kit.spelled(json.dumps(value, ensure_ascii=False)),)
+        return (kit.spelled(dumps(value)),)
 
     def _text(self, writing: Writing, letters: Letters) -> Goals:
         return (self._kit.written(writing, Place(letters)),)
