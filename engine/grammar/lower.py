@@ -28,8 +28,8 @@ from .nodes import (
     Ref,
     Text,
     dumps,
-    example_number,
     is_empty,
+    short_number,
 )
 from .schema import Schema
 
@@ -124,7 +124,7 @@ class Lowered:
             case Ref(pointer):
                 return self._least[pointer]
             case Number():
-                return NEVER if is_empty(option) else len(example_number(option)) or _DIGITS
+                return NEVER if is_empty(option) else len(short_number(option)) or _DIGITS
             case Text():
                 if (found := self._texts.get(id(option))) is None:
                     found = self._texts[id(option)] = option, self._least_text(option)
@@ -193,7 +193,7 @@ class Lowered:
             case Literal():
                 return option.written
             case Number():
-                return example_number(option)
+                return short_number(option)
             case Text():
                 filled = self._filled(option)
                 return json.dumps(filled, ensure_ascii=False) if filled is not None else ""

@@ -329,14 +329,9 @@ def is_within(n: Number, value: int | float | Decimal) -> bool:
     return n.multiple is None or _divides(n.multiple, number)
 
 
-def _divides(divisor: Decimal, number: Decimal) -> bool:
-    return Fraction(number) % Fraction(divisor) == 0
-
-
 @functools.lru_cache(4096)
-def example_number(option: Number) -> str:
-    """A number within that is short, though not always the shortest, written without exponent; "" if none is found at
-    once."""
+def short_number(option: Number) -> str:
+    """A short number within, written without exponent; "" if none is found at once."""
     low, high = option.low, option.high
     step = option.multiple or 1
     tries = [Decimal(0), Decimal(1), Decimal(-1)]
@@ -349,4 +344,8 @@ def example_number(option: Number) -> str:
     ]
     tries += [t + step for t in tries] + [t - step for t in tries]
     tries += [(low + high) / 2] if low is not None and high is not None else []
-    return next((f"{t.normalize():f}" for t in tries if is_within(option, t)), "")
+    return min((f"{t.normalize():f}" for t in tries if is_within(option, t)), key=len, default="")
+
+
+def _divides(divisor: Decimal, number: Decimal) -> bool:
+    return Fraction(number) % Fraction(divisor) == 0

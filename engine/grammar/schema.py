@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -18,6 +18,7 @@ from .spec import Limits
 
 _MOST_PATTERNS = 50
 EXACT = 2**53  # numbers beyond are not told apart by every reader of JSON
+_DIGITS = Context(prec=15)  # nor are numbers of more digits, and llguidance compares no more
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _STRINGS = ("minLength", "maxLength", "pattern", "format")
 _ARRAYS = ("items", "prefixItems", "additionalItems", "minItems", "maxItems")
@@ -132,12 +133,13 @@ class Schema:
         for keyword in _NUMBERS:
             if keyword in schema:
                 values[keyword] = _decimal(schema[keyword], f"{path}/{keyword}")
-        low = max(
-            ((v, k == "exclusiveMinimum") for k, v in values.items() if k in ("minimum", "exclusiveMinimum")),
-            default=(None, False),
-        )
+        bounds = {k: (v, k[:2] == "ex") for k, v in values.items()}
+        for keyword, next_to in (("exclusiveMinimum", _DIGITS.next_plus), ("exclusiveMaximum", _DIGITS.next_minus)):
+            if not integer and values.get(keyword):  # to a reader 0.99999999999999999 is 1
+                bounds[keyword] = (next_to(values[keyword]), False)
+        low = max((bounds[k] for k in ("minimum", "exclusiveMinimum") if k in bounds), default=(None, False))
         high = min(
-            ((v, k == "maximum") for k, v in values.items() if k in ("maximum", "exclusiveMaximum")),
+            ((bounds[k][0], not bounds[k][1]) for k in ("maximum", "exclusiveMaximum") if k in bounds),
             default=(None, True),
         )
         multiple = values.get("multipleOf")
@@ -343,6 +345,9 @@ def _decimal(value: Any, path: str) -> Decimal:
     number = Decimal(str(value))
     if abs(number) > EXACT:
         _refuse(f"{value} is beyond 2^53", path)
+    digits, most = len(number.as_tuple().digits), _DIGITS.prec
+    if number != number.to_integral_value() and (digits > most or int(number.as_tuple().exponent) < -most):
+        _refuse(f"{value} has more than {most} digits, or as many behind the point", path)
     return number
 
 

@@ -35,6 +35,12 @@ CASES = [  # kind, text, what can be written, what cannot
     ("json_object", "", ['{"a": [1, 2.5e3, null]}', "{}"], ["[]", '{"a": 1,}', "{} "]),
     ("json_schema", '{"enum": ["a", 1, null]}', ['"a"', "1", "null"], ['"b"', "2", ""]),
     ("json_schema", r'{"type": "string", "pattern": "^[^\"]$"}', ['"a"', r'"\n"', r'"\\"', '"é"'], [r'"\""', '""']),
+    (
+        "json_schema",
+        '{"type": "number", "exclusiveMinimum": 0.99, "exclusiveMaximum": 1}',
+        ["0.995", "0.999999999999999", "0.9900000000000010"],
+        ["1", "0.99", "0.9999999999999999", "0.9900000000000009"],
+    ),
     ("json_schema", '{"const": 1e-7}', ["0.0000001"], ["1e-7", "1e-07", "0.0"]),
     (
         "json_schema",

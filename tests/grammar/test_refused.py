@@ -64,6 +64,8 @@ def test_no_keyword_stands_in_two_tables() -> None:
         ({"properties": {"a": {"$id": "x"}}}, "#/properties/a/$id"),
         ({"type": "number", "multipleOf": 0}, "#/multipleOf"),
         ({"type": "integer", "minimum": 10**18}, "#/minimum"),
+        ({"type": "number", "minimum": 1e-300, "maximum": 2e-300}, "#/minimum"),
+        ({"type": "number", "maximum": 0.9999999999999999}, "#/maximum"),
         ({"type": "string", "minLength": -1}, "#/minLength"),
         ({"type": "array", "maxItems": 10**7}, "#/maxItems"),
         ({"type": "list"}, "#/type"),
