@@ -7,6 +7,7 @@ and so is a key that nobody knows: it may have been meant to bind the answer.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from ..engine.errors import RequestError
+from ..engine.grammar import strict
 from ..engine.grammar.spec import GrammarSpec, Kind
 
 JSON_KINDS = ("json_schema", "json_object", "structural_tag")  # those that a whitespace pattern is for
@@ -72,10 +74,7 @@ def _shown(value: Any) -> str:
 def _schema(value: Any, where: str) -> Constraint:
     """A JSON Schema: an object or true, or the same as JSON in a string."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise _wrong(where, f"it is not JSON: {error}") from None
+        value = _loads(value, where)
     if value is True:
         value = {}
     if not isinstance(value, dict):
@@ -119,17 +118,23 @@ def _grammar(value: Any, where: str) -> Constraint | None:
 
 def _structural_tag(value: Any, where: str) -> Constraint:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise _wrong(where, f"it is not JSON: {error}") from None
+        value = _loads(value, where)
     found = _object(value, where, frozenset(["type", "structures", "triggers"]))
     if found.pop("type", "structural_tag") != "structural_tag":
         raise _wrong(f"{where}.type", "it must be structural_tag")
     return _spec("structural_tag", json.dumps(found, ensure_ascii=False), where)
 
 
+def _loads(text: str, where: str) -> Any:
+    try:
+        return strict.loads(text)
+    except ValueError as error:
+        raise _wrong(where, f"it is not JSON: {error}") from None
+
+
 def _spec(kind: Kind, text: str, where: str) -> Constraint:
+    if half := re.search("[\ud800-\udfff]", text):  # JSON in a string can hold it, a message to the engine cannot
+        raise _wrong(where, f"it holds U+{ord(half[0]):04X}, half of a surrogate pair, which is no character")
     return Constraint(GrammarSpec(kind=kind, text=text), where)
 
 

@@ -10,7 +10,7 @@ from decimal import Context, Decimal
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from . import probe, regexes
+from . import probe, regexes, strict
 from .errors import GrammarRefused
 from .keywords import ANNOTATIONS, ENFORCED, FORMATS, REFUSED
 from .nodes import ANY, Array, Bool, Literal, Meeting, Node, Null, Number, Object, Option, Ref, Text, literal
@@ -322,21 +322,9 @@ def _check_value(value: Any, path: str) -> None:
 
 def _loads(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        return strict.loads(text)
+    except ValueError as error:
         raise GrammarRefused(f"the schema is not JSON: {error}") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{json.dumps(next(n for n in names if names.count(n) > 1))[:60]} stands twice in an object")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _decimal(value: Any, path: str) -> Decimal:

@@ -119,7 +119,19 @@ def test_one_option_that_nothing_satisfies_does_not_lead_astray() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1,]", "nul", '{"type": NaN}', '{"type": "string", "type": "null"}', "[" * 100_000, '"\\ud800"']
+    "text",
+    [
+        "",
+        "{",
+        "[1,]",
+        "nul",
+        '{"type": NaN}',
+        '{"type": "string", "type": "null"}',
+        "[" * 100_000,
+        '"\\ud800"',
+        '{"const": 1e999}',
+        '{"minLength": 1e999}',
+    ],
 )
 def test_text_that_is_no_schema_is_refused(text: str) -> None:
     refusal(text)

@@ -102,6 +102,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"guided_json": 5}, "guided_json"),
     ({"guided_json": False}, "guided_json"),
     ({"guided_json": "["}, "guided_json"),
+    ({"guided_json": '{"type": "string", "type": "null"}'}, "guided_json"),
+    ({"guided_json": '{"enum": ["\\ud800"]}'}, "guided_json"),
+    ({"json_schema": '{"const": "\\ud800"}'}, "json_schema"),
+    ({"json_schema": '{"properties": {"\\udfff": {}}}'}, "json_schema"),
+    ({"json_schema": '{"const": ' + "1" * 5000 + "}"}, "json_schema"),
+    ({"json_schema": '{"const": 1e999}'}, "json_schema"),
+    ({"structured_outputs": {"json": '{"const": "\\ud800"}'}}, "structured_outputs.json"),
+    ({"structured_outputs": {"structural_tag": '{"triggers": ["\\ud800"], "structures": []}'}},
+     "structured_outputs.structural_tag"),
     ({"guided_regex": 5}, "guided_regex"),
     ({"guided_choice": "a"}, "guided_choice"),
     ({"guided_grammar": []}, "guided_grammar"),
@@ -143,6 +152,21 @@ def test_what_cannot_be_is_refused_by_its_field(greeter, fields, param):
         assert error["param"] == param
         assert param in error["message"]
     assert len(greeter.engine.requests) == before
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ('{"a": 1, "a": 2}', '"a" stands twice'),
+        ('{"const": ' + "1" * 5000 + "}", "5000 digits; at most 400"),
+        ('{"const": "\\ud800"}', "U+D800, half of a surrogate pair"),
+        ('{"const": 1e999}', "1e999 is larger than any double"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+    ids=["twice", "digits", "half", "large", "deep"],
+)
+def test_what_is_wrong_with_a_schema_in_a_string_is_said(server, schema, why):
+    assert why in error_of(server.post(CHAT, {**HELLO, "json_schema": schema}))["message"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
