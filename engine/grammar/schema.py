@@ -117,13 +117,13 @@ class Schema:
     def _own(self, schema: dict[str, Any], path: str, depth: int) -> Node:
         """Of type and the keywords that belong to one type each."""
         names = schema.get("type")
-        if names is None and not any(k in schema for k in (*_NUMBERS, *_STRINGS, *_ARRAYS, *_OBJECTS)):
+        if "type" not in schema and not any(k in schema for k in (*_NUMBERS, *_STRINGS, *_ARRAYS, *_OBJECTS)):
             return ANY
-        names = list(_TYPES) if names is None else names if isinstance(names, list) else [names]
+        names = list(_TYPES) if "type" not in schema else names if isinstance(names, list) else [names]
         found: list[Option] = []
         for name in names:
-            if name not in _MAKERS:
-                _refuse(f"type {json.dumps(name)[:40]} is none", f"{path}/type")
+            if not isinstance(name, str) or name not in _MAKERS:
+                _refuse(f"type {json.dumps(name)[:40]} is none; these are: {', '.join(_MAKERS)}", f"{path}/type")
             if not (name == "integer" and "number" in names):
                 found.append(_MAKERS[name](self, schema, path, depth))
         return tuple(dict.fromkeys(found))
@@ -157,7 +157,7 @@ class Schema:
             )
         if "format" in schema:
             name = schema["format"]
-            if name not in FORMATS:
+            if not isinstance(name, str) or name not in FORMATS:
                 _refuse(
                     f"format {json.dumps(name)[:40]} is not supported; these are: {', '.join(FORMATS)}",
                     f"{path}/format",
@@ -260,9 +260,9 @@ class Schema:
         return literal(value)
 
     def _size(self, schema: dict[str, Any], keyword: str, path: str) -> int | None:
-        value = schema.get(keyword)
-        if value is None:
+        if keyword not in schema:
             return None
+        value = schema[keyword]
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
             _refuse(f"{keyword} must be a whole number from 0 on", f"{path}/{keyword}")
         if value > self.limits.repeat:
