@@ -20,8 +20,10 @@ _MAPS = frozenset(["properties"])
 _LISTS = frozenset(["anyOf"])
 _PLAIN = frozenset(["type", "enum", "const", "required", "title", "description", "default", "examples", "minimum",
                     "maximum", "minItems", "maxItems", "minLength", "maxLength"])  # fmt: skip
+_NOT_NULL = frozenset(["type", "enum", "required"])
 _MORE_NAMES = ("additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf", "minProperties")
 _LARGEST = 1000  # a count that costs little
+_PLACES = 11  # behind the point; bounds of more than 15 digits are refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ def arguments_schema(tool: Tool, *, enforced: bool, declared: bool = False) -> d
     keywords that are sure to be known, and any object in place of another. declared: of properties that are named, no
     others are written unless the schema says so itself."""
     parameters = tool["function"].get("parameters")
+    if parameters is None:  # OpenAI's word for a function that takes none
+        return {"type": "object", "properties": {}, "additionalProperties": False}
     if not parameters or not (enforced or is_plain(parameters)):
         return {"type": "object"}
     closed = declared and parameters.get("properties") and not any(key in parameters for key in _MORE_NAMES)
@@ -132,6 +136,8 @@ def is_plain(schema: Any) -> bool:
             continue
         if key in _LISTS and isinstance(value, list) and value and all(map(is_plain, value)):
             continue
+        if (key in _NOT_NULL and value is None) or (key in ("enum", "const") and not _is_held(value)):
+            return False
         if key in _PLAIN and not (key.startswith("m") and not _is_small(value)):
             continue
         if key == "additionalProperties" and isinstance(value, bool):
@@ -141,4 +147,11 @@ def is_plain(schema: Any) -> bool:
 
 
 def _is_small(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= _LARGEST
+    return isinstance(value, int | float) and abs(value) <= _LARGEST and value == round(value, _PLACES)
+
+
+def _is_held(value: Any) -> bool:
+    """Whether every number in it is a double, and not too large."""
+    if isinstance(value, list | dict):
+        return all(map(_is_held, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int | float) or (abs(value) < 2**63 and float(value) == value)

@@ -265,6 +265,13 @@ def test_schemas_of_a_tool_that_is_not_strict_are_enforced_where_they_are_plain(
     assert '"city"' in params_of(server).grammar.text
 
 
+@pytest.mark.parametrize("function", [{}, {"parameters": None}], ids=["absent", "null"])
+def test_a_function_without_parameters_takes_none(server, function):
+    tool = {"type": "function", "function": {"name": "now", **function}}
+    for choice in ("auto", "required"):
+        assert '"additionalProperties": false' in params_of(server, tools=[tool], tool_choice=choice).grammar.text
+
+
 def test_a_format_whose_arguments_are_no_json_is_read_and_bound():
     server = SmallServer(1024, template=TEMPLATE, markup=MARKUP, tool_call_parser="qwen3_coder")
     text = "<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln\n</parameter>\n</function>\n</tool_call>"

@@ -37,7 +37,8 @@ ODD: list[Any] = [
     {"pattern": "a"}, {"properties": {"a": {"format": "uri"}}}, {"items": {"uniqueItems": True}},
     {"anyOf": [{"not": {}}]},
     {"anyOf": []}, {"properties": 5}, {"maxLength": 10**6}, {"minimum": "1"}, {"$ref": "#/$defs/a"}, 5, False,
-    {"additionalProperties": {}}, {"anyOf": [{}], "properties": {}},
+    {"additionalProperties": {}}, {"anyOf": [{}], "properties": {}}, {"type": None}, {"required": None},
+    {"minimum": 0.9999999999999999}, {"const": 2**53 + 1}, {"enum": [{"a": [1e20]}]},
 ]  # fmt: skip
 
 
