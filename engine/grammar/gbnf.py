@@ -125,7 +125,10 @@ class _Reader:
         kind, text, line = self.peek()
         if kind == "string":
             self.next()
-            return regexes.literal("".join(chr(c) for c in _codes(text[1:-1], line)))
+            codes = _codes(text[1:-1], line)
+            if half := [c for c in codes if 0xD800 <= c <= 0xDFFF]:
+                raise GrammarRefused(f"U+{half[0]:X} is half of a surrogate pair, no character", path=f"line {line}")
+            return regexes.literal("".join(map(chr, codes)))
         if kind == "set":
             self.next()
             return _set(text, line)
@@ -173,6 +176,10 @@ def _codes(text: str, line: int) -> list[int]:
                 found.append(int(text[at + 2 : at + 2 + digits], 16))
             except ValueError:
                 raise GrammarRefused(f"\\{letter} needs {digits} hexadecimal digits", path=f"line {line}") from None
+            if found[-1] > 0x10FFFF:
+                raise GrammarRefused(
+                    f"\\{letter}: {found[-1]:X} is beyond the last character, 10FFFF", path=f"line {line}"
+                )
             at += 2 + digits
         elif letter in _SHORT:
             found.append(_SHORT[letter])

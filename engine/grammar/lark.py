@@ -131,7 +131,7 @@ def _placed(where: str) -> Iterator[None]:
 
 def _object(text: str, at: int) -> tuple[str, int]:
     try:
-        _, end = json.JSONDecoder().raw_decode(text, at)
+        _, end = json.JSONDecoder(parse_int=str).raw_decode(text, at)
     except ValueError as error:
         raise GrammarRefused(f"%json: {error}", path=f"line {_line(text, at)}") from None
     return text[at:end], end

@@ -27,6 +27,12 @@ LIMITS = llguidance.LLParserLimits(
 )
 
 
+_TOLD = {
+    "NoExtensionBias": "no answer can end: a rule that every answer needs leads back to itself in all its alternatives",
+    "recursion limit exceeded": "it is nested too deeply: at most some 60 objects, lists and values within each other",
+}
+
+
 class _Bytes:
     """What llguidance asks of a tokenizer."""
 
@@ -52,7 +58,10 @@ def grammar_of(schema: dict[str, Any] | bool, whitespace: str | None) -> str:
     options: dict[str, Any] = {"json_allowed_escapes": ESCAPES, "whitespace_flexible": False}
     if whitespace is not None:
         options["whitespace_pattern"] = whitespace
-    grammar: str = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=cast(Any, options))
+    try:
+        grammar: str = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=cast(Any, options))
+    except ValueError as error:
+        raise GrammarRefused(first_line(str(error))) from None
     return grammar
 
 
@@ -83,4 +92,5 @@ def is_empty(schema: dict[str, Any]) -> bool:
 
 
 def first_line(error: str) -> str:
-    return error.strip().split("\n")[0][:300]
+    """What llguidance says, in words that need no knowledge of its inside."""
+    return next((told for name, told in _TOLD.items() if name in error), error.strip().split("\n")[0][:300])

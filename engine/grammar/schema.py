@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any, NoReturn
@@ -17,6 +18,8 @@ from .nodes import ANY, Array, Bool, Literal, Meeting, Node, Null, Number, Objec
 from .spec import Limits
 
 _MOST_PATTERNS = 50
+_DEEPEST = 64  # of the lists and objects of a value
+_INDEX = re.compile("0|[1-9][0-9]{0,6}")  # of a list, in a pointer
 EXACT = 2**53  # numbers beyond are not told apart by every reader of JSON
 _DIGITS = Context(prec=15)  # nor are numbers of more digits, and llguidance compares no more
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -41,7 +44,7 @@ class Schema:
         self._open: set[str] = set()  # definitions being read
         self._wanted: list[str] = ["#"]
         self._count = 0
-        self._siblings_ignored = False
+        self._draft: str | None = None  # None: any
         while self._wanted:
             self._define(self._wanted.pop())
         self.root: Node = self.definitions["#"]
@@ -67,7 +70,7 @@ class Schema:
             key = _unescape(part)
             if isinstance(at, dict) and key in at:
                 at = at[key]
-            elif isinstance(at, list) and key.isdigit() and int(key) < len(at):
+            elif isinstance(at, list) and _INDEX.fullmatch(key) and int(key) < len(at):
                 at = at[int(key)]
             else:
                 _refuse(f"$ref: nothing stands at {pointer}", pointer)
@@ -110,8 +113,12 @@ class Schema:
             draft = next((d for d in _DRAFTS if d in str(schema["$schema"])), None)
             if draft is None or path != "#":
                 _refuse("$schema: expected draft 4, 6, 7, 2019-09 or 2020-12, at the root", f"{path}/$schema")
-            self._siblings_ignored = draft.startswith("draft")
-        if "$ref" in schema and self._siblings_ignored and any(k in ENFORCED for k in schema if k != "$ref"):
+            self._draft = draft
+        if "prefixItems" in schema and self._draft not in (None, "2020-12"):
+            _refuse("prefixItems: $schema is of a draft that does not have it; expected items", f"{path}/prefixItems")
+        if isinstance(schema.get("items"), list) and self._draft == "2020-12":
+            _refuse("items as a list: $schema is of draft 2020-12; expected prefixItems", f"{path}/items")
+        if "$ref" in schema and self._draft in _DRAFTS[:3] and any(k in ENFORCED for k in schema if k != "$ref"):
             _refuse("$ref with siblings: drafts up to 7 ignore them, later ones do not", f"{path}/$ref")
 
     def _own(self, schema: dict[str, Any], path: str, depth: int) -> Node:
@@ -222,7 +229,7 @@ class Schema:
     def _ref(self, value: Any, path: str, depth: int) -> Node:
         if not isinstance(value, str) or not (value == "#" or value.startswith("#/")):
             _refuse(f"$ref to {json.dumps(value)[:60]}: only # and #/... within the schema are followed", path)
-        pointer = "#" + "".join(f"/{_escape(_unescape(part))}" for part in value[1:].split("/")[1:])
+        pointer = "#" + "".join(f"/{_escape(_unescape(part))}" for part in unquote(value[1:]).split("/")[1:])
         if pointer not in self.definitions:
             self._wanted.append(pointer)
         return (Ref(pointer),)
@@ -304,7 +311,10 @@ def check_writable(text: str, path: str) -> None:
             _refuse(f"the character U+{ord(character):04X} cannot be written without \\u", path)
 
 
-def _check_value(value: Any, path: str) -> None:
+def _check_value(value: Any, path: str, depth: int = 0) -> None:
+    """depth: how many lists and objects it stands in."""
+    if depth > _DEEPEST:
+        _refuse(f"a value in more than {_DEEPEST} lists and objects", path[:80])
     if isinstance(value, str):
         check_writable(value, path)
     elif isinstance(value, int | float) and abs(value) >= 2**63:
@@ -313,11 +323,11 @@ def _check_value(value: Any, path: str) -> None:
         _refuse(f"{value} is no double, as readers of JSON have them; the nearest is {int(float(value))}", path)
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            _check_value(item, f"{path}/{i}")
+            _check_value(item, f"{path}/{i}", depth + 1)
     elif isinstance(value, dict):
         for name, item in value.items():
             check_writable(name, path)
-            _check_value(item, f"{path}/{_escape(name)}")
+            _check_value(item, f"{path}/{_escape(name)}", depth + 1)
 
 
 def _loads(text: str) -> Any:
@@ -362,7 +372,7 @@ def _escape(part: str) -> str:
 
 
 def _unescape(part: str) -> str:
-    return unquote(part).replace("~1", "/").replace("~0", "~")
+    return part.replace("~1", "/").replace("~0", "~")
 
 
 def _refuse(message: str, path: str) -> NoReturn:

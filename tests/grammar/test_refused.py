@@ -61,6 +61,11 @@ def test_no_keyword_stands_in_two_tables() -> None:
             {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "object"}]}}, "$ref": "#/$defs/a"},
             "#/$defs/a/allOf/1",
         ),
+        ({"allOf": [{"$ref": "#/allOf/\u00b2"}]}, "#/allOf/\u00b2"),
+        ({"$defs": {"%": {}}, "$ref": "#/$defs/%2525"}, "#/$defs/%25"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "prefixItems": [{}]}, "#/prefixItems"),
+        ({"$schema": "https://json-schema.org/draft/2019-09/schema", "prefixItems": [{}]}, "#/prefixItems"),
+        ({"$schema": "https://json-schema.org/draft/2020-12/schema", "items": [{}]}, "#/items"),
         ({"properties": {"a": {"$id": "x"}}}, "#/properties/a/$id"),
         ({"type": "number", "multipleOf": 0}, "#/multipleOf"),
         ({"type": "integer", "minimum": 10**18}, "#/minimum"),
@@ -197,6 +202,7 @@ def test_what_is_large_but_finite_is_served_all_the_same(kind: str, text: str) -
         ("choice", "[]"),
         ("choice", '["a", 1]'),
         ("choice", '{"a": 1}'),
+        ("gbnf", 'root ::= "\\U00110000"'),
         ("lark", 'start: /[a-z]+/ "ing"'),
         ("lark", "start: <[3]>"),
         ("lark", 'start: %json {"not": {}}'),
@@ -211,3 +217,29 @@ def test_what_is_large_but_finite_is_served_all_the_same(kind: str, text: str) -
 def test_other_grammars_that_cannot_be_followed_are_refused(kind: str, text: str) -> None:
     with pytest.raises(GrammarRefused):
         compiled(WORDS, kind, text)
+
+
+def deep(depth: int, value: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = {"const": value}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "why"),
+    [
+        ("gbnf", 'root ::= root "a"', "no answer can end: a rule"),
+        ("gbnf", 'root ::= "a" | "\\uD800"', "U+D800 is half of a surrogate pair"),
+        ("gbnf", 'root ::= "a" | [a-\\U00FFFFFF]', "beyond the last character"),
+        ("lark", 'start: %json {"const": ' + "1" * 5000 + "}", "5000 digits; at most 400"),
+        ("json_schema", json.dumps({"const": json.loads("[" * 200 + "]" * 200)}), "in more than 64 lists and objects"),
+        ("json_schema", json.dumps(deep(62, 1)), "nested too deeply"),
+        ("json_schema", json.dumps(deep(60, [[[[[[1]]]]]])), "nested too deeply"),
+        ("json_schema", '{"type": "object", "properties": {"a": {"type": {}}}}', "type {} is none; these are: null"),
+    ],
+)
+def test_a_refusal_says_what_was_found_in_words_of_its_own(kind: str, text: str, why: str) -> None:
+    with pytest.raises(GrammarRefused) as caught:
+        compiled(WORDS, kind, text)
+    assert why in caught.value.message
