@@ -92,6 +92,13 @@ def _regex(value: Any, where: str) -> Constraint | None:
     return _spec("regex", text, where) if (text := _text(value, where)) else None
 
 
+def _some_regex(value: Any, where: str) -> Constraint:
+    """Where nothing but an expression was asked for."""
+    if (found := _regex(value, where)) is None:
+        raise _wrong(where, "it is empty; expected a regular expression")
+    return found
+
+
 def _choice(value: Any, where: str) -> Constraint:
     if not isinstance(value, list) or not value:
         raise _wrong(where, f"it is {_shown(value)}; expected a list of strings, not empty")
@@ -165,7 +172,7 @@ def _response_format(value: Any, where: str) -> Constraint | None:
         case "json_schema":
             return _json_schema(found, where)
         case "regex":
-            return _regex(*_one_of(found, where, "pattern", "regex"))
+            return _some_regex(*_one_of(found, where, "pattern", "regex"))
         case "grammar":
             return _gbnf(*_one_of(found, where, "grammar"))
         case "structural_tag":
@@ -196,7 +203,7 @@ def _one_of(found: dict[str, Any], where: str, *keys: str) -> tuple[Any, str]:
 _STRUCTURED: dict[str, Callable[[Any, str], Constraint | None]] = {
     "json": _schema,
     "json_object": _json_object,
-    "regex": _regex,
+    "regex": _some_regex,
     "choice": _choice,
     "grammar": _grammar,
     "structural_tag": _structural_tag,

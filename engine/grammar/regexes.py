@@ -7,6 +7,7 @@ the two read differently is refused by name, so that no engine's own reading of 
 
 from __future__ import annotations
 
+import re
 import re._constants as op
 import re._parser as parser
 import threading
@@ -76,6 +77,8 @@ def parse(pattern: str, *, whole: bool, path: str = "", repeat: int = 5_000) -> 
 
     repeat: the largest count in braces. Raises GrammarRefused naming the feature.
     """
+    if (found := _pythons(pattern)) is not None:
+        raise GrammarRefused(f"regex {_short(pattern)}: {found}, which ECMA-262 reads otherwise", path=path)
     try:
         with _ONE, warnings.catch_warnings():
             warnings.simplefilter("error")  # sets that Python may read otherwise some day
@@ -88,6 +91,25 @@ def parse(pattern: str, *, whole: bool, path: str = "", repeat: int = 5_000) -> 
         raise GrammarRefused(f"regex {_short(pattern)}: flags such as (?i) are not supported", path=path)
     reader = _Reader(pattern, path, repeat)
     return reader.anchored(list(tree), not whole, not whole)
+
+
+_SCAN = re.compile(r"\\(?P<escape>.)|(?P<set>\[\^?(?P<bare>\])?(?:\\.|[^\]\\])*)|(?P<count>\{,\d*\})|\(\?#", re.DOTALL)
+_ESCAPES = re.compile(r"\\(.)", re.DOTALL)
+
+
+def _pythons(pattern: str) -> str | None:
+    """What is Python's alone in a pattern, by name."""
+    for found in _SCAN.finditer(pattern):
+        for letter in [found["escape"]] if found["escape"] else _ESCAPES.findall(found["set"] or ""):
+            if letter in "NUa":
+                return f"the escape \\{letter}"
+        if found["bare"]:
+            return f"a set that begins with ], {found['set'][:3]}"
+        if found["count"]:
+            return f"{found['count']}, a count without its least"
+        if found[0] == "(?#":
+            return "a comment (?#"
+    return None
 
 
 re_error = parser.error

@@ -29,6 +29,8 @@ SAME = [
     "^$",
     "a+?b",
     "[\\w-]+@",
+    "[(?#{,3}\\]]|\\[]a",
+    "\\{,3}|\\\\a",
 ]
 LETTERS = ["a", "b", "c", "x", "f", "o", "r", "0", "_", "-", "@", "é", " ", "\n", "A", '"', "\\"]
 
@@ -96,6 +98,9 @@ def test_a_set_that_holds_control_characters_holds_no_quote_and_no_backslash_tha
         ("a++", "possessive"),
         ("a^b", "anchor"), ("a{6000}", "count above 5000"), ("\\p{L}", "\\p"), ("[a", "unterminated"),
         ("(", "unterminated"), ("\\Aa", "\\A"),
+        ("^a{,3}$", "{,3}"), ("a{,}", "{,}"), ("^\\N{BULLET}$", "\\N"), ("[\\N{BULLET}]", "\\N"),
+        ("^\\U00000041$", "\\U"), ("\\a", "\\a"),
+        ("^[]a]{3}$", "[]a"), ("^[^]]$", "[^]"), ("a(?#x)b", "(?#"), ("[a]b[x\\U00000041]", "\\U"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_refused_by_name(pattern: str, name: str) -> None:

@@ -83,6 +83,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
      "response_format.schema"),
     ({"response_format": {"type": "regex", "pattern": 5}}, "response_format.pattern"),
     ({"response_format": {"type": "regex"}}, "response_format.pattern"),
+    ({"response_format": {"type": "regex", "pattern": ""}}, "response_format.pattern"),
+    ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
     ({"structured_outputs": 5}, "structured_outputs"),
     ({"structured_outputs": {"xml": "a"}}, "structured_outputs.xml"),
     ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
