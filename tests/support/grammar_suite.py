@@ -83,7 +83,8 @@ def _keywords(schema: Any) -> set[str]:
 
 def printed(found: Outcome) -> str:
     """The part of the docs that a run gives."""
-    lines = ["| keyword | | | schemas of the suite: accepted, refused |", "|---|---|---|---|"]
+    heads = ("keyword", "what becomes of it", "with what limits", "schemas of the suite: accepted, refused")
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
     for what, table in (("enforced", ENFORCED), ("annotation", ANNOTATIONS), ("refused", REFUSED)):
         for keyword, note in table.items():
             count = found.keywords.get(keyword, Counter())
