@@ -18,6 +18,7 @@ from .adapters import Adapters
 from .config import ServerConfig
 from .dialect import Dialects
 from .errors import from_validation
+from .held import held
 from .metrics import Metrics
 from .openai.params import ParamsMaker
 from .prompt import Renderer
@@ -39,6 +40,7 @@ class Context:
     adapters: Adapters
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False  # no new requests; those that run may finish
+    open: int = 0  # requests for answers whose bodies are here and which are not through
 
     def serving(self) -> Ready:
         """What the engine said of itself. Raises EngineUnavailable where nothing new may begin."""
@@ -51,10 +53,28 @@ class Context:
     def admit(self) -> Ready:
         """May a request come in? Decided before anything is parsed. Raises EngineUnavailable or Overloaded."""
         info = self.serving()
-        pending = self.engine.pending + self.adapters.waiting
-        if pending >= self.config.max_requests:
-            raise Overloaded(f"{pending} requests are in flight; at most {self.config.max_requests} may")
+        if self.open >= self.config.max_requests:
+            raise Overloaded(f"{self.open} requests are in flight; at most {self.config.max_requests} may")
         return info
+
+    def enter(self, http: Request, prompts: int, n: int) -> None:
+        """Count a request until it is through, however many prompts it has and n answers to each. Raises RequestError
+        where it is more than the engine could ever queue, which no waiting would mend; and as `admit` does."""
+        most, queue = self.config.max_requests, self.engine.config.max_waiting
+        if prompts > most:
+            raise RequestError(
+                f"prompt: there are {prompts}; a request may have {most} (--max-requests)", param="prompt"
+            )
+        if prompts * n > queue:
+            found = f"{prompts} prompts with n {n} are {prompts * n} answers" if prompts > 1 else f"it is {n}"
+            param = "prompt" if prompts > 1 else "n"
+            raise RequestError(f"{param}: {found}; {queue} can queue (--max-waiting)", param=param)
+        self.admit()
+        self.open += 1
+        held(http).callback(self._leave)
+
+    def _leave(self) -> None:
+        self.open -= 1
 
     async def model(self, name: str) -> str:
         """The served name a request means, the base's or an adapter's; loads nothing. Raises ModelNotFound."""

@@ -38,6 +38,7 @@ async def chat(http: Request) -> Response:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     if body.stream and body.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs: chunks have no place for them; stream: false has", param="prompt_logprobs")
+    ctx.enter(http, 1, body.n)
     usage = Usage()
     chosen = await choose(http, ctx, body, usage, load=not body.dry_run)
     asked = await prepare(ctx, body, raw, info)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +24,7 @@ from ..tokenizer import Tokenizer
 from . import refused
 from .adapters import choose
 from .logprobs import finite, prompt_logprobs
-from .params import stop_strings
+from .params import check_length, stop_strings
 from .schema import CompletionRequest
 from .sse import answer
 
@@ -38,6 +39,8 @@ async def completions(http: Request) -> Response:
     watch = Stopwatch(ctx.metrics)
     body, raw = await body_of(http, CompletionRequest)
     refused.check(raw, CompletionRequest.model_fields)
+    given = _given(body)
+    ctx.enter(http, len(given), body.n)
     if body.suffix and body.echo:
         raise RequestError("echo: a prompt with a suffix is not repeated", param="echo", code="unsupported_parameter")
     wanted = constraint(raw)
@@ -45,10 +48,10 @@ async def completions(http: Request) -> Response:
     stops = tuple(stop_strings(body))
     usage = Usage()
     chosen = await choose(http, ctx, body, usage)
-    prompts = await asyncio.to_thread(_prompts, ctx, body, info.vocab_size)  # a long text takes seconds
+    prompts = await asyncio.to_thread(_prompts, ctx, body, given, info.vocab_size)  # a long text takes seconds
     if body.dry_multiplier:
         await asyncio.to_thread(ctx.params.breakers, body)
-    ctx.admit()
+    ctx.serving()
     ends = ends_of(ctx.tokenizer.control) if body.suffix else ()
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     options = TextOptions(
@@ -56,13 +59,16 @@ async def completions(http: Request) -> Response:
     )
     counts = [body.prompt_logprobs, body.logprobs if body.echo else None]
     of_prompt = max((count for count in counts if count is not None), default=None)
+    for prompt in prompts:
+        check_length(len(prompt), limit, info, "prompt")
+    first = ctx.params.make(  # once: words and bias of a long list are the same for each prompt
+        body, len(prompts[0]), info, max_tokens=limit, logprobs=body.logprobs, prompt_logprobs=of_prompt,
+        field="prompt", ends=ends, binding=binding,
+    )  # fmt: skip
     id_ = new_id("cmpl")
     sources = []
     for i, prompt in enumerate(prompts):
-        params = ctx.params.make(
-            body, len(prompt), info, max_tokens=limit, logprobs=body.logprobs, prompt_logprobs=of_prompt,
-            field="prompt", ends=ends, binding=binding,
-        )  # fmt: skip
+        params = msgspec.structs.replace(first, seed=ctx.params.seed(body.seed)) if i else first
         request = Generate(
             id=f"{id_}/{i}", prompt=prompt, params=params, n=body.n, priority=body.priority,
             cache_salt=body.cache_salt, adapters=chosen.uses, merge=chosen.merge,
@@ -85,14 +91,15 @@ async def _shifted(source: Any, by: int) -> Any:
         await source.aclose()
 
 
-def _prompts(ctx: Context, body: CompletionRequest, vocab_size: int) -> list[list[int]]:
+def _given(body: CompletionRequest) -> list[Any]:
+    """Each prompt as it came."""
+    one = isinstance(body.prompt, str) or isinstance(body.prompt[0], int)
+    return [body.prompt] if one else list(body.prompt)
+
+
+def _prompts(ctx: Context, body: CompletionRequest, given: list[Any], vocab_size: int) -> list[list[int]]:
     """Each prompt as ids. In text, control tokens are what they say: this is the model's raw input. With a suffix,
     they are text."""
-    given: list[Any]
-    if isinstance(body.prompt, str) or isinstance(body.prompt[0], int):
-        given = [body.prompt]
-    else:
-        given = list(body.prompt)
     found = []
     for i, prompt in enumerate(given):
         where = "prompt" if len(given) == 1 else f"prompt[{i}]"

@@ -71,7 +71,7 @@ class ParamsMaker:
             raise RequestError("allowed_token_ids is empty: no token could be sampled", param="allowed_token_ids")
         return SamplingParams(
             max_tokens=max_tokens,
-            seed=self._seed(body.seed),
+            seed=self.seed(body.seed),
             min_tokens=body.min_tokens,
             stop_token_ids=stops,
             temperature=self._default(body, "temperature"),
@@ -110,7 +110,7 @@ class ParamsMaker:
         given: float | None = getattr(body, name)
         return self._defaults[name] if given is None else given
 
-    def _seed(self, given: int | None) -> int:
+    def seed(self, given: int | None) -> int:
         """-1 is what front ends send for "any"."""
         if given is not None and given != -1:
             return given % 2**64

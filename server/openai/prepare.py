@@ -58,7 +58,7 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
         parts = await asyncio.to_thread(_parts, lambda m: render(m).text, messages, prompt.text, [raw, dialect.source])
     if body.dry_multiplier:
         await asyncio.to_thread(ctx.params.breakers, body)
-    ctx.admit()
+    ctx.serving()
     binding = bind(wanted, may_call, dialect, prompt.text)
     if budget is not None:
         found = thought(

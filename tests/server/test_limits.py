@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from small_server import HELLO, MODEL, Caller, SmallServer, error_of
 
@@ -196,6 +197,55 @@ def test_a_full_queue_is_429_before_anything_is_read(server, stream):
     assert '"rate_limit_error"' in refused.text
     server.says("hello")
     assert server.chat()["choices"][0]["message"]["content"] == "hello"
+
+
+def test_prompts_of_one_request_are_one_request_in_flight(server):
+    async def scene() -> list[int]:
+        server.engine.script = lambda request: []
+        first = Caller(server.app, COMPLETIONS, {"prompt": ["a", "b"]})
+        while server.engine.pending < 2:
+            await asyncio.sleep(0.001)
+        second = Caller(server.app, CHAT, HELLO)
+        while server.engine.pending < 3:
+            await asyncio.sleep(0.001)
+        more = Caller(server.app, CHAT, HELLO)
+        await asyncio.wait_for(more.task, 10)
+        for caller in (first, second):
+            await caller.leave()
+        return [more.sent[0]["status"], server.context.open]
+
+    assert server.run(asyncio.wait_for(scene(), 10)) == [429, 0]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "told"),
+    [
+        (COMPLETIONS, {"prompt": ["x"] * 3}, "prompt", "there are 3; a request may have 2"),
+        (COMPLETIONS, {"prompt": [[1]] * 400}, "prompt", "there are 400; a request may have 2"),
+        (COMPLETIONS, {"prompt": ["x"] * 2, "n": 4}, "prompt", "2 prompts with n 4 are 8 answers; 7 can queue"),
+        (COMPLETIONS, {"prompt": "x", "n": 8}, "n", "it is 8; 7 can queue"),
+        (CHAT, {**HELLO, "n": 8}, "n", "it is 8; 7 can queue"),
+    ],
+)  # fmt: skip
+def test_what_can_never_queue_is_a_400_before_any_work(server, monkeypatch, path, fields, param, told, stream):
+    monkeypatch.setattr(server.engine, "config", msgspec.structs.replace(server.engine.config, max_waiting=7))
+    monkeypatch.setattr(server.tokenizer, "encode", None)
+    error = error_of(server.post(path, {**fields, "stream": stream}))
+    assert error["param"] == param
+    assert told in error["message"]
+    assert server.context.open == 0
+
+
+def test_what_is_the_same_for_all_prompts_is_made_once(server, monkeypatch):
+    looks = []
+    spelled = server.tokenizer.encode_content
+    monkeypatch.setattr(server.tokenizer, "encode_content", lambda *a, **k: looks.append(a) or spelled(*a, **k))
+    server.complete(prompt=["a", "b"], bad_words=["x"])
+    assert len(looks) == 2  # with a space before it and without
+    first, second = (request.params for request in server.engine.requests)
+    assert first.bad_words == second.bad_words
+    assert first.seed != second.seed
 
 
 @pytest.mark.parametrize(
