@@ -110,6 +110,13 @@ class Renderer:
         text = self._rendered(name, messages, given, sentinel)
         if continue_final_message:
             text = _cut_at(text, end)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RequestError(
+                "the model's chat template makes half a character (a lone surrogate) of these messages",
+                param="messages",
+            ) from None
         return self._encoded(text, sentinel)
 
     def source(self, *, tools: bool) -> str:
@@ -339,6 +346,7 @@ def _call(call: dict[str, Any], parsed: bool) -> dict[str, Any]:
     if parsed and isinstance(arguments, str):
         with contextlib.suppress(ValueError):
             found = json.loads(arguments or "{}")
+            json.dumps(found, ensure_ascii=False).encode()  # an escape may be half a character, which is no text
             arguments = found if isinstance(found, dict) else arguments
     elif not parsed and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)

@@ -83,7 +83,10 @@ def _parts(
 ) -> list[Segment] | None:
     """used: all that may hold a character of the prompt."""
     mark = unused_character(used)
-    return segments(render, messages, text, (mark, unused_character([*used, mark])))
+    try:
+        return segments(render, messages, text, (mark, unused_character([*used, mark])))
+    except RequestError:  # the template refuses what stands between marks
+        return None
 
 
 def _reader(

@@ -408,3 +408,15 @@ def test_segments_show_arguments_of_calls_as_content(server):
     messages = [{"role": "user", "content": "w"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     prompt = server.chat(dry_run=True, messages=messages)["prompt"]
     assert [part["text"] for part in prompt["segments"] if part["content"]] == ["w", "ping", "bc"]
+
+
+@pytest.mark.parametrize("arguments", ['{"c": "\\ud800"}', '{"\\udfff": 1}', '{"c": ["\\ud83d x"]}'])
+def test_half_a_character_in_arguments_stays_the_text_that_it_is(server, arguments):
+    says(server, ["a"], 0)
+    function = {"name": "ping", "arguments": arguments}
+    for called in ({"tool_calls": [{"type": "function", "function": function}]}, {"function_call": function}):
+        messages = [ASKED, {"role": "assistant", **called}, {"role": "user", "content": "and?"}]
+        for path, more in ((CHAT, {}), (CHAT, {"dry_run": True}), ("/tokenize", {}), ("/parse", {"text": "x"})):
+            assert server.post(path, {"messages": messages, **more}).status_code == 200
+        text = server.chat(messages=messages, dry_run=True)["prompt"]["text"]
+        assert json.dumps(arguments) in text
