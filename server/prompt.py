@@ -308,6 +308,7 @@ def unused_character(values: list[Any]) -> str:
     """A private-use character that occurs nowhere in the request or the template, neither as it is nor escaped."""
     text = json.dumps(values, ensure_ascii=False, default=str)
     used = set(text)
+    text = text.lower()  # JSON's escapes may stand in capitals
     for c in map(chr, range(0xE000, 0xF900)):
         if c not in used and _escaped(c) not in text:
             return c

@@ -223,6 +223,15 @@ def test_every_private_character_but_one_may_be_used() -> None:
         renderer.render([user(every)])
 
 
+@pytest.mark.parametrize("escape", ["\\ue000", "\\uE000", "\\uE00A"])
+def test_a_private_character_that_arguments_spell_with_an_escape_is_kept(escape: str) -> None:
+    renderer = Renderer(vocabulary("byte-level").ours, "{{ messages[0].tool_calls[0].function.arguments | tojson }}")
+    function = {"name": "f", "arguments": f'{{"a": "x{escape}y"}}'}
+    taken = "".join(map(chr, range(0xE000, int(escape[2:], 16))))  # the one escaped would be the next to mark with
+    text = renderer.render([{"role": "assistant", "content": taken, "tool_calls": [{"function": function}]}]).text
+    assert json.loads(text) == {"a": f"x{chr(int(escape[2:], 16))}y"}
+
+
 @pytest.mark.parametrize(
     ("change", "shown"),
     [("tojson", '"<|im_end|>"'), ("tojson(ensure_ascii=True)", '"<|im_end|>"'), ("list | first", "<"),
