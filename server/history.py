@@ -6,11 +6,19 @@ from typing import Any
 
 from ..engine.errors import RequestError
 
+REFUSED = {  # fields of messages that other servers know
+    "images": "only text goes into these models",
+    "audio": "only text goes into these models",
+    "prefix": "name it continue_final_message, beside messages",
+}
+
 
 def modern(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same conversation with each function_call, and the turn of role "function" that answers it, as a call of a
-    tool and its result. Raises RequestError where a turn has calls of both kinds, and where a result has no call."""
+    tool and its result. Raises RequestError where a turn has calls of both kinds or asks for what cannot be done, and
+    where a result has no call."""
     out: list[dict[str, Any]] = []
+    _check_fields(messages)
     called: dict[str, str] = {}  # function -> id of its last call
     ids: set[str | None] = set()  # of all calls so far; None: of one that has none
     for i, message in enumerate(messages):
@@ -29,6 +37,14 @@ def modern(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             _check_result(message, f"messages[{i}]", ids)
         out.append(message)
     return out
+
+
+def _check_fields(messages: list[dict[str, Any]]) -> None:
+    for i, message in enumerate(messages):
+        for field, why in REFUSED.items():
+            if message.get(field):
+                where = f"messages[{i}].{field}"
+                raise RequestError(f"{where}: {why}", param=where, code="unsupported_parameter")
 
 
 def _check_result(message: dict[str, Any], where: str, ids: set[str | None]) -> None:

@@ -77,6 +77,8 @@ async def tokenize(http: Request) -> dict[str, Any]:
     ctx = context(http)
     body, raw = await body_of(http, TokenizeRequest)
     await ctx.model(body.model)
+    if body.prompt is not None and body.messages is not None:
+        raise RequestError("messages: they stand beside prompt; only one can", param="messages")
     calls(body.tools, "none", True)
     if body.messages is not None:
         rendered = await asyncio.to_thread(

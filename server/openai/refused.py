@@ -1,17 +1,20 @@
-"""Fields that other servers know, that would change the answer, and that cannot be done here yet.
+"""Fields that would change the answer and cannot be done here yet, or not under their names.
 
-Field -> (values that ask for nothing, why any other is refused). A field that is refused is never ignored.
+Field -> (values that ask for nothing, why any other is refused). A field that is refused is never ignored. So are names
+that are nearly ours: they were mistyped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from ...engine.errors import RequestError
-from .. import budgets
+from .. import budgets, grammars
 
 _OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 
@@ -82,6 +85,10 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "messages": ((None,), "/v1/chat/completions takes messages; here it is a prompt"),
     "echo": (_OFF, "only /v1/completions repeats its prompt"),
     "add_special_tokens": ((None, False), "the chat template puts them where they belong"),
+    **dict.fromkeys(("system", "instructions"), (_OFF, "/v1/chat/completions takes it as a message of role system")),
+    "format": (_OFF, "name it response_format"),
+    **dict.fromkeys(("options", "extra_body"), (_OFF, "what is in it stands beside model")),
+    "num_ctx": ((None,), "how long a sequence may be is the server's to know; see --max-model-len"),
     "spaces_between_special_tokens": ((None, True), "text is decoded as the tokenizer decodes it"),
 }  # fmt: skip
 
@@ -91,10 +98,14 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 NAMES: dict[str, str] = {
     "max_new_tokens": "max_tokens",
     "n_predict": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "max_tokens_to_sample": "max_tokens",
+    "max_length": "max_tokens",
     "min_new_tokens": "min_tokens",
     "min_length": "min_tokens",
     "stop_sequences": "stop",
     "stopping_strings": "stop",
+    "stop_words": "stop",
     "ban_eos_token": "ignore_eos",
     "typical": "typical_p",
     "nsigma": "top_n_sigma",
@@ -106,11 +117,22 @@ NAMES: dict[str, str] = {
 }
 
 
+# For other eyes than the model's, though near to a name of ours.
+PASSED = frozenset(["models", "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"])
+_ELSEWHERE = frozenset(
+    [*grammars.FIELDS, "guided_whitespace_pattern", "best_of", *NAMES]
+)  # known to others than schema
+NEAR = 0.87  # difflib's ratio: one letter in eight or so is another
+LONGEST = 64  # characters of a name that are looked at
+MOST_UNKNOWN = 128  # fields: each is compared with all of ours
+
+
 def check(body: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> None:
     """Raise RequestError for the first field that asks for something that would have to be ignored.
 
     known: the fields that this kind of request has.
     """
+    unknown = []
     for field, value in body.items():
         name = NAMES.get(field)
         if field in known or (name and value == body.get(name, known[name].default)):
@@ -119,9 +141,32 @@ def check(body: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> None:
             neutral, why = REFUSED.get(field, ((), f"name it {name}"))
             if not any(_same(value, n) for n in neutral):
                 raise RequestError(f"{field}: {why}", param=field, code="unsupported_parameter")
+        elif field not in PASSED and field not in _ELSEWHERE:
+            unknown.append(field)
+    if len(unknown) > MOST_UNKNOWN:
+        raise RequestError(
+            f"the body has {len(unknown)} fields that are not known; at most {MOST_UNKNOWN} are passed over"
+        )
+    ours = frozenset(known) | _ELSEWHERE if unknown else _ELSEWHERE
+    for field in unknown:
+        if meant := _meant(field[:LONGEST], ours):
+            raise RequestError(
+                f"{field[:LONGEST]}: it is not known; did you mean {meant}?",
+                param=field[:LONGEST], code="unsupported_parameter",
+            )  # fmt: skip
+    if any((body.get("stream_options") or {}).values()) and not body.get("stream"):
+        raise RequestError("stream_options: they are for streams, and stream is not true", param="stream_options")
     n = body.get("n") or 1
     if body.get("best_of") not in (None, n):
         raise RequestError("best_of: only as many answers as n are made", param="best_of", code="unsupported_parameter")
+
+
+@lru_cache(1024)
+def _meant(field: str, ours: frozenset[str]) -> str | None:
+    """The name that `field` nearly is, in one case or another."""
+    plain = {name.replace("_", ""): name for name in sorted(ours)}
+    found = get_close_matches(field.replace("_", "").replace("-", "").lower(), plain, 1, NEAR)
+    return NAMES.get(plain[found[0]], plain[found[0]]) if found else None
 
 
 def _same(value: Any, neutral: Any) -> bool:

@@ -1,6 +1,7 @@
 """The bodies of requests, as types. What a field does stands where it is used: params.py, chat.py, completions.py.
 
-Fields nobody knows are let through; fields that are known elsewhere and would change the answer are in `refused.py`.
+Fields that are known elsewhere and would change the answer, and those whose names are nearly ours, are refused
+(`refused.py`). Others that nobody knows are let through: clients send what is for other eyes, metadata and the like.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Body(BaseModel):
 
 
 class StreamOptions(Body):
+    model_config = ConfigDict(extra="forbid")
+
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
@@ -189,6 +192,8 @@ class CompletionRequest(Sampling):
 
 
 class TokenizeRequest(Body):
+    model_config = ConfigDict(extra="forbid")
+
     model: str = ""
     prompt: str | None = None
     messages: Messages | None = None

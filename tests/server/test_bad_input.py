@@ -313,8 +313,50 @@ def test_a_field_under_another_name_is_taken_beside_ours_or_refused(greeter, fie
         assert greeter.chat(**{field: default})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "meant"),
+    [
+        ("temprature", 0, "temperature"), ("Temperature", 0, "temperature"), ("reponse_format", {}, "response_format"),
+        ("responseFormat", {"type": "json_object"}, "response_format"), ("toolChoice", "none", "tool_choice"),
+        ("stopSequences", ["x"], "stop"), ("max_token", 5, "max_tokens"), ("maxTokens", 5, "max_tokens"),
+        ("guided_jsn", {}, "guided_json"), ("logprob", True, "logprobs"), ("tool", [], "tools"), ("stops", "x", "stop"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_nearly_ours_is_refused_with_ours(greeter, field, value, meant):
+    error = error_of(greeter.post(CHAT, {**HELLO, field: value}))
+    named(error, field)
+    assert error["message"].endswith(f"did you mean {meant}?")
+
+
+def test_more_unknown_fields_than_anybody_sends_are_refused(greeter):
+    assert greeter.chat(**{f"zz{i}zz": 1 for i in range(128)})
+    assert "1000 fields" in error_of(greeter.post(CHAT, {**HELLO, **{f"zz{i}zz": 1 for i in range(1000)}}))["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"stream": True, "stream_options": {"inclde_usage": True}}, "stream_options.inclde_usage"),
+        (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
+        (COMPLETIONS, {"stream": False, "stream_options": {"include_usage": True}}, "stream_options"),
+        ("/tokenize", {"add_special_token": True}, "add_special_token"),
+        ("/tokenize", {"messages": HELLO["messages"]}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": "x", "images": ["x"]}]}, "messages[0].images"),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "audio": {"id": "x"}}]},
+         "messages[1].audio"),
+        (CHAT, {"messages": [{"role": "assistant", "content": "x", "prefix": True}]}, "messages[0].prefix"),
+    ],
+)  # fmt: skip
+def test_what_would_have_been_ignored_inside_a_field_is_refused(greeter, path, fields, param):
+    error = error_of(greeter.post(path, {**BODIES[path][1], **fields}))
+    assert error["param"] == param
+    assert param in error["message"]
+
+
 def test_unknown_fields_are_let_through(greeter):
-    """What nobody knows cannot have changed an answer that anybody expects."""
+    """What is for other eyes than the model's cannot have changed an answer that anybody expects."""
+    assert greeter.chat(safety_identifier="me", prompt_cache_key="a", prompt_cache_retention="24h", models=["a"],
+                       session_id="x", request_id="y", provider={"sort": "price"}, cache_prompt=True)  # fmt: skip
     assert greeter.chat(user="me", store=False, metadata={"a": "b"}, service_tier="auto", x_y_z=[1, {"a": None}])
 
 
