@@ -31,6 +31,7 @@ from .template import compile_template, render
 from .tokenizer import Tokenizer
 
 _ROLES_OF_TEMPLATES = {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
+_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", *_ROLES_OF_TEMPLATES}
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under the names that templates and clients use
 _FORMS = [  # of messages, in which templates get them: (arguments are objects, what no content becomes)
@@ -88,6 +89,10 @@ class Renderer:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """Ids of a conversation. Raises RequestError where the template refuses it."""
+        for key in template_kwargs or ():
+            if key in _GIVEN:
+                where = f"chat_template_kwargs.{key}"
+                raise RequestError(f"{where}: what a template gets under this name is the server's to say", param=where)
         name = self._name(bool(tools))
         if name not in self._templates:
             raise RequestError(

@@ -353,6 +353,14 @@ def test_what_would_have_been_ignored_inside_a_field_is_refused(greeter, path, f
     assert param in error["message"]
 
 
+@pytest.mark.parametrize("path", [CHAT, "/tokenize", "/parse"])
+@pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"])
+def test_what_the_server_gives_a_template_is_not_replaced(greeter, path, name):
+    fields = {"messages": HELLO["messages"], "chat_template_kwargs": {name: []}}
+    body = {key: value for key, value in BODIES[path][1].items() if key != "prompt"}
+    assert error_of(greeter.post(path, {**body, **fields}))["param"] == f"chat_template_kwargs.{name}"
+
+
 def test_unknown_fields_are_let_through(greeter):
     """What is for other eyes than the model's cannot have changed an answer that anybody expects."""
     assert greeter.chat(safety_identifier="me", prompt_cache_key="a", prompt_cache_retention="24h", models=["a"],
