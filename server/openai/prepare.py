@@ -66,6 +66,11 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
         )
         binding = replace(binding, thought=found, origin=binding.origin or budget.field)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    if body.max_tokens not in (None, limit):
+        raise RequestError(
+            f"max_tokens: it is {body.max_tokens}, and max_completion_tokens is {limit}; they are one thing",
+            param="max_tokens",
+        )
     params = ctx.params.make(
         body, len(prompt.ids), info, max_tokens=limit, logprobs=body.top_logprobs if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs, field="messages", binding=binding,

@@ -69,8 +69,9 @@ def test_a_whole_number_may_come_with_a_point(server, number):
     assert sent(server, max_tokens=number, top_k=number).params.top_k == 5
 
 
-def test_the_newer_name_of_max_tokens_wins_and_none_means_all_that_fits(server):
-    assert sent(server, max_tokens=5, max_completion_tokens=6).params.max_tokens == 6
+def test_max_tokens_has_a_newer_name_and_none_means_all_that_fits(server):
+    assert sent(server, max_completion_tokens=6).params.max_tokens == 6
+    assert sent(server, max_tokens=6, max_completion_tokens=6).params.max_tokens == 6
     assert sent(server, max_tokens=None, max_completion_tokens=None).params.max_tokens == 256 - len(sent(server).prompt)
     server.complete()
     assert server.engine.requests[-1].params.max_tokens == 16

@@ -211,6 +211,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"best_of": 3}, "best_of"),
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        ({"max_tokens": 5, "max_completion_tokens": 3}, "max_tokens"),
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
     ],
