@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from ...engine.errors import RequestError
 from ...engine.messages import Generate, TokenLogprob
 from ..binding import FREE, Binding
 from ..context import Context, body_of, context, new_id
+from ..detokenize import Detokenizer
 from ..grammars import constraint
 from ..infill import ends_of, infill
 from ..metrics import Stopwatch
@@ -76,7 +78,7 @@ async def completions(http: Request) -> Response:
         )  # fmt: skip
         source = pieces(ctx.engine, request, ctx.tokenizer, options, usage, watch)
         sources.append(_shifted(source, i * body.n) if i else source)
-    shape = CompletionShape(id_, chosen.model, body, ctx.tokenizer, prompts)
+    shape = CompletionShape(id_, chosen.model, body, ctx.tokenizer, given, prompts)
     return await answer(http, merged(sources), shape, len(prompts) * body.n, usage, watch, body.stream)
 
 
@@ -126,10 +128,15 @@ def _ids(tokenizer: Tokenizer, body: CompletionRequest, prompt: str | list[int])
 class CompletionShape:
     """Chunks and bodies of plain completions."""
 
-    def __init__(self, id_: str, model: str, body: CompletionRequest, tokenizer: Tokenizer, prompts: list[list[int]]):
+    def __init__(
+        self, id_: str, model: str, body: CompletionRequest, tokenizer: Tokenizer, given: list[Any],
+        prompts: list[list[int]],
+    ):  # fmt: skip
+        """given: the prompts as they came; prompts: as ids."""
         self.options = body.stream_options
         self._body = body
         self._tokenizer = tokenizer
+        self._given = given
         self._prompts = prompts
         self._echoed: set[int] = set()
         self._head = {"id": id_, "object": "text_completion", "created": int(time.time()), "model": model,
@@ -153,7 +160,7 @@ class CompletionShape:
     def _choice(self, index: int, mine: list[Piece], *, first: bool) -> dict[str, Any]:
         body = self._body
         prompt = self._prompts[index // body.n]
-        echoed = self._prompt_text(prompt) if body.echo else ""
+        echoed = self._prompt_text(index // body.n) if body.echo else ""
         entries = [e for p in mine for e in p.entries]
         choice: dict[str, Any] = {
             "index": index,
@@ -163,7 +170,9 @@ class CompletionShape:
         }
         of_prompt = mine[0].prompt_logprobs
         if body.logprobs is not None:
-            echo = zip(prompt, [None, *of_prompt], strict=True) if body.echo and of_prompt is not None else ()
+            echo: Iterable[tuple[int, TokenLogprob | None, int]] = ()
+            if body.echo and of_prompt is not None:
+                echo = zip(prompt, [None, *of_prompt], self._offsets(index // body.n), strict=True)
             choice["logprobs"] = self._logprobs(entries, len(echoed), echo)
         if body.prompt_logprobs is not None and of_prompt is not None:
             choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, of_prompt, body.prompt_logprobs)
@@ -175,23 +184,35 @@ class CompletionShape:
             choice["stop_reason"] = mine[-1].stop_reason
         return choice
 
-    def _prompt_text(self, prompt: list[int]) -> str:
-        return self._tokenizer.decode(prompt, skip_special_tokens=self._body.skip_special_tokens)
+    def _prompt_text(self, i: int) -> str:
+        """The i-th prompt: text as it came, control tokens too."""
+        given = self._given[i]
+        if isinstance(given, str):
+            return given
+        return self._tokenizer.decode(given, skip_special_tokens=self._body.skip_special_tokens)
+
+    def _offsets(self, i: int) -> list[int]:
+        """Characters of the i-th prompt before each of its tokens. As in answers, those that a character is made of all
+        stand where it does. A token that the text does not spell, such as one that begins it, adds nothing."""
+        skip = self._body.skip_special_tokens and not isinstance(self._given[i], str)
+        detokenizer = Detokenizer(self._tokenizer, skip_special_tokens=skip)
+        texts = [detokenizer.feed([token]) for token in self._prompts[i]]
+        ends = list(accumulate(map(len, texts)))
+        text = self._prompt_text(i)
+        begin = max(0, ("".join(texts) + detokenizer.flush()).find(text))
+        return [min(max(0, at - begin), len(text)) for at in [0, *ends[:-1]]]
 
     def _logprobs(
-        self, entries: list[Entry], shift: int, echo: Iterable[tuple[int, TokenLogprob | None]]
+        self, entries: list[Entry], shift: int, echo: Iterable[tuple[int, TokenLogprob | None, int]]
     ) -> dict[str, Any]:
         """Four arrays of one length, of the echoed prompt and then of the answer, which begins at character `shift`.
         The first token of a prompt has no logprob."""
         tokens, own, tops, offsets = [], [], [], []  # type: ignore[var-annotated]
-        at = 0
-        for token, found in echo:
-            text = self._tokenizer.token_text(token)
-            tokens.append(text)
+        for token, found, offset in echo:
+            tokens.append(self._tokenizer.token_text(token))
             own.append(finite(found.logprob) if found else None)
             tops.append(self._top(found) if found else None)
-            offsets.append(at)
-            at = min(at + len(text), shift)
+            offsets.append(offset)
         for entry in entries:
             assert entry.logprob is not None
             tokens.append(self._tokenizer.token_text(entry.token))

@@ -295,6 +295,31 @@ def test_echo_with_logprobs_has_four_arrays_of_full_length(server):
         assert "prompt_logprobs" not in choice
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text", "offsets"),
+    [
+        ("a 😀 ab", "a 😀 ab", [0, 1, 2, 2, 2, 2, 3, 4]),
+        ("a<|im_end|>b ab", "a<|im_end|>b ab", [0, 1, 11, 12, 13]),
+        ("ä<|bos|>", "ä<|bos|>", [0, 1]),
+        ([BOS, 64, 64], "aa", [0, 0, 1]),
+        ("", "", [0]),
+    ],
+)
+def test_the_echo_is_the_prompt_as_it_came_and_offsets_are_characters_of_it(server, prompt, text, offsets):
+    choice = server.complete(prompt=prompt, echo=True, logprobs=0)["choices"][0]
+    assert choice["text"] == f"{text}hello world"
+    of_answer = [len(text), len(text) + 5, len(text) + 9, len(text) + 10]
+    assert choice["logprobs"]["text_offset"] == [*offsets, *of_answer]
+
+
+def test_a_token_that_begins_every_text_adds_nothing_to_the_echo(server, monkeypatch):
+    encode = server.tokenizer.encode
+    monkeypatch.setattr(server.tokenizer, "encode", lambda text, **more: [BOS, *encode(text, **more)])
+    choice = server.complete(prompt="a b", echo=True, logprobs=0)["choices"][0]
+    assert choice["logprobs"]["text_offset"][:4] == [0, 0, 1, 2]
+    assert choice["text"].startswith("a b")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_no_new_tokens_and_echo_score_a_prompt(server, stream):
     server.engine.script = lambda request: frames(request, [Answer(())], VOCAB)
