@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ def _only(choice: Any, names: list[str]) -> str | None:
         return None
     function = choice.get("function")
     if choice.get("type", "function") != "function" or not isinstance(function, dict):
-        raise _wrong("tool_choice", 'expected none, auto, required or {"type": "function", "function": {"name": ...}}')
+        expected = 'none, auto, required or {"type": "function", "function": {"name": ...}}'
+        raise _wrong("tool_choice", f"it is {json.dumps(choice)[:80]}; expected {expected}")
     name = function.get("name")
     if not isinstance(name, str) or name not in names:
         known = ", ".join(names) or "there are none"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ from ..engine.messages import Ready
 from .adapters import Adapters
 from .config import ServerConfig
 from .dialect import Dialects
-from .errors import from_validation
+from .errors import from_validation, shown
 from .held import held
 from .metrics import Metrics
 from .openai.params import ParamsMaker
@@ -103,10 +106,21 @@ def _json_body(raw: bytes) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not valid JSON: {error}", code="invalid_json") from None
+        where = _beyond_numbers(raw)
+        why = "the body is not valid JSON" if where is None else where
+        raise RequestError(f"{why}: {error}", param=where, code="invalid_json") from None
     if not isinstance(found, dict):
-        raise RequestError(f"the body is a {type(found).__name__}; expected a JSON object", code="invalid_json")
+        raise RequestError(f"the body is {shown(found)}; expected a JSON object", code="invalid_json")
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _beyond_numbers(raw: bytes) -> str | None:
+    """The first field of a body that is a number too large to be one, such as 1e999."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(raw)
+        if isinstance(found, dict):
+            return next((key[:80] for key, value in found.items() if value in (math.inf, -math.inf)), None)
+    return None
 
 
 def new_id(prefix: str) -> str:

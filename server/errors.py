@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import reprlib
 from typing import Any
 
@@ -17,8 +18,25 @@ from ..engine.errors import Overloaded, QuireError, RequestError
 log = logging.getLogger("quire")
 
 LONGEST = 2000  # characters of a message
-_short = reprlib.Repr()
+
+
+class _Short(reprlib.Repr):
+    """Values in a few characters, in the words of JSON."""
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "null"
+
+
+_short = _Short()
 _short.maxstring = _short.maxlong = _short.maxother = 80
+
+
+def shown(value: Any) -> str:
+    """What was found, for a message."""
+    return _short.repr(value)
 
 
 def error_body(error: QuireError) -> dict[str, Any]:
@@ -46,10 +64,12 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Unknown routes and methods, in the same shape."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
-    message = {404: f"{where}: there is no such route", 405: f"{where}: this route has other methods"}.get(
+    allowed = (error.headers or {}).get("Allow", "other methods")
+    message = {404: f"{where}: there is no such route", 405: f"{where}: this route has {allowed}"}.get(
         error.status_code, f"{where}: {error.detail}"
     )
-    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "unknown_url"}}
+    code = "method_not_allowed" if error.status_code == 405 else "unknown_url"
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
@@ -101,8 +121,9 @@ def from_validation(error: pydantic.ValidationError) -> RequestError:
             where += f"[{step}]"
         elif step not in ("str", "int", "float", "bool") or not where:
             where += f".{step}" if where else str(step)
-    what = f"it is {_short.repr(first['input'])}" if first["type"] != "missing" else "it is missing"
-    return RequestError(f"{where}: {first['msg']}; {what}", param=where)
+    told = re.sub(r"a valid dictionary( or instance of \w+)?", "an object", first["msg"])
+    what = f"it is {shown(first['input'])}" if first["type"] != "missing" else "it is missing"
+    return RequestError(f"{where}: {told}; {what}", param=where)
 
 
 def _progress(problem: Any) -> tuple[int, bool, int]:

@@ -235,6 +235,26 @@ def test_what_is_no_json_object_is_refused(greeter, path, content):
     assert error["code"] == "invalid_json"
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"null", "the body is null; expected a JSON object"),
+        (b"true", "the body is true;"),
+        (b'{"temperature": 1e999}', "temperature: Number out of range"),
+        (b'{"messages": true}', "messages: Input should be a valid list; it is true"),
+        (b'{"messages": [5]}', "messages[0]: Input should be an object; it is 5"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "stream_options": true}', "an object; it is true"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "tool_choice": {"type": "allowed_tools"}}',
+         'tool_choice: it is {"type": "allowed_tools"}; expected none, auto, required or'),
+    ],
+    ids=lambda c: repr(c[:40]),
+)  # fmt: skip
+def test_an_error_says_what_was_found_in_the_words_of_json(server, content, told):
+    message = error_of(server.request("POST", CHAT, content=content))["message"]
+    assert told in message
+    assert "True" not in message
+
+
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "text/plain", "application/octet-stream", None])
 def test_json_is_read_under_any_content_type(greeter, kind):
     """A body that is JSON is taken as such: many a client forgets the header."""

@@ -371,3 +371,5 @@ def test_a_wrong_method_is_405_in_the_shape_of_all_errors(server, method, path):
     error = error_of(response, 405)
     assert method in error["message"]
     assert set(response.headers["allow"].split(", ")) in ({"GET", "HEAD"}, {"POST"})
+    assert error["code"] == "method_not_allowed"
+    assert error["message"].endswith(f"this route has {response.headers['allow']}")
