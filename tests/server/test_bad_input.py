@@ -249,8 +249,8 @@ def test_what_is_no_json_object_is_refused(greeter, path, content):
     ],
     ids=lambda c: repr(c[:40]),
 )  # fmt: skip
-def test_an_error_says_what_was_found_in_the_words_of_json(server, content, told):
-    message = error_of(server.request("POST", CHAT, content=content))["message"]
+def test_an_error_says_what_was_found_in_the_words_of_json(greeter, content, told):
+    message = error_of(greeter.request("POST", CHAT, content=content))["message"]
     assert told in message
     assert "True" not in message
 
