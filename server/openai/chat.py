@@ -63,13 +63,24 @@ class ChatShape:
         self._body = body
         self._tokenizer = tokenizer
         self._prompt_ids = prompt_ids
+        self._may_call = bool(body.tools) and body.tool_choice != "none"
+        self._said: set[int] = set()  # choices that have said text or called
         self._head = {"id": id_, "created": int(time.time()), "model": model, "system_fingerprint": "quire"}
 
     def opening(self) -> list[dict[str, Any]]:
+        """content is null where there may be only calls: text that follows is joined to it all the same."""
+        content = None if self._may_call else ""
         extra = {"prompt_token_ids": self._prompt_ids} if self._body.return_token_ids else {}
         return [
             self.chunk(
-                [{"index": i, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}],
+                [
+                    {
+                        "index": i,
+                        "delta": {"role": "assistant", "content": content},
+                        "logprobs": None,
+                        "finish_reason": None,
+                    }
+                ],
                 **(extra if i == 0 else {}),
             )
             for i in range(self._body.n)
@@ -79,8 +90,16 @@ class ChatShape:
         return {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
 
     def deltas(self, piece: Piece) -> list[dict[str, Any]]:
-        """The last one carries what else the piece holds: logprobs, ids, the end."""
-        found = deltas(events_of([piece])) or [{} if piece.finish else {"content": ""}]
+        """The last one carries what else the piece holds: logprobs, ids, the end. Tokens of marks say nothing."""
+        found = deltas(events_of([piece]))
+        if any("content" in delta or "tool_calls" in delta for delta in found):
+            self._said.add(piece.index)
+        carried = piece.finish or (piece.entries and (self._body.logprobs or self._body.return_token_ids))
+        if not found and not carried:
+            return []
+        found = found or [{}]
+        if piece.finish and self._may_call and piece.index not in self._said:
+            found[-1]["content"] = ""  # as in a plain answer, where it is null beside calls only
         choices: list[dict[str, Any]] = [
             {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None} for delta in found
         ]

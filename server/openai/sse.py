@@ -39,7 +39,7 @@ class Shape(Protocol):
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]: ...
 
     def deltas(self, piece: Piece) -> list[dict[str, Any]]:
-        """Choices of chunks, one each."""
+        """Choices of chunks, one each; of a piece that ends a choice at least one."""
         ...
 
     def whole(self, got: list[list[Piece]], usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
@@ -124,12 +124,13 @@ async def _events(
         while batch is not None:
             for piece in batch:
                 reasons[piece.index] = piece.finish or reasons[piece.index]
-                *deltas, last = shape.deltas(piece)
-                for delta in deltas:
+                deltas = shape.deltas(piece)
+                for delta in deltas[:-1]:
                     yield news(shape.chunk([delta]))
                 ended = piece.finish and all(reasons)
                 more = {"timings": timings(watch, usage), **usage.extension()} if ended else {}
-                yield news(shape.chunk([last], **more))
+                for delta in deltas[-1:]:
+                    yield news(shape.chunk([delta], **more))
             batch = await _next(source)
         if shape.options.include_usage:
             yield _event(shape.chunk([], usage=usage.as_json()))
