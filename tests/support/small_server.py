@@ -147,6 +147,12 @@ def error_of(response: httpx.Response, status: int | None = 400) -> dict[str, An
     return error
 
 
+def named(error: dict[str, Any], field: str) -> None:
+    """An error says which field it is about."""
+    assert field in (error["param"], (error["param"] or "").replace("[", ".").split(".")[0]), error
+    assert field in error["message"]
+
+
 class Caller:
     """One request on the ASGI level, whose client may leave at any time."""
 
