@@ -105,7 +105,6 @@ class Adapters:
         self._known: dict[str, Adapter] = {}
         self._leaving: dict[str, Adapter] = {}  # forgotten; requests still run under them
         self._missed: OrderedDict[str, tuple[float, QuireError]] = OrderedDict()  # first uses: until when, and why
-        self.waiting = 0  # requests, for an adapter to be loaded
         self._blamed = -1  # the last restart that an adapter was blamed for
         self._fetching = asyncio.Semaphore(FETCHES)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,15 +157,11 @@ class Adapters:
         QuireError: it is not known, or cannot be loaded."""
         adapter = self._known.get(name) or await self._first_use(name, param)
         held.enter_context(adapter.held(usage))
-        self.waiting += 1
-        try:
+        await adapter.settled()
+        retry = adapter.deaths < MAX_DEATHS and time.monotonic() > adapter.failed_at + RETRY
+        if retry and adapter.state == "failed":
+            self._begin(adapter)
             await adapter.settled()
-            retry = adapter.deaths < MAX_DEATHS and time.monotonic() > adapter.failed_at + RETRY
-            if retry and adapter.state == "failed":
-                self._begin(adapter)
-                await adapter.settled()
-        finally:
-            self.waiting -= 1
         if adapter.error:
             raise _told_again(adapter.error, f"the adapter {name!r} cannot be used: ", param)
         return adapter

@@ -165,7 +165,7 @@ def test_those_that_wait_for_an_adapter_count_as_in_flight(pirate):
             server.engine.adapters = lambda call: [gate, *loaded(call)]
             admin = asyncio.ensure_future(server.context.adapters.load("bird", pirate, in_place=False, pinned=False))
             cold = [Caller(server.app, CHAT, {**HELLO, "model": "bird"}) for _ in range(3)]
-            await eventually(lambda: server.context.adapters.waiting == 3)
+            await eventually(lambda: server.context.open == 3)
             more = Caller(server.app, CHAT, HELLO)
             await asyncio.wait_for(more.task, 10)
             gate.set()
@@ -173,7 +173,7 @@ def test_those_that_wait_for_an_adapter_count_as_in_flight(pirate):
             return [caller.sent[0]["status"] for caller in (more, *cold)]
 
         assert server.run(scene()) == [429, 200, 200, 200]
-        assert server.context.adapters.waiting == 0
+        assert server.context.open == 0
 
 
 def test_what_is_refused_anyway_loads_nothing(shelf):
