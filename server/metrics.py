@@ -32,7 +32,9 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         engine, stats = self.engine, self.engine.stats or BEFORE_THE_FIRST_STEP
-        yield GaugeMetricFamily("quire:requests_in_flight", "Prompts of the requests that the server has open", engine.pending)
+        yield GaugeMetricFamily(
+            "quire:requests_in_flight", "Prompts of the requests that the server has open", engine.pending
+        )
         yield GaugeMetricFamily("quire:engine_ready", "1 while the engine serves", float(engine.state == "ready"))
         yield CounterMetricFamily("quire:engine_restarts", "Times the engine was started again", engine.restarts)
         used = stats.blocks_used / max(stats.blocks_total, 1)

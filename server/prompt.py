@@ -31,7 +31,7 @@ from .template import compile_template, render
 from .tokenizer import Tokenizer
 
 _ROLES_OF_TEMPLATES = {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
-_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", *_ROLES_OF_TEMPLATES}
+_GIVEN = {"messages", "tools", "add_generation_prompt", "continue_final_message", *_ROLES_OF_TEMPLATES}
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under the names that templates and clients use
 _FORMS = [  # of messages, in which templates get them: (arguments are objects, what no content becomes)

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "lora": (_OFF, "name them adapters"),
     "logits_processors": (_OFF, "code is not run from requests"),
     "chat_template": ((None,), "templates are not run from requests; start the server with --chat-template"),
-    "documents": (_OFF, "documents are not passed to templates in this version"),
+    "documents": (_OFF, "a template that knows them takes them in chat_template_kwargs"),
     "mm_processor_kwargs": (_OFF, "only text goes into these models"),
     "prompt_embeds": (_OFF, "only tokens go into these models"),
     "kv_transfer_params": (_OFF, "pages are not moved between servers"),

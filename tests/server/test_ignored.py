@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from small_server import HELLO, MODEL, error_of, named
+from small_server import HELLO, MODEL, TEMPLATE, SmallServer, error_of, named
 
 from quire.server.openai.refused import NAMES
 from quire.server.openai.schema import ChatRequest
@@ -81,11 +81,20 @@ def test_what_would_have_been_ignored_inside_a_field_is_refused(greeter, path, f
 
 
 @pytest.mark.parametrize("path", [CHAT, "/tokenize", "/parse"])
-@pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"])
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "bos_token", "eos_token"])
 def test_what_the_server_gives_a_template_is_not_replaced(greeter, path, name):
     fields = {"messages": HELLO["messages"], "chat_template_kwargs": {name: []}}
     body = {key: value for key, value in BODIES[path].items() if key != "prompt"}
     assert error_of(greeter.post(path, {**body, **fields}))["param"] == f"chat_template_kwargs.{name}"
+
+
+def test_documents_reach_a_template_that_knows_them():
+    server = SmallServer(template="{{ documents[0].text }}" + TEMPLATE)
+    try:
+        told = server.chat(chat_template_kwargs={"documents": [{"text": "a b"}]}, dry_run=True)
+        assert told["prompt"]["text"].startswith("a b<|im_start|>")
+    finally:
+        server.close()
 
 
 def test_unknown_fields_are_let_through(greeter):
