@@ -28,6 +28,7 @@ from .prompt import Renderer
 from .tokenizer import Tokenizer
 
 B = TypeVar("B", bound=pydantic.BaseModel)
+MANY = 8192  # items that are soon looked at
 READ = ["GET", "HEAD"]  # methods of a route that only shows something
 
 
@@ -79,6 +80,11 @@ class Context:
     def _leave(self) -> None:
         self.open -= 1
 
+    def most_items(self) -> int:
+        """Of a list in a body: no request that can be served has more messages, or ids, or prompts."""
+        positions = self.engine.info.max_model_len if self.engine.info is not None else 0
+        return max(positions, self.config.max_requests, MANY)
+
     async def model(self, name: str) -> str:
         """The served name a request means, the base's or an adapter's; loads nothing. Raises ModelNotFound."""
         served = self.config.served_model_names
@@ -95,6 +101,7 @@ def context(http: Request) -> Context:
 async def body_of(http: Request, kind: type[B]) -> tuple[B, dict[str, Any]]:
     """The typed body and the fields as they came. Raises RequestError naming the field."""
     raw = _json_body(await http.body())
+    _check_counts(raw, context(http).most_items())
     try:
         return kind.model_validate(raw), raw
     except pydantic.ValidationError as error:
@@ -112,6 +119,19 @@ def _json_body(raw: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RequestError(f"the body is {shown(found)}; expected a JSON object", code="invalid_json")
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _check_counts(raw: dict[str, Any], most: int) -> None:
+    """Refuse what can never fit while it is cheap: to look at each of a million items takes seconds. Raises
+    RequestError naming the list."""
+    lists = {name: raw.get(name) for name in ("messages", "prompt", "tools")}
+    messages = raw.get("messages")
+    for i, message in enumerate(messages[:most] if isinstance(messages, list) else ()):
+        if isinstance(message, dict):
+            lists |= {f"messages[{i}].{name}": message.get(name) for name in ("content", "tool_calls")}
+    for where, found in lists.items():
+        if isinstance(found, list) and len(found) > most:
+            raise RequestError(f"{where} has {len(found)} items; expected at most {most}", param=where)
 
 
 def _beyond_numbers(raw: bytes) -> str | None:

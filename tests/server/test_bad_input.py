@@ -12,7 +12,14 @@ from small_server import HELLO, MODEL, VOCAB, error_of, named
 
 from quire.server import budgets
 from quire.server.openai.refused import REFUSED
-from quire.server.openai.schema import ChatRequest, CompletionRequest, DetokenizeRequest, ParseRequest, TokenizeRequest
+from quire.server.openai.schema import (
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    ParseRequest,
+    TokenizeRequest,
+)
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BODIES: dict[str, tuple[type, dict[str, Any]]] = {
@@ -296,12 +303,37 @@ def test_nulls_anywhere_mean_left_out(greeter):
     ("prompt", "param"),
     [
         ([64, 65, "x"], "prompt[2]"), (["a", "b", 5], "prompt[2]"), ([[64], [65], []], "prompt[2]"),
-        ([[64], [65, "x"]], "prompt[1][1]"), ([[64], "x"], "prompt[1]"), ([64] * 300_000 + [-1], "prompt[300000]"),
+        ([[64], [65, "x"]], "prompt[1][1]"), ([[64], "x"], "prompt[1]"), ([64] * 8_000 + [-1], "prompt[8000]"),
     ],
     ids=["ids", "texts", "lists", "in a list", "text among lists", "many"],
 )  # fmt: skip
 def test_the_item_that_is_wrong_is_named_and_no_other(greeter, prompt, param):
     assert error_of(greeter.post(COMPLETIONS, {"prompt": prompt}))["param"] == param
+
+
+MESSAGE, CALL = HELLO["messages"][0], {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "where"),
+    [
+        (CHAT, {"messages": [MESSAGE] * 9000}, "messages"),
+        (CHAT, {"messages": [MESSAGE, {"role": "user", "content": [{"type": "text", "text": ""}] * 9000}]},
+         "messages[1].content"),
+        (CHAT, {"messages": [MESSAGE, {"role": "assistant", "tool_calls": [CALL] * 9000}]}, "messages[1].tool_calls"),
+        (CHAT, {**HELLO, "tools": [{}] * 9000}, "tools"),
+        (COMPLETIONS, {"prompt": [1] * 9000}, "prompt"),
+        (COMPLETIONS, {"prompt": ["x"] * 9000}, "prompt"),
+        ("/tokenize", {"messages": [MESSAGE] * 9000}, "messages"),
+    ],
+)  # fmt: skip
+def test_lists_that_can_never_fit_are_refused_before_their_items_are_looked_at(
+    greeter, monkeypatch, path, fields, where
+):
+    monkeypatch.setattr(Body, "model_validate", None)
+    error = error_of(greeter.post(path, fields))
+    assert error["message"] == f"{where} has 9000 items; expected at most 8192"
+    assert error["param"] == where
 
 
 def test_a_list_that_is_too_long_is_told_to_be(greeter):
