@@ -62,7 +62,9 @@ class EngineClient:
     def unavailable(self) -> EngineUnavailable:
         """Why nothing can be sent, and whether to wait for it."""
         if self.error is not None:
-            return EngineUnavailable(f"the engine has failed and will not be started again: {self.error.message}")
+            lost = EngineUnavailable(f"the engine has failed and will not be started again: {self.error.message}")
+            lost.retry_after = None
+            return lost
         return EngineUnavailable(f"the engine is {self.state}; try again shortly")
 
     def spawn(self) -> None:

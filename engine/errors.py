@@ -109,9 +109,12 @@ class Overloaded(QuireError):
 
 
 class EngineUnavailable(QuireError):
+    """Nothing can be sent now; `retry_after` in seconds, None where waiting would not mend it."""
+
     status = 503
     type = "service_unavailable_error"
     code = "engine_unavailable"
+    retry_after: int | None = 2
 
 
 class EngineFailed(QuireError):

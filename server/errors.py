@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..engine.errors import Overloaded, QuireError, RequestError
+from ..engine.errors import EngineUnavailable, Overloaded, QuireError, RequestError
 
 log = logging.getLogger("quire")
 
@@ -46,10 +46,8 @@ def error_body(error: QuireError) -> dict[str, Any]:
 
 def error_response(error: QuireError) -> JSONResponse:
     headers = {}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | EngineUnavailable) and error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    elif error.status == 503:
-        headers["retry-after"] = "2"
     elif error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)

@@ -22,6 +22,8 @@ def test_one_whose_engine_was_given_up_is_not(server, error):
     assert answer.status_code == 503
     assert answer.json() == {"status": "failed", "error": error.message if error else "the engine has failed"}
     assert server.get("/ready").status_code == 503
-    told = error_of(server.post("/v1/chat/completions", {**HELLO}), 503)["message"]
+    response = server.post("/v1/chat/completions", HELLO)
+    assert ("retry-after" in response.headers) is (error is None)
+    told = error_of(response, 503)["message"]
     assert "try again" not in told or error is None
     assert (error.message if error else "the engine is failed") in told
