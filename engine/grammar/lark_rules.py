@@ -178,6 +178,6 @@ def _regex(pattern: str) -> Item:
     for theirs, ours in _OURS:
         pattern = theirs.sub(ours, pattern)
     try:
-        return regexes.parse(pattern, whole=True)
+        return regexes.parse(pattern, whole=True, python=True)
     except GrammarRefused:
         raise Unknown from None

@@ -72,12 +72,13 @@ ANYTHING = Repeat(Chars((ALL,)), 0, None)
 _ONE = threading.Lock()  # what a warning does belongs to the process: two at once would leave it changed
 
 
-def parse(pattern: str, *, whole: bool, path: str = "", repeat: int = 5_000) -> Regex:
+def parse(pattern: str, *, whole: bool, path: str = "", repeat: int = 5_000, python: bool = False) -> Regex:
     """The strings that `pattern` matches: as a whole, or anywhere in them (JSON Schema's `pattern`).
 
-    repeat: the largest count in braces. Raises GrammarRefused naming the feature.
+    repeat: the largest count in braces. python: what only Python reads may stand in it. Raises GrammarRefused naming
+    the feature.
     """
-    if (found := _pythons(pattern)) is not None:
+    if not python and (found := _pythons(pattern)) is not None:
         raise GrammarRefused(f"regex {_short(pattern)}: {found}, which ECMA-262 reads otherwise", path=path)
     try:
         with _ONE, warnings.catch_warnings():
