@@ -96,8 +96,8 @@ training would have as targets. Of "tools" and "extract", schemas and names are 
 sentences are not: some of the generators' ("Our ... is called ...", "I like the ...", "You should ...") were written
 after looking at which of these failed. "In other words" is the harder and the fairer measure: a hundred calls and a
 hundred extractions (`recipe/unseen.jsonl`) that were written without sight of the generators, and the generators
-without sight of them. Draft figures are for {DRAFTS}
-drafts a step: the share of drafts that are the model's own next tokens, and the tokens that a step gives.
+without sight of them. Draft figures are for {DRAFTS} drafts a step: the share of drafts that are the model's own next
+tokens, and the tokens that a step gives.
 
 | | |
 |---|---|

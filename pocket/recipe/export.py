@@ -41,7 +41,7 @@ def export(run: Run) -> None:
 
 
 def write_model(net: Llama, tokenizer: Path, folder: Path, form: Form = "bfloat16") -> None:
-    """A model folder as transformers and quire read it. form: of its matrices."""
+    """A model folder as quire reads it, and transformers where it is bfloat16. form: of its matrices."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # what it lists is about to change
     weights = {name: p.detach().cpu() for name, p in net.named_parameters()}

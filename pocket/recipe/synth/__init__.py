@@ -1,7 +1,8 @@
 """Generators of samples that no text gives: one module a kind, each `make(rng, held_out) -> Sample`.
 
-Here live word lists, tables and grammars; no file is read. Values are drawn at random, so that answers must be copied
-from the question. What must never be trained on is reserved by name (tools, extract) or by hash (see `samples`).
+Here live word lists, tables and grammars, and in `written/` texts and tools that `forms` reads; nothing else is read.
+Values are drawn at random, so that answers must be copied from the question. What must never be trained on is reserved
+by name (tools, extract) or by hash (see `samples`).
 """
 
 from __future__ import annotations

@@ -29,6 +29,11 @@ TOOL_SYSTEM = (
     "Call a tool if the user needs one.",
     "Help the user with the tools you have.",
 )
+LACKING = (  # what is said where no tool does what is asked
+    "Sorry, I have no tool for that.",
+    "I cannot do that. I do not have a tool for it.",
+    "I do not have the right tool for that.",
+)
 
 
 def user(text: str) -> Message:

@@ -15,7 +15,6 @@ SHARE = 0.55  # of the conversations with tools that are trained on
 _TURNS = 4  # questions of one conversation
 _DONE = ("Done.", "It is done.", "OK, done.", "All right, that is done.")
 _STATUS: tuple[dict[str, Any], ...] = ({"status": "ok"}, {"ok": True}, {"status": "done"}, {"result": "success"})
-_LACKING = ("Sorry, I have no tool for that.", "I do not have the right tool for that.")
 _JOINED = (" ", " Also: ", " And then: ", " Oh, and another thing: ")
 
 
@@ -30,7 +29,7 @@ def make(rng: Random) -> Sample:
         question, answer = small_talk(rng)
         messages, facts = [chat.user(question), chat.assistant(answer)], {"calls": [], "answer": answer}
     elif roll < 0.15 and others:
-        offered, answer = others, rng.choice(_LACKING)
+        offered, answer = others, rng.choice(chat.LACKING)
         messages, facts = [chat.user(_ask(rng, wanted, names)[0]), chat.assistant(answer)], {"calls": []}
     else:
         messages, facts = _turns(rng, offered, names)

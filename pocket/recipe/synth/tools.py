@@ -318,15 +318,8 @@ def _no_tool(rng: Random, wanted: Tool, others: list[Tool]) -> _Shape:
     offered = [tool for tool in others if tool.name.split("_")[-1] not in wanted.name]
     if not offered or any(set(tool.action.nouns) & set(wanted.action.nouns) for tool in offered):
         return _single(rng, wanted, others)
-    answer = rng.choice(_LACKING)
+    answer = rng.choice(chat.LACKING)
     return [chat.user(_ask(rng, wanted).text), chat.assistant(answer)], {"calls": []}, offered
-
-
-_LACKING = (
-    "Sorry, I have no tool for that.",
-    "I cannot do that. I do not have a tool for it.",
-    "I do not have the right tool for that.",
-)
 
 
 def _missing(rng: Random, wanted: Tool, others: list[Tool]) -> _Shape:
