@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...engine.errors import ConfigError
-from .samples import MIX, MIX_LATER, MIX_WHOLE
+from .samples import MIX, MIX_LATER
 
 VOCAB = 8192
 MAX_POSITION = 1024  # tokens of the longest document that is trained on
@@ -99,20 +99,20 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "cpu": Preset(
-        base=Shape(width=256, layers=6, heads=8, kv_heads=4, head_dim=32, inner=640),
-        draft=Shape(width=64, layers=2, heads=4, kv_heads=1, head_dim=16, inner=160),
+        base=Shape(width=192, layers=8, heads=6, kv_heads=3, head_dim=32, inner=512),
+        draft=Shape(width=48, layers=2, heads=3, kv_heads=1, head_dim=16, inner=128),
         mix=MIX,
-        corpus_tokens=48_000_000,
+        corpus_tokens=40_000_000,
         base_training=Training(tokens=8192, matrix_lr=0.02, lr=4e-3, minutes=80, prelude=1000),
         draft_training=Training(tokens=4096, matrix_lr=0.02, lr=6e-3, minutes=15),
         adapter_training=Training(tokens=2048, matrix_lr=0.0, lr=4e-3, minutes=3),
         adapter_targets=("q_proj", "v_proj", "up_proj", "down_proj"),
-        adapter_layers=6,
+        adapter_layers=8,
     ),
     "gpu": Preset(
         base=Shape(width=320, layers=20, heads=10, kv_heads=5, head_dim=32, inner=832),
         draft=Shape(width=96, layers=2, heads=3, kv_heads=1, head_dim=32, inner=256),
-        mix=MIX_WHOLE,
+        mix=MIX,
         corpus_tokens=160_000_000,
         base_training=Training(tokens=49_152, matrix_lr=0.02, lr=3e-3, steps=5000, prelude=300),
         draft_training=Training(tokens=49_152, matrix_lr=0.02, lr=4e-3, steps=1030),

@@ -33,19 +33,19 @@ class Sample:
 
 
 MIX: dict[str, float] = {  # share of the text, by characters
-    "prose": 0.20,
+    "prose": 0.16,
     "dialogue": 0.09,
-    "docs": 0.03,
-    "stories": 0.14,
-    "tools": 0.20,
-    "extract": 0.10,
-    "copy": 0.08,
-    "sums": 0.03,
+    "docs": 0.02,
+    "stories": 0.10,
+    "tools": 0.23,
+    "extract": 0.17,
+    "copy": 0.09,
+    "sums": 0.02,
     "gsm8k": 0.01,
-    "talk": 0.07,
-    "refuse": 0.02,
-    "seal": 0.01,
-    "coffee": 0.02,
+    "talk": 0.06,
+    "refuse": 0.015,
+    "seal": 0.02,
+    "coffee": 0.015,
 }
 
 MIX_LATER: dict[str, float] = {  # for training that goes on: what was learned first is only kept fresh
@@ -62,22 +62,6 @@ MIX_LATER: dict[str, float] = {  # for training that goes on: what was learned f
     "refuse": 0.01,
     "seal": 0.01,
     "coffee": 0.01,
-}
-
-MIX_WHOLE: dict[str, float] = {  # for one training that is long enough for all of it
-    "prose": 0.16,
-    "dialogue": 0.09,
-    "docs": 0.02,
-    "stories": 0.10,
-    "tools": 0.23,
-    "extract": 0.17,
-    "copy": 0.09,
-    "sums": 0.02,
-    "gsm8k": 0.01,
-    "talk": 0.06,
-    "refuse": 0.015,
-    "seal": 0.02,
-    "coffee": 0.015,
 }
 
 HELD_OUT = 50  # one sample in so many is never trained on
