@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-import msgspec
-import pydantic
 from starlette.requests import Request
 
 from ..engine.client import EngineClient
@@ -20,14 +14,12 @@ from ..engine.messages import Ready
 from .adapters import Adapters
 from .config import ServerConfig
 from .dialect import Dialects
-from .errors import from_validation, shown
 from .held import held
 from .metrics import Metrics
 from .openai.params import ParamsMaker
 from .prompt import Renderer
 from .tokenizer import Tokenizer
 
-B = TypeVar("B", bound=pydantic.BaseModel)
 MANY = 8192  # items that are soon looked at
 READ = ["GET", "HEAD"]  # methods of a route that only shows something
 
@@ -96,51 +88,6 @@ class Context:
 def context(http: Request) -> Context:
     found: Context = http.app.state.quire
     return found
-
-
-async def body_of(http: Request, kind: type[B]) -> tuple[B, dict[str, Any]]:
-    """The typed body and the fields as they came. Raises RequestError naming the field."""
-    raw = _json_body(await http.body())
-    _check_counts(raw, context(http).most_items())
-    try:
-        return kind.model_validate(raw), raw
-    except pydantic.ValidationError as error:
-        raise from_validation(error) from None
-
-
-def _json_body(raw: bytes) -> dict[str, Any]:
-    """A JSON object without its nulls, which mean "left out". Raises RequestError saying what is wrong."""
-    try:
-        found = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        where = _beyond_numbers(raw)
-        why = "the body is not valid JSON" if where is None else where
-        raise RequestError(f"{why}: {error}", param=where, code="invalid_json") from None
-    if not isinstance(found, dict):
-        raise RequestError(f"the body is {shown(found)}; expected a JSON object", code="invalid_json")
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _check_counts(raw: dict[str, Any], most: int) -> None:
-    """Refuse what can never fit while it is cheap: to look at each of a million items takes seconds. Raises
-    RequestError naming the list."""
-    lists = {name: raw.get(name) for name in ("messages", "prompt", "tools")}
-    messages = raw.get("messages")
-    for i, message in enumerate(messages[:most] if isinstance(messages, list) else ()):
-        if isinstance(message, dict):
-            lists |= {f"messages[{i}].{name}": message.get(name) for name in ("content", "tool_calls")}
-    for where, found in lists.items():
-        if isinstance(found, list) and len(found) > most:
-            raise RequestError(f"{where} has {len(found)} items; expected at most {most}", param=where)
-
-
-def _beyond_numbers(raw: bytes) -> str | None:
-    """The first field of a body that is a number too large to be one, such as 1e999."""
-    with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(raw)
-        if isinstance(found, dict):
-            return next((key[:80] for key, value in found.items() if value in (math.inf, -math.inf)), None)
-    return None
 
 
 def new_id(prefix: str) -> str:

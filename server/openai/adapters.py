@@ -11,7 +11,8 @@ from starlette.requests import Request
 from ...engine.errors import RequestError
 from ...engine.messages import Merge, Use
 from ..auth import check_admin
-from ..context import Context, body_of, context
+from ..body import body_of
+from ..context import Context, context
 from ..held import held
 from ..stream import Usage
 from .models import adapter_entry

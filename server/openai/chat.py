@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from ...engine.errors import RequestError
 from ...engine.messages import Generate
-from ..context import body_of, context, new_id
+from ..body import body_of
+from ..context import context, new_id
 from ..metrics import Stopwatch
 from ..stream import Entry, Piece, Usage, pieces
 from ..tokenizer import Tokenizer

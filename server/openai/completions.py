@@ -16,7 +16,8 @@ from starlette.responses import Response
 from ...engine.errors import RequestError
 from ...engine.messages import Generate, TokenLogprob
 from ..binding import FREE, Binding
-from ..context import Context, body_of, context, new_id
+from ..body import body_of
+from ..context import Context, context, new_id
 from ..detokenize import Detokenizer
 from ..grammars import constraint
 from ..infill import ends_of, infill

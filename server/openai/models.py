@@ -10,8 +10,9 @@ from starlette.requests import Request
 
 from ...engine.errors import RequestError
 from ..adapters import Adapter
+from ..body import body_of
 from ..calls import calls
-from ..context import READ, Context, body_of, context
+from ..context import READ, Context, context
 from ..history import modern
 from .schema import DetokenizeRequest, TokenizeRequest
 

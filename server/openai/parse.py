@@ -9,8 +9,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from ...engine.errors import RequestError
+from ..body import body_of
 from ..calls import calls
-from ..context import Context, body_of, context
+from ..context import Context, context
 from ..history import modern
 from ..stream import Piece
 from .message import events_of, message
