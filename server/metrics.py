@@ -33,7 +33,7 @@ class _EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         engine, stats = self.engine, self.engine.stats or BEFORE_THE_FIRST_STEP
         yield GaugeMetricFamily(
-            "quire:requests_in_flight", "Prompts of the requests that the server has open", engine.pending
+            "quire:prompts_in_flight", "Prompts that wait for answers, of all requests", engine.pending
         )
         yield GaugeMetricFamily("quire:engine_ready", "1 while the engine serves", float(engine.state == "ready"))
         yield CounterMetricFamily("quire:engine_restarts", "Times the engine was started again", engine.restarts)

@@ -80,7 +80,7 @@ def test_leaving_in_mid_answer_aborts_once(fresh_server, path, prompts, stream):
     metrics = fresh_server.metrics()
     assert metrics['quire:request_success_total{finished_reason="abort"}'] == prompts * 2
     assert metrics["quire:e2e_request_latency_seconds_count"] == 1
-    assert metrics["quire:requests_in_flight"] == 0
+    assert metrics["quire:prompts_in_flight"] == 0
 
 
 @pytest.mark.parametrize(("path", "prompts"), CASES)

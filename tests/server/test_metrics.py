@@ -46,7 +46,7 @@ def test_every_name_is_there_before_anything_has_run(fresh_server):
     for name in OF_THE_SERVER:
         assert found[f"quire:{name}_count"] == 0
     assert found["quire:engine_ready"] == 1
-    assert found["quire:requests_in_flight"] == 0
+    assert found["quire:prompts_in_flight"] == 0
 
 
 def test_the_text_is_what_prometheus_reads(fresh_server):
@@ -92,7 +92,7 @@ def test_counts_add_up(fresh_server, stream):
     assert found["quire:time_to_first_token_seconds_count"] == 4
     # Between the tokens of each sequence: 4 and 1; none; 1 up to the stop string, twice.
     assert found["quire:inter_token_latency_seconds_count"] == (4 + 1) + 0 + (1 + 1)
-    assert found["quire:requests_in_flight"] == 0
+    assert found["quire:prompts_in_flight"] == 0
 
 
 def test_latency_between_tokens_is_that_of_one_sequence(fresh_server):
