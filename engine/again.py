@@ -31,7 +31,7 @@ def run(execute: Execute, state: State, plan: Plan, error: Exception) -> StepRes
         log.warning(
             "memory is short for a step of %d tokens (%s): %d of its %d sequences run again, the others wait, and "
             "steps have up to %d tokens for now",
-            plan.num_tokens, _words(error), len(kept), len(plan.slices), state.budget,
+            plan.num_tokens, faults.words(error), len(kept), len(plan.slices), state.budget,
         )  # fmt: skip
         try:
             return _spread(plan, kept, execute(Plan(kept)).outcomes if kept else [])
@@ -51,7 +51,7 @@ def _alone(execute: Execute, state: State, piece: Slice) -> Outcome:
             raise
         if faults.short_of_memory(error) and not _smaller(state, [piece]):
             return Outcome()  # it comes back in smaller parts
-        return Outcome(error=f"the engine failed on this request: {_words(error)}")
+        return Outcome(error=f"the engine failed on this request: {faults.words(error)}")
 
 
 def _smaller(state: State, slices: list[Slice]) -> list[Slice]:
@@ -62,8 +62,3 @@ def _smaller(state: State, slices: list[Slice]) -> list[Slice]:
 def _spread(plan: Plan, kept: list[Slice], outcomes: list[Outcome]) -> StepResult:
     found = {id(piece): outcome for piece, outcome in zip(kept, outcomes, strict=True)}
     return StepResult([found.get(id(piece)) or Outcome() for piece in plan.slices])
-
-
-def _words(error: Exception) -> str:
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first}"

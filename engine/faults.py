@@ -52,6 +52,12 @@ def of_the_step(error: BaseException) -> bool:
     return short_of_memory(error) or lost(error) is not None
 
 
+def words(error: BaseException) -> str:
+    """Its kind and what it says, in one line."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}"
+
+
 def let_go() -> None:
     """Give memory back that torch keeps and nobody uses."""
     if torch.cuda.is_initialized():

@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from .. import faults
 from .. import messages as m
 from ..errors import EngineFailed, ModelNotFound, QuireError, RequestError
 from .adapter import Adapter, Raw
@@ -227,7 +228,18 @@ class Library:
                 self._adapters.drop(recipe)
 
     def _make(self, entries: list[tuple[_Known, float]], merge: m.Merge) -> Adapter:
-        """In a thread."""
+        """In a thread. Raises EngineFailed where it is not the adapter that is wrong, as where memory is short, and the
+        error itself where the device is lost: that ends the engine, and nothing else may."""
+        try:
+            return self._made(entries, merge)
+        except Exception as error:
+            if isinstance(error, QuireError) or faults.lost(error) is not None:
+                raise
+            names = " and ".join(repr(known.info.name if known.info else known.path.name) for known, _ in entries)
+            log.exception("the adapter %s cannot be put on the device", names)
+            raise EngineFailed(f"the adapter {names} cannot be put on the device: {faults.words(error)}") from error
+
+    def _made(self, entries: list[tuple[_Known, float]], merge: m.Merge) -> Adapter:
         parts = [(self._raw(known), scale) for known, scale in entries]
         recipe = tuple((raw.key, scale) for raw, scale in parts), merge
         if (there := self._adapters.get(recipe)) is not None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from adapters import Bench, ask, encoded, make_adapter, merged_logits
 
 from quire import pocket
@@ -294,6 +295,41 @@ def test_the_same_seed_is_the_same_answer_whatever_slot_it_has(folders):
         bench.run([*others, ask(f"t{turn}", prompts()[0], ("a7", 1.0), temperature=1.0, tokens=16)])
         answers.add(tuple(bench.tokens[f"t{turn}"]))
     assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.\nMore."), MemoryError(), OSError(5, "no")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_adapter_for_which_there_is_no_memory_ends_its_request_alone(folders, monkeypatch, error):
+    bench = Bench(pocket.FOLDER)
+    bench.load("x", folders["a0"])
+
+    def short(*_) -> None:
+        raise error
+
+    monkeypatch.setattr(bench.engine.library, "_ready", short)
+    bench.run([ask("bad", prompts()[0], ("x", 1.0)), ask("good", prompts()[1])])
+    assert bench.failed["bad"].code == "engine_failed"
+    said = str(error).partition("\n")[0]
+    assert f"the adapter 'x' cannot be put on the device: {type(error).__name__}: {said}" in bench.failed["bad"].message
+    assert len(bench.tokens["good"]) == 8
+    monkeypatch.undo()
+    bench.run([ask("again", prompts()[0], ("x", 1.0))])
+    assert len(bench.tokens["again"]) == 8, "it is not taken for broken"
+
+
+def test_a_device_that_is_lost_while_an_adapter_goes_there_is_lost_to_all(folders, monkeypatch):
+    bench = Bench(pocket.FOLDER)
+    bench.load("x", folders["a0"])
+
+    def lost(*_) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(bench.engine.library, "_ready", lost)
+    with pytest.raises(torch.AcceleratorError):
+        bench.run([ask("bad", prompts()[0], ("x", 1.0))])
 
 
 def test_unknown_names_are_refused_and_nobody_else_notices(bench):
