@@ -27,7 +27,7 @@ def run(execute: Execute, state: State, plan: Plan, error: Exception) -> StepRes
     """
     kept = plan.slices
     while faults.short_of_memory(error) and sum(len(piece.tokens) for piece in kept) > 1:
-        kept = _smaller(state, kept)
+        kept = _smaller(state, kept, error)
         log.warning(
             "memory is short for a step of %d tokens (%s): %d of its %d sequences run again, the others wait, and "
             "steps have up to %d tokens for now",
@@ -40,6 +40,7 @@ def run(execute: Execute, state: State, plan: Plan, error: Exception) -> StepRes
     if faults.lost(error) is not None:
         raise error
     log.error("a step of %d sequences failed; trying them one by one", len(kept), exc_info=error)
+    faults.let_go(error)
     return _spread(plan, kept, [_alone(execute, state, piece) for piece in kept])
 
 
@@ -49,13 +50,13 @@ def _alone(execute: Execute, state: State, piece: Slice) -> Outcome:
     except Exception as error:
         if faults.lost(error) is not None:
             raise
-        if faults.short_of_memory(error) and not _smaller(state, [piece]):
+        if faults.short_of_memory(error) and not _smaller(state, [piece], error):
             return Outcome()  # it comes back in smaller parts
         return Outcome(error=f"the engine failed on this request: {faults.words(error)}")
 
 
-def _smaller(state: State, slices: list[Slice]) -> list[Slice]:
-    faults.let_go()
+def _smaller(state: State, slices: list[Slice], error: Exception) -> list[Slice]:
+    faults.let_go(error)
     return scheduler.shrink(state, slices)
 
 

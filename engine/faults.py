@@ -8,6 +8,8 @@ returns them again, and only a new process can use the device (CUDA's runtime AP
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 
 # What CUDA says for which memory is short. It is said by what does not ask torch's allocator.
@@ -58,7 +60,12 @@ def words(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def let_go() -> None:
-    """Give memory back that torch keeps and nobody uses."""
+def let_go(error: BaseException) -> None:
+    """Give memory back that nobody uses: what torch keeps, and what the calls had in hand that an error came through,
+    which it holds for as long as it is looked at, and so does an error that was raised meanwhile."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__context__
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -70,5 +70,5 @@ def test_what_torch_keeps_is_given_back_where_there_is_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     for there in (False, True):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda there=there: there)
-        let_go()
+        let_go(MemoryError())
         assert len(emptied) == there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 
 import pytest
 import torch
@@ -176,6 +177,32 @@ def test_a_token_that_does_not_fit_alone_ends_its_request_and_no_other():
     assert set(place.failed) == {"huge"}
     text = "the engine failed on this request: OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 TiB."
     assert place.failed["huge"] == text
+
+
+def test_what_a_step_had_computed_when_memory_ran_out_is_let_go_before_it_runs_again():
+    """An error keeps the frames that it came through, and they what they had in hand."""
+    place = device(64)
+    held: list[weakref.ref[torch.Tensor]] = []
+    let_go: list[bool] = []
+
+    def layers(plan: Plan) -> None:
+        rows = torch.zeros(plan.num_tokens)
+        held.append(weakref.ref(rows))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    def execute(plan: Plan) -> StepResult:
+        let_go.append(all(one() is None for one in held))
+        if plan.num_tokens > 5:
+            layers(plan)
+        return Device.execute(place, plan)
+
+    place.execute = execute
+    for i in range(12):
+        params = m.SamplingParams(max_tokens=4, seed=i)
+        scheduler.add(place.state, m.Generate(id=str(i), prompt=[1, 2], params=params))
+    place.step()
+    assert len(held) == 3, "24 tokens, 12 and 6"
+    assert let_go == [True] * 4
 
 
 def test_a_lost_device_is_no_matter_of_single_requests():
