@@ -11,7 +11,6 @@ products: Chen et al. 2023 (Punica), Sheng et al. 2023 (S-LoRA); the gains: Liu 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from types import ModuleType
@@ -25,6 +24,7 @@ from . import native
 from .linear import Linear
 from .matrix import FORMATS
 from .transfer import sent
+from .triton import there
 
 if TYPE_CHECKING:
     from .triton.lora import Table, Tiles
@@ -36,9 +36,7 @@ def way_of(dtype: torch.dtype, device: torch.device) -> str:
     """Which code adds the adapters' parts: "native" (C++), "triton" or "torch"."""
     if native.serves(dtype, device):
         return "native"
-    if device.type == "cuda" and dtype in GATHERED and importlib.util.find_spec("triton") is not None:
-        return "triton"
-    return "torch"
+    return "triton" if device.type == "cuda" and there.lack(dtype, device) is None else "torch"
 
 
 def gathered() -> ModuleType:

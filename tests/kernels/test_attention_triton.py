@@ -12,8 +12,9 @@ import pytest
 import torch
 from interpreted import needs_triton, run_cases
 
-from quire.engine.attention import choose_backend
+from quire.engine.attention import BACKENDS, choose_backend
 from quire.engine.errors import ConfigError
+from quire.kernels import lora
 
 CASES = Path(__file__).with_name("attention_triton_cases.py")
 ENGINE = CASES.parents[1] / "engine" / "test_attention.py"
@@ -55,6 +56,23 @@ def test_it_is_refused_where_it_cannot_run(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError, match=r"attention is 'triton', and .*; expected auto or torch"):
         choose_backend("triton", torch.bfloat16, torch.device("cpu"))
+
+
+@needs_triton
+@pytest.mark.parametrize(("has", "name"), [((7, 5), "torch"), ((8, 0), "triton"), ((12, 0), "triton")])
+def test_a_card_that_triton_compiles_no_products_for_is_left_to_torch(monkeypatch, has, name):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Card")
+    card = torch.device("cuda:0")
+    assert choose_backend("auto", torch.float16, card).__name__ == BACKENDS[name]
+    assert lora.way_of(torch.float16, card) == name
+    if name == "torch":
+        found = (
+            r"attention is 'triton', and the NVIDIA Card has compute capability 7\.5, and Triton's kernels need 8\.0"
+        )
+        with pytest.raises(ConfigError, match=found):
+            choose_backend("triton", torch.float16, card)
 
 
 # Triton keys its compiled variants by types and constants, and by which numbers are 1 or divisible by 16 and which
