@@ -15,7 +15,7 @@ from ..kernels import native
 from ..kernels.linear import Linear
 from ..kernels.ops import Rows
 from . import deterministic, faults
-from .attention import BACKENDS, Attend, choose_backend
+from .attention import BACKENDS, Attend, choose_backend, widest
 from .batch import Batch, slot
 from .cache import KVCache, bytes_per_token, pool_blocks
 from .config import BLOCK_SIZE, EngineConfig
@@ -91,8 +91,8 @@ class Runner:
         if not self.model.in_torch and native.serves(self.model.dtype, self.device):
             # Two pools of threads would wait for each other's cores, spinning; and torch has little left to do.
             torch.set_num_threads(1)
-        widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in self.model.layers)
-        self._backend = choose_backend(attention, self.model.dtype, self.device, pages, widest, self.model.kinds)
+        wide = widest(self.model.layers)
+        self._backend = choose_backend(attention, self.model.dtype, self.device, pages, wide, self.model.kinds)
         # Torch's attention waits for the device itself, and so does what is not our own of a model.
         waits = self.model.in_torch or self._backend.__name__ == BACKENDS["torch"]
         self.overlap = self.device.type == "cuda" and not waits  # whether steps can fly (ahead.py)

@@ -6,6 +6,7 @@ What a layer is (heads, window, scale) is data, `LayerSpec`; what a model asks o
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
@@ -71,6 +72,11 @@ class Turn:
 
 
 AS_THEY_ARE = Turn()
+
+
+def widest(layers: Iterable[LayerSpec]) -> int:
+    """Dimensions of the widest head, of keys or of values."""
+    return max(max(spec.head_dim, spec.v_head_dim or 0) for spec in layers)
 
 
 class Attend(Protocol):

@@ -21,7 +21,7 @@ from ..batch import Batch
 from ..cache import KVCache
 from ..config import BLOCK_SIZE, MOST_DRAFTS
 from ..errors import ConfigError
-from . import AS_THEY_ARE, TRITON_WIDEST, LayerSpec, Turn, tiling
+from . import AS_THEY_ARE, TRITON_WIDEST, LayerSpec, Turn, tiling, widest
 from .tiling import Kind, cut
 
 BEYOND = 4  # pages that a sequence may have beyond its tokens: for drafts
@@ -67,10 +67,9 @@ def cache(
 ) -> KVCache:
     """The pages as this backend reads them. kept: a kind of bytes (kernel.BYTES); None: dtype, what the model computes
     in. Raises ConfigError where heads are wider than it has tiles for."""
-    widest = max(max(spec.head_dim, spec.v_head_dim or 0) for spec in layers)
-    if widest > TRITON_WIDEST:
+    if (found := widest(layers)) > TRITON_WIDEST:
         raise ConfigError(
-            "attention", f"is 'triton', and the model has heads of {widest} dimensions", f"torch, above {TRITON_WIDEST}"
+            "attention", f"is 'triton', and the model has heads of {found} dimensions", f"torch, above {TRITON_WIDEST}"
         )
     return Pages(layers, num_blocks, kept or dtype, device, computed=dtype, one_order=one_order)
 

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...kernels import elementwise
 from ...kernels.ops import Linear, Rows
-from ..attention import Attend, LayerSpec, choose_backend
+from ..attention import Attend, LayerSpec, choose_backend, widest
 from ..batch import Batch
 from ..errors import ConfigError, ModelError
 from ..lora.adapter import Place, Places
@@ -166,7 +166,7 @@ class Fallback:
 
     def _run(self, steps: list[list[tuple[int, torch.Tensor, int]]]) -> list[torch.Tensor]:
         """Run steps of (sequence, tokens, start) on a small cache; hidden states of each step."""
-        backend = choose_backend("auto", self.dtype, self.device)
+        backend = choose_backend("auto", self.dtype, self.device, widest=widest(self.layers))
         cache = backend.cache(self.layers, 2, self.dtype, self.device)
         found = []
         for step in steps:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from quire.engine.errors import ModelError
 from quire.engine.models import fallback
+from quire.kernels.triton import there
 
 WINDOW = {"sliding_window": 9}
 FAMILIES = {
@@ -91,6 +92,12 @@ def test_sixteen_bits_are_close(tmp_path):
         expected = truth(torch.tensor([PROMPTS[0]])).logits[0]
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_heads_wider_than_the_kernels_of_gpus_have_are_looked_at_by_torch(tmp_path, monkeypatch):
+    make("Gemma", tmp_path, head_dim=512)
+    monkeypatch.setattr(there, "lack", lambda dtype, device: None)  # as on a GPU
+    assert load(tmp_path, torch.bfloat16).layers[0].head_dim == 512
 
 
 def test_progress_ends_at_the_size_of_the_files(tmp_path):
