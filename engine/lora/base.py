@@ -9,7 +9,12 @@ from .adapter import Places
 
 
 def image(product: Linear, x: torch.Tensor) -> torch.Tensor:
-    """x [rows, in] times the weight, without the bias: [rows, out] in float32."""
+    """x [rows, in] times the weight, without the bias: [rows, out] in float32.
+
+    On a GPU by torch alone: this runs in a thread, and Triton launches on a thread's own current device, and has
+    counters (kernels/triton/tiles.py) that the loop's launches need for themselves."""
+    if x.device.type != "cpu":
+        return x.float() @ product.dense().T
     y = product(x).float()
     return y if product.bias is None else y - product.bias.float()
 

@@ -31,6 +31,16 @@ def test_the_weight_of_any_product(outputs, inputs, biased, pack):
         torch.testing.assert_close(base.squares(places, product), weight.square().sum(1))
 
 
+def test_beside_a_cpu_nothing_but_torch_is_asked_as_this_is_not_the_thread_that_launches(monkeypatch):
+    def launched(*_) -> None:
+        raise AssertionError("a product of Triton's, perhaps")
+
+    monkeypatch.setattr(Linear, "__call__", launched)
+    product = Linear(torch.empty(5, 4, device="meta", dtype=torch.bfloat16))
+    found = base.image(product, torch.empty(3, 4, device="meta", dtype=torch.bfloat16))
+    assert (found.shape, found.dtype) == ((3, 5), torch.float32)
+
+
 def test_paths_with_the_prefix_and_without():
     places = Places("model.")
     one, head = Place(Linear(torch.ones(2, 2))), Place(Linear(torch.ones(2, 2)))
