@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -87,3 +89,12 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+def test_counters_that_became_too_few_stay_where_graphs_count_in_them():
+    x = torch.zeros(1, device=DEVICE)
+    before = weakref.ref(tiles.room(x, 2, 1, 1, 1)[1])
+    more = tiles.room(x, 2, 1, 1, before().numel() + 1)[1]
+    assert not bool(more.any())
+    assert before() is not None
+    assert before().data_ptr() != more.data_ptr()
