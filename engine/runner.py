@@ -30,17 +30,17 @@ from .lora.read import read as read_adapter
 from .lora.read import ready as ready_adapter
 from .lora.slots import Slots
 from .machine import free_memory, physical_cores, pick_device
-from .messages import Ready, SamplingParams, TokenLogprob
+from .messages import Ready, TokenLogprob
 from .models import CausalLM
 from .models.decoder import Decoder
 from .models.load import fingerprint, load_model, look
 from .plan import Outcome, Plan, Slice, StepResult, failure
 from .sampling import Sampler
-from .sequence import Sequence
 from .spec.load import load_maker
 from .spec.maker import States
 from .spec.speculator import Speculator
 from .state import Limits
+from .warm import first_steps
 
 log = logging.getLogger("quire.engine")
 
@@ -379,21 +379,21 @@ class Runner:
     def _warm_up(self, limit: int) -> int:
         """Run a first step, so that no request pays for it. Returns the bytes a step needs beside weights and pages.
 
-        On the CPU memory for a step is left to `memory_utilization`; on CUDA it is measured on the largest step.
+        On the CPU memory for a step is left to `memory_utilization`; on CUDA it is measured on the largest steps.
         """
         cuda = self.device.type == "cuda"
-        count = min(limit, self.step_tokens if cuda else BLOCK_SIZE)
-        seq = Sequence("warm-up", 0, [0] * count, SamplingParams(max_tokens=1, seed=0, temperature=0.0))
-        seq.blocks = list(range(-(-count // BLOCK_SIZE)))
-        self.cache = self._pages(len(seq.blocks))
+        most = (self.step_tokens, self.config.max_num_seqs) if cuda else (BLOCK_SIZE, 1)
+        prompts, decodes = first_steps(limit, *most)
+        self.cache = self._pages(len(prompts[0].seq.blocks))
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
-        for start, end in ((0, count), (count - 1, count)):
-            self.execute(Plan([Slice(seq, start, seq.tokens[start:end])]))
-        self.execute(Plan([], freed=[seq.id]))
+        for slices in (prompts, decodes):
+            self.execute(Plan(slices))
+        self.execute(Plan([], freed=[piece.seq.id for piece in decodes]))
         if not cuda:
             return 0
+        self.speculator = Speculator(self.config.speculative_config)  # what is compiled meanwhile is no step's cost
         bytes_ = torch.cuda.max_memory_allocated(self.device) - before
         return bytes_ + room_for(lambda: self._graphs(limit), lambda: free_memory(self.device))
 

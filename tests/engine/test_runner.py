@@ -19,6 +19,7 @@ from quire.engine.messages import SamplingParams
 from quire.engine.plan import Plan, Slice
 from quire.engine.runner import Runner
 from quire.engine.sequence import Sequence
+from quire.engine.warm import first_steps
 from quire.kernels import native
 
 MEMORY = 1 << 25
@@ -61,6 +62,30 @@ def test_the_fallback_gives_the_golden_tokens_too(stories, golden):
     seq = sequence(golden["prompt_ids"], 0)
     generate(start(stories, model_impl="transformers"), [seq], len(golden["completion_ids"]))
     assert seq.tokens[1:] == golden["completion_ids"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "tokens", "sequences", "prompts", "rows"),
+    [
+        (4096, 2048, 256, [2048], 256),
+        (500, 2048, 256, [500] * 4 + [48], 256),
+        (512, 2048, 3, [512] * 3, 3),
+        (512, 8, 256, [8], 8),
+        (512, BLOCK_SIZE, 1, [BLOCK_SIZE], 1),
+    ],
+)
+def test_what_a_runner_begins_with_is_as_large_as_any_step(limit, tokens, sequences, prompts, rows, stories_runner):
+    """Short sequences fill a step side by side, and each that can run is sampled."""
+    first, second = first_steps(limit, tokens, sequences)
+    assert [len(piece.tokens) for piece in first] == prompts
+    assert [len(piece.tokens) for piece in second] == [1] * rows
+    assert len({piece.seq.id for piece in second}) == rows
+    assert all(piece.end <= min(limit, len(piece.seq.blocks) * BLOCK_SIZE) for piece in [*first, *second])
+    if len(first[0].seq.blocks) <= stories_runner.cache.num_blocks and rows < 100:
+        for slices in (first, second):
+            outcomes = stories_runner.execute(Plan(slices)).outcomes
+            assert len({tuple(outcome.tokens) for outcome in outcomes}) == len({piece.end for piece in slices})
+        stories_runner.execute(Plan([], freed=[piece.seq.id for piece in second]))
 
 
 def test_neighbours_change_nothing(stories_runner, golden):
