@@ -151,7 +151,8 @@ async def _asked(base: str, work: Work):  # type: ignore[no-untyped-def]
 
 def tests(out: Path, seconds: float) -> Part:
     """What a GPU is needed for; first what is quick, then, with the time that is left, what is slow."""
-    folders = [ROOT / "tests" / "gpu", *sorted((ROOT / "tests" / "kernels").glob("test_*_triton.py"))]
+    more = ("engine/graphs_cases.py", "kernels/test_*_triton.py")
+    folders = [ROOT / "tests" / "gpu", *(path for names in more for path in sorted((ROOT / "tests").glob(names)))]
     if not folders[0].is_dir():
         return Part("tests", ended=f"not run: there is no checkout at {ROOT}, only the package")
     began, rows = time.monotonic(), list[Row]()

@@ -115,6 +115,15 @@ def test_the_tests_are_run_and_counted(checks, wanted, tmp_path, monkeypatch):
     assert all(str(value) in str(quick[key]) for key, value in wanted.items()), part
 
 
+def test_what_graphs_do_on_a_gpu_is_among_the_tests(tmp_path, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(gpu, "run", lambda command, log, *_, **__: (asked.extend(command), log.touch(), 5)[-1])
+    gpu.tests(tmp_path, 60)
+    tests = Path(gpu.ROOT) / "tests"
+    assert {str(tests / "gpu"), str(tests / "engine" / "graphs_cases.py")} < set(asked)
+    assert str(tests / "kernels" / "test_attention_triton.py") in asked
+
+
 def test_where_there_is_no_checkout_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     assert gpu.tests(tmp_path, 60).ended.startswith("not run: there is no checkout at")

@@ -8,12 +8,13 @@ import pytest
 from interpreted import needs_triton, run_cases
 
 pytestmark = needs_triton
+CASES = Path(__file__).with_name("triton_paths_cases.py")
 
 
 def test_models_products_and_the_sampler_by_tritons_kernels():
-    run_cases(Path(__file__).with_name("triton_paths_cases.py"))
+    run_cases(CASES, interpreted=True)
 
 
 @pytest.mark.slow
 def test_rows_of_int8_and_fp8_weights_keep_their_bits_by_tritons_kernels():
-    run_cases(Path(__file__).with_name("triton_paths_cases.py"), "slow")
+    run_cases(CASES, "slow", interpreted=True)

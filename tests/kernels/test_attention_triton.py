@@ -18,6 +18,7 @@ from quire.kernels import lora
 
 CASES = Path(__file__).with_name("attention_triton_cases.py")
 ENGINE = CASES.parents[1] / "engine" / "test_attention.py"
+on_the_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="these tests are on the CPU; on a GPU others are")
 
 
 @needs_triton
@@ -33,7 +34,7 @@ def test_many_long_random_batches_equal_float64_and_keep_a_rows_bits():
 
 def engines(names: str) -> None:
     """The engine's tests of that name over this backend."""
-    env = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    env = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ENGINE), "-k", names]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=CASES.parents[2], timeout=3600)
     assert done.returncode == 0, done.stdout[-6000:]
@@ -41,12 +42,14 @@ def engines(names: str) -> None:
 
 
 @needs_triton
+@on_the_cpu
 @pytest.mark.slow
 def test_the_engine_reads_and_writes_its_pages_through_it():
     engines("triton and moved")
 
 
 @needs_triton
+@on_the_cpu
 @pytest.mark.slow
 def test_all_that_the_engine_asks_of_a_backend():
     engines("triton")

@@ -18,9 +18,10 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-def run_cases(cases: Path, marks: str = "not slow") -> None:
-    """The tests of a file, on a GPU as they are, elsewhere by Triton's interpreter."""
-    env = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+def run_cases(cases: Path, marks: str = "not slow", *, interpreted: bool = not torch.cuda.is_available()) -> None:
+    """The tests of a file, on a GPU as they are, elsewhere by Triton's interpreter. interpreted: on a GPU too, for what
+    is about tensors on the CPU."""
+    env = os.environ | ({"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""} if interpreted else {})
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marks, str(cases)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cases.parents[2], timeout=1800)
     assert done.returncode == 0, done.stdout[-6000:]
