@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from array import array
 from itertools import accumulate, islice
@@ -13,6 +14,8 @@ from ..kernels.memory import LARGE, anonymous, made_resident
 from .attention import LayerSpec
 from .config import BLOCK_SIZE, EngineConfig
 from .errors import ConfigError
+
+log = logging.getLogger("quire.engine")
 
 # Share of the free memory that the pool may take where none is set: a GPU serves alone, a CPU's memory is shared.
 UTILIZATION = {"cuda": 0.9, "cpu": 0.5}
@@ -166,8 +169,14 @@ def pool_blocks(
 
     Raises ConfigError where not even one fits.
     """
-    budget = int(free_bytes * (config.memory_utilization or UTILIZATION[device.type]))
+    share = config.memory_utilization or UTILIZATION[device.type]
+    budget = int(free_bytes * share)
     if config.kv_cache_memory is not None:
+        if budget < config.kv_cache_memory:
+            log.warning(
+                "kv_cache_memory is %d bytes, and the pool has %d: memory_utilization is %g, and %d bytes are free",
+                config.kv_cache_memory, max(budget, 0), share, free_bytes,
+            )  # fmt: skip
         budget = min(budget, config.kv_cache_memory)
     block = bytes_per_token(layers, dtype) * BLOCK_SIZE
     blocks = budget // block - 1  # one page more is the zero page

@@ -70,6 +70,15 @@ def test_the_pool_never_takes_more_than_its_share_or_its_cap(free, cap, share):
     assert taken <= allowed < taken + block
 
 
+def test_a_pool_that_is_smaller_than_was_asked_for_is_told_of(caplog):
+    for asked, told in ((400 * MIB, 0), (700 * MIB, 1)):
+        config = EngineConfig(model="m", kv_cache_memory=asked, memory_utilization=0.5)
+        pool_blocks(LAYERS, torch.float32, config, 1000 * MIB, CPU)
+        assert len(caplog.records) == told
+    said = "kv_cache_memory is 734003200 bytes, and the pool has 524288000: memory_utilization is 0.5"
+    assert said in caplog.text
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory in use from /proc")
 @pytest.mark.parametrize("by_page", [False, True])
 def test_an_idle_pool_takes_no_memory(by_page):
