@@ -58,7 +58,7 @@ class Fields:
     """The fields of one config.json, each taken once; `finish` names those nobody took."""
 
     def __init__(self, config: Mapping[str, Any]):
-        self._left = {k: v for k, v in config.items() if k not in HARMLESS}
+        self._left = dict(config)
 
     def number(self, name: str, default: Any = _REQUIRED, low: int = 1) -> int:
         value = self._take(name, default)
@@ -76,6 +76,17 @@ class Fields:
             raise ModelError(f"config.json: {name} is {value!r}; expected true or false")
         return value
 
+    def window(self, unsaid: int) -> int | None:
+        """`sliding_window`, in tokens: null is none, and a config that does not name it means `unsaid`."""
+        name = "sliding_window"
+        return None if self._left.get(name, unsaid) is None else self.number(name, unsaid)
+
+    def object(self, name: str) -> dict[str, Any]:
+        value = self._take(name, {})
+        if not isinstance(value, dict):
+            raise ModelError(f"config.json: {name} is {value!r:.200}; expected an object")
+        return value
+
     def any(self, name: str, default: Any = None) -> Any:
         return self._take(name, default)
 
@@ -87,7 +98,7 @@ class Fields:
         return value
 
     def finish(self) -> None:
-        unknown = sorted(k for k, v in self._left.items() if v is not None)
+        unknown = sorted(k for k, v in self._left.items() if v is not None and k not in HARMLESS)
         if unknown:
             raise ModelError(
                 f"config.json: {', '.join(unknown)} may change what is computed and is not known to this family"

@@ -17,9 +17,12 @@ from ...kernels.lora import Rows
 from ...kernels.triton import chosen
 from ..attention import Attend, LayerSpec, Turn
 from ..attention.native_ import Planned
+from ..errors import ModelError
 from ..weights import Weights
 from .config import Fields
 from .rope import make_rope
+
+Windows = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +42,39 @@ class Shape:
     tied: bool
     rope: Mapping[str, Any]
     theta: float
-    windows: tuple[int | None, ...]  # of each layer
+    windows: Windows  # of each layer
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
 
 
-def read_shape(
-    fields: Fields, *, windows: tuple[int | None, ...] | None = None, theta: float = 10000.0, **more
-) -> Shape:  # type: ignore[no-untyped-def]
-    """What every family of this kind has in its config under the same names. `more`: the family's own."""
+def read_shape(fields: Fields, *, windows: Callable[[int], Windows] = lambda layers: (None,) * layers, **more) -> Shape:  # type: ignore[no-untyped-def]
+    """What every family of this kind has in its config under the same names. windows: of as many layers. `more`: the
+    family's own."""
     width, heads, layers = (fields.number(n) for n in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
-    rope = dict(fields.any("rope_parameters", {}))
-    rope.update(fields.any("rope_scaling") or {})
+    kv_heads = fields.number("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise ModelError(f"config.json: num_key_value_heads is {kv_heads}; expected a divisor of the {heads} heads")
+    head_dim = more.pop("head_dim", None) or fields.number("head_dim", width // heads)
+    if head_dim % 2:
+        raise ModelError(f"config.json: head_dim is {head_dim}; expected an even number, as dimensions turn in pairs")
+    now, before = fields.object("rope_parameters"), fields.object("rope_scaling")
     return Shape(
         vocab=fields.number("vocab_size"),
         width=width,
         inner=fields.number("intermediate_size"),
         layers=layers,
         heads=heads,
-        kv_heads=fields.number("num_key_value_heads", heads),
-        head_dim=more.pop("head_dim", None) or fields.number("head_dim", width // heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         max_position=fields.number("max_position_embeddings"),
         eps=fields.real("rms_norm_eps"),
         activation=fields.one_of("hidden_act", tuple(ops.ACTIVATIONS), "silu"),
         tied=fields.flag("tie_word_embeddings", more.pop("tied", False)),
-        rope=rope,
-        theta=fields.real("rope_theta", theta),
-        windows=windows or (None,) * layers,
+        rope=before or now,  # as transformers takes them where a file has both
+        theta=fields.real("rope_theta", 10000.0),
+        windows=windows(layers),
         **more,
     )
 

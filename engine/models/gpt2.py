@@ -11,6 +11,7 @@ import torch
 from ...kernels import ops
 from ...kernels.lora import Rows
 from ..attention import Attend, LayerSpec
+from ..errors import ModelError
 from ..weights import Weights
 from .config import Fields
 
@@ -35,7 +36,9 @@ class Shape:
 
 def shape(config: Mapping[str, Any]) -> Shape:
     fields = Fields(config)
-    width = fields.number("n_embd")
+    width, heads = fields.number("n_embd"), fields.number("n_head")
+    if width % heads:
+        raise ModelError(f"config.json: n_head is {heads}; expected a divisor of n_embd, which is {width}")
     fields.one_of("reorder_and_upcast_attn", (False,), False)
     fields.one_of("add_cross_attention", (False,), False)
     fields.any("hidden_size"), fields.any("max_position_embeddings")  # other names some writers add for the same
@@ -44,7 +47,7 @@ def shape(config: Mapping[str, Any]) -> Shape:
         width=width,
         inner=fields.number("n_inner", 4 * width),
         layers=fields.number("n_layer"),
-        heads=fields.number("n_head"),
+        heads=heads,
         max_position=fields.number("n_positions"),
         eps=fields.real("layer_norm_epsilon", 1e-5),
         activation=fields.one_of("activation_function", tuple(ops.ACTIVATIONS), "gelu_new"),

@@ -92,7 +92,7 @@ def look(
     is computed in. Parameters and errors as of `load_model`."""
     config = read_config(folder)
     names = config.get("architectures")
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ModelError(f"{folder / 'config.json'}: architectures is {names!r}; expected a list with a name")
     family = None if impl == "transformers" else FAMILIES.get(names[0])
     chosen = choose_dtype(config, dtype, device, family is not None)

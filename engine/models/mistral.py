@@ -15,8 +15,7 @@ Model = Decoder
 
 def shape(config: Mapping[str, Any]) -> Shape:
     fields = Fields(config)
-    window = fields.any("sliding_window")
-    layers = config.get("num_hidden_layers") or 0
-    found = read_shape(fields, windows=(window,) * layers)
+    window = fields.window(4096)
+    found = read_shape(fields, windows=lambda layers: (window,) * layers)
     fields.finish()
     return found

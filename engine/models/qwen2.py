@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import ModelError
 from .config import Fields
-from .decoder import Decoder, Shape, read_shape
+from .decoder import Decoder, Shape, Windows, read_shape
 
 PREFIX = "model."
 HARMLESS = (".rotary_emb.inv_freq",)
@@ -16,22 +17,20 @@ Model = Decoder
 
 def shape(config: Mapping[str, Any]) -> Shape:
     fields = Fields(config)
-    found = read_shape(fields, windows=windows(config, fields), qkv_bias=True)
+    found = read_shape(fields, windows=partial(windows, fields), qkv_bias=True)
     fields.finish()
     return found
 
 
-def windows(config: Mapping[str, Any], fields: Fields) -> tuple[int | None, ...]:
+def windows(fields: Fields, layers: int) -> Windows:
     """The window of each layer: by `layer_types` where given, else all layers from `max_window_layers` on."""
-    layers = config.get("num_hidden_layers") or 0
-    window = fields.any("sliding_window")
     used = fields.flag("use_sliding_window", False)
+    window = fields.window(4096) if used else fields.any("sliding_window")
     types = fields.any("layer_types")
     if types is None:
-        first = config.get("max_window_layers", 28)
+        first = fields.number("max_window_layers", 28, low=0)
         types = ["sliding_attention" if used and i >= first else "full_attention" for i in range(layers)]
-    if len(types) != layers or not set(types) <= {"sliding_attention", "full_attention"}:
-        raise ModelError(
-            f"config.json: layer_types is {types}; expected {layers} of sliding_attention | full_attention"
-        )
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(types, list) or len(types) != layers or not all(kind in known for kind in types):
+        raise ModelError(f"config.json: layer_types is {types}; expected {layers} of {' | '.join(known)}")
     return tuple(window if used and kind == "sliding_attention" else None for kind in types)

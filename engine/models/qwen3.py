@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from .config import Fields
@@ -19,7 +20,7 @@ def shape(config: Mapping[str, Any]) -> Shape:
     bias = fields.flag("attention_bias", False)
     found = read_shape(
         fields,
-        windows=windows(config, fields),
+        windows=partial(windows, fields),
         head_dim=fields.number("head_dim", 128),
         qkv_bias=bias,
         out_bias=bias,

@@ -33,9 +33,10 @@ FIELDS = {  # kind -> (needed, optional) fields of its description
 }  # fmt: skip
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 NUMBERS = {  # fields that are above 0
-    "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings", "low_freq_factor",
-    "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
+    "rope_theta", "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "beta_fast",
+    "beta_slow", "attention_factor",
 }  # fmt: skip
+LISTS = ("short_factor", "long_factor")  # of such numbers
 
 
 TABLE = 1 << 24  # bytes that angles of all positions may take; beyond, each step makes its own
@@ -72,7 +73,7 @@ def make_rope(
     kind or a field that is not known.
     """
     kind = described.get("rope_type", described.get("type", "default"))
-    if kind not in FIELDS:
+    if kind not in (*FIELDS,):  # what cannot be hashed, too
         raise ModelError(f"config.json: rope_type is {kind!r}; expected one of {', '.join(FIELDS)}")
     needed, optional = FIELDS[kind]
     for field in needed:
@@ -83,10 +84,18 @@ def make_rope(
     for field in sorted(NUMBERS & described.keys()):
         if described[field] is not None:
             positive(f"{field} of the rope", described[field])
+    for field in (name for name in LISTS if name in needed):
+        if not isinstance(described[field], list):
+            raise ModelError(f"config.json: {field} of the rope is {described[field]!r:.200}; expected a list")
+        for value in described[field]:
+            positive(f"an item of {field} of the rope", value)
+    if (share := described.get("partial_rotary_factor")) not in (None, 1):
+        raise ModelError(
+            f"config.json: partial_rotary_factor is {share!r}; expected 1, as this family turns whole heads"
+        )
     theta = float(described.get("rope_theta") or theta)
-    dim = int(head_dim * (described.get("partial_rotary_factor") or 1.0))
     original = int(described.get("original_max_position_embeddings") or max_position)
-    inv_freq, scaling = _KINDS[kind](described, theta, dim, max_position, original, context)
+    inv_freq, scaling = _KINDS[kind](described, theta, head_dim, max_position, original, context)
     return Rope(inv_freq.to(device), scaling, context)
 
 

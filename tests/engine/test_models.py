@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from paged import CPU, PROMPTS, RAGGED, make, run
+from transformers import AutoConfig, LlamaForCausalLM
 
 from quire.engine.errors import ConfigError, ModelError
 from quire.engine.models.load import load_model
@@ -114,6 +115,7 @@ def edit(folder: Path, **fields) -> None:
         ({"hidden_size": "wide"}, "hidden_size"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"architectures": []}, "architectures"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "architectures is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rms_norm_eps": -1}, "rms_norm_eps is -1; expected a finite number above 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
@@ -122,6 +124,13 @@ def edit(folder: Path, **fields) -> None:
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "2"}}, "factor of the rope is '2'"),
         ({"dtype": "float77"}, "dtype is 'float77'"),
         ({"dtype": None, "torch_dtype": "float77"}, "torch_dtype is 'float77'"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads is 3; expected a divisor of the 4 heads"),
+        ({"head_dim": 7}, "head_dim is 7; expected an even number"),
+        ({"rope_parameters": [1]}, r"rope_parameters is \[1\]; expected an object"),
+        ({"rope_parameters": {"rope_type": ["linear"]}}, r"rope_type is \['linear'\]"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        ({"rope_parameters": {**ROPES["longrope"], "short_factor": "1"}}, "short_factor of the rope is '1'"),
+        ({"rope_parameters": {**ROPES["longrope"], "long_factor": [1, 1, 0, 1]}}, "an item of long_factor .* is 0"),
     ],
 )
 def test_what_would_change_the_maths_is_an_error_at_load(fields, named, tmp_path):
@@ -129,6 +138,49 @@ def test_what_would_change_the_maths_is_an_error_at_load(fields, named, tmp_path
     edit(tmp_path, **fields)
     with pytest.raises(ModelError, match=named):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "named"),
+    [
+        *(("Mistral", {"sliding_window": x}, f"sliding_window is {x!r}; expected") for x in (0, -1, True, 9.0, "9")),
+        ("Mistral", {"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": "9"}, "sliding_window is '9'"),
+        ("Qwen2", {"use_sliding_window": True, "layer_types": None, "max_window_layers": "1"}, "max_window_layers is"),
+        ("Qwen2", {"layer_types": 2}, "layer_types is 2; expected 2 of sliding_attention"),
+        ("Qwen3", {"layer_types": [["full_attention"], []]}, r"layer_types is \[\['full_attention'\], \[\]\]"),
+        ("GPT2", {"n_head": 3}, "n_head is 3; expected a divisor of n_embd, which is 32"),
+    ],
+)
+def test_what_only_some_families_have_is_looked_at_as_well(family, fields, named, tmp_path):
+    make(family, tmp_path)
+    edit(tmp_path, **fields)
+    with pytest.raises(ModelError, match=named):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["Mistral", "Qwen2", "Qwen3"])
+def test_a_config_that_does_not_name_its_window_has_that_of_transformers(family, tmp_path):
+    make(family, tmp_path)
+    edit(
+        tmp_path,
+        sliding_window=None,
+        layer_types=None,
+        use_sliding_window=family != "Mistral" or None,
+        max_window_layers=0,
+    )
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert [layer.window for layer in load(tmp_path).layers] == [config.sliding_window] * 2 == [4096, 4096]
+
+
+def test_older_rope_settings_go_before_newer_ones_as_in_transformers(tmp_path):
+    make("Llama", tmp_path)
+    edit(tmp_path, rope_parameters=ROPES["default"], rope_scaling={"rope_type": "linear", "factor": 2.5})
+    truth = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        expected = truth(torch.tensor([PROMPTS[0]])).logits[0]
+    found = run(load(tmp_path), [PROMPTS[0]], [[(0, 40)]])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_architecture_is_named_where_only_our_own_may_serve(tmp_path):
