@@ -15,6 +15,7 @@ import torch
 
 from ..errors import ConfigError
 from ..machine import free_memory
+from ..weights.safetensors_ import shards
 
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors' names of what is kept in another kind perhaps: bytes
 BITS = {"int8": 8, "int4": 4, "fp8": 8}
@@ -46,10 +47,11 @@ def check(
 
 
 def weight_bytes(folder: Path, kept: torch.dtype | None, *, form: str | None = None, left: tuple[str, ...] = ()) -> int:
-    """Bytes that the tensors of a folder's safetensors take in memory at least; as `check` has it."""
+    """Bytes that the tensors of a folder's safetensors take in memory at least; as `check` has it. Raises ModelError
+    where the files of the model cannot be told."""
     total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, kind, shape, size in _tensors(path):
+    for file in shards(folder) if any(folder.glob("*.safetensors")) else ():
+        for name, kind, shape, size in _tensors(folder / file):
             if name.endswith(left or ("\0",)):
                 continue
             if kind in FLOATS and form is not None and len(shape) == 2:

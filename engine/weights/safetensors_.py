@@ -12,31 +12,32 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
 
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
 def open_folder(folder: Path, device: torch.device) -> SafetensorsReader:
+    return SafetensorsReader(folder, shards(folder), device)
+
+
+def shards(folder: Path) -> dict[str, set[str] | None]:
+    """Names of the files that hold the model -> the tensors that the index says they hold; None for a single file,
+    which goes before an index, as in transformers. A folder may have other files beside them."""
     index = folder / INDEX
-    if index.is_file():
-        return SafetensorsReader(folder, _shards(index), device)
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return SafetensorsReader(folder, {single.name: None}, device)
-    raise ModelError(f"{folder}: neither model.safetensors nor {INDEX}")
-
-
-def _shards(index: Path) -> dict[str, set[str] | None]:
-    """Shard -> the tensors that the index says it holds."""
+    if (folder / SINGLE).is_file():
+        return {SINGLE: None}
+    if not index.is_file():
+        raise ModelError(f"{folder}: neither {SINGLE} nor {INDEX}")
     try:
         table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards: dict[str, set[str] | None] = {}
+        found: dict[str, set[str] | None] = {}
         for name, shard in table.items():
             if Path(shard).name != shard:
                 raise ModelError(f"{index}: {name} lies in {shard!r}; expected a file name of this folder")
-            held = shards.setdefault(shard, set())
+            held = found.setdefault(shard, set())
             assert held is not None
             held.add(name)
-        return shards
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: cannot be read as a shard index ({error!r})") from None
 

@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
 
 
-def folder_of(folder: Path, **tensors: torch.Tensor) -> Path:
-    save_file(tensors, folder / "model.safetensors")
+def folder_of(folder: Path, name: str = "model.safetensors", **tensors: torch.Tensor) -> Path:
+    save_file(tensors, folder / name)
     return folder
 
 
@@ -49,6 +49,13 @@ FIXED = 100 * 8 * 4 + 100 * 64  # of whole numbers and of e4m3, whatever is want
 ])  # fmt: skip
 def test_what_weights_take_is_counted_from_their_headers(mixed, kept, form, wanted):
     assert fits.weight_bytes(mixed, kept, form=form, left=("left",)) == wanted + FIXED
+
+
+def test_files_beside_the_model_are_not_counted(mixed):
+    """Mistral's folders have all weights once more, in a file of another layout."""
+    size = fits.weight_bytes(mixed, None)
+    folder_of(mixed, name="consolidated.safetensors", matrix=torch.zeros(1000, 64))
+    assert fits.weight_bytes(mixed, None) == size
 
 
 def test_what_does_not_fit_is_told_with_the_ways_out(mixed, monkeypatch):

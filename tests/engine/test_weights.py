@@ -9,6 +9,7 @@ import pytest
 import torch
 from paged import CPU, PROMPTS, make, run
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from quire.engine.errors import ModelError
 from quire.engine.models.load import load_model
@@ -100,6 +101,16 @@ def test_shards_give_the_same_model(folder):
     whole = run(load(folder), [PROMPTS[2]], [[(0, 23)]])[0]
     shard(folder)
     assert torch.equal(run(load(folder), [PROMPTS[2]], [[(0, 23)]])[0], whole)
+
+
+def test_a_single_file_goes_before_shards_that_lie_there_too_as_in_transformers(folder):
+    truth = make("Llama", folder)
+    shard(folder)
+    save_file({name: value + 1 for name, value in truth.state_dict().items()}, folder / "model.safetensors")
+    truth = LlamaForCausalLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        expected = truth(torch.tensor([PROMPTS[2]])).logits[0]
+    torch.testing.assert_close(run(load(folder), [PROMPTS[2]], [[(0, 23)]])[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_absent_shard_is_named(folder):
