@@ -114,11 +114,12 @@ class Decoder:
         self.layers = [
             LayerSpec(s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5, window=window) for window in s.windows
         ]
-        self.embedding = weights.embedding("embed_tokens", (s.vocab, s.width), head=s.tied)
+        tied = s.tied and weights.tied("embed_tokens")
+        self.embedding = weights.embedding("embed_tokens", (s.vocab, s.width), head=tied)
         self.blocks = [self._layer(weights, f"layers.{i}") for i in range(s.layers)]
         self.norm = weights.norm("norm", s.width, s.eps)
         self.gate = ops.Gate(s.activation)
-        self.head = weights.tied_head(self.embedding) if s.tied else weights.linear(["lm_head"], s.width, [s.vocab])
+        self.head = weights.tied_head(self.embedding) if tied else weights.linear(["lm_head"], s.width, [s.vocab])
         self.places = weights.places
         self._program: np.ndarray | None = None
 

@@ -84,11 +84,12 @@ class Model:
         self.layers = [
             LayerSpec(s.heads, s.heads, head_dim, scale / (i + 1 if s.by_layer else 1)) for i in range(s.layers)
         ]
-        self.embedding = weights.embedding("wte", (s.vocab, s.width), head=s.tied)
+        tied = s.tied and weights.tied("wte")
+        self.embedding = weights.embedding("wte", (s.vocab, s.width), head=tied)
         self.positions = weights.tensor("wpe.weight", (s.max_position, s.width))
         self.blocks = [self._layer(weights, f"h.{i}") for i in range(s.layers)]
         self.norm = self._norm(weights, "ln_f")
-        self.head = weights.tied_head(self.embedding) if s.tied else weights.linear(["lm_head"], s.width, [s.vocab])
+        self.head = weights.tied_head(self.embedding) if tied else weights.linear(["lm_head"], s.width, [s.vocab])
         self.places = weights.places
 
     def _norm(self, weights: Weights, at: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ is named. FORMATS says which reader a folder takes.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,8 @@ from ...kernels.ops import Embedding, Linear, Norm
 from ...kernels.quantized import Quantized
 from ..errors import ModelError
 from ..lora.adapter import Place, Places
+
+log = logging.getLogger("quire.engine")
 
 FORMATS = {  # pattern of a file in the folder -> module of this folder
     "*.safetensors": "safetensors_",
@@ -129,6 +132,20 @@ class Weights:
             self.bytes += weight.numel() * kind.itemsize
         self.places.add(name, Place(table))
         return table
+
+    def tied(self, table: str) -> bool:
+        """Whether a head that the config ties to `table` is that table: not where the file has both and they differ,
+        as transformers has it. Names without ".weight"; the first to be asked."""
+        names = [self._left.get(f"{name}.weight") for name in (table, "lm_head")]
+        one, other = (self._reader.read(name) if name else None for name in names)
+        if one is None or other is None:
+            return True
+        dense = [part.dense() if isinstance(part, Quantized) else part for part in (one, other)]
+        if dense[0].shape == dense[1].shape and bool((dense[0] == dense[1]).all()):
+            return True
+        where = self._reader.where(str(names[1]))
+        log.warning("%s: tensor %s is not the table that config.json ties it to, and is used as it is", where, names[1])
+        return False
 
     def tied_head(self, table: Embedding) -> Linear:
         """A head that is the table of the embeddings."""

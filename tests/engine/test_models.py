@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from paged import CPU, PROMPTS, RAGGED, make, run
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, LlamaForCausalLM
 
 from quire.engine.errors import ConfigError, ModelError
@@ -66,6 +67,28 @@ def test_logits_equal_transformers_at_every_position_chunked_and_batched(name, t
         torch.testing.assert_close(ragged[i], expected, rtol=1e-4, atol=1e-4)
         alone = run(model, [prompt], [[(0, len(prompt))]])[0]
         assert torch.equal(ragged[i], alone), "the bits depend on the batch"
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize(
+    ("family", "table"), [("Llama", "model.embed_tokens.weight"), ("GPT2", "transformer.wte.weight")]
+)
+def test_a_head_in_the_file_that_is_not_the_table_it_is_tied_to_is_its_own(family, table, quantization, tmp_path):
+    truth = make(family, tmp_path, tie_word_embeddings=True)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    alike = {**tensors, "lm_head.weight": tensors[table].clone()}
+    other = {**tensors, "lm_head.weight": tensors[table].flip(0)}
+    for head, written in ((truth.lm_head.weight, alike), (other["lm_head.weight"], other)):
+        save_file(written, file, {"format": "pt"})
+        with torch.inference_mode():
+            hidden = truth.base_model(torch.tensor([PROMPTS[2]])).last_hidden_state[0]
+            expected = hidden @ head.T
+            theirs = type(truth).from_pretrained(tmp_path)(torch.tensor([PROMPTS[2]])).logits[0]
+        torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-4)
+        model = load_model(tmp_path, dtype="auto", device=CPU, quantization=quantization)
+        found = run(model, [PROMPTS[2]], [[(0, 23)]])[0]
+        assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
 
 
 @pytest.mark.parametrize("kind", ROPES)
