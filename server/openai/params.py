@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from pathlib import Path
 from random import Random
@@ -17,16 +18,28 @@ from ..errors import from_validation
 from ..tokenizer import Tokenizer
 from .schema import Sampling
 
+log = logging.getLogger("quire")
+
 MAX_BIAS = 1000
 MAX_BREAKERS = 64  # kept
 DEFAULTS: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+# What else changes the text in transformers -> what it is where it does not; answers here go without it.
+UNSERVED: dict[str, Any] = {
+    **dict.fromkeys(("typical_p", "top_h", "num_beams", "guidance_scale", "encoder_repetition_penalty"), 1),
+    **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens", "epsilon_cutoff", "eta_cutoff"), 0),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "stop_strings")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty")),
+    **dict.fromkeys(("penalty_alpha", "dola_layers", "watermarking_config")),
+}
 
 
 def model_defaults(folder: Path, use: bool) -> dict[str, float]:
     """Sampling a request gets where it says nothing: generation_config.json's, or DEFAULTS. Raises ModelError for what
-    no request could ask for."""
+    no request could ask for; what else the file asks for is logged."""
     path = folder / "generation_config.json"
     own = read_object(path) if use else {}
+    if without := [name for name, none in UNSERVED.items() if (own.get(name) or none) != none]:
+        log.warning("%s: answers go without its %s", path, ", ".join(without))
     if own.get("do_sample") is False:
         return dict(DEFAULTS)
     try:

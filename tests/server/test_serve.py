@@ -193,6 +193,19 @@ def test_sampling_defaults_that_no_request_could_ask_for_are_named(tmp_path, tol
     assert model_defaults(tmp_path, use=True) == DEFAULTS
 
 
+def test_what_the_models_sampling_asks_for_in_vain_is_logged(tmp_path, caplog):
+    nothing = {"typical_p": 1.0, "num_beams": 1, "suppress_tokens": [], "stop_strings": None, "min_length": 0}
+    (tmp_path / "generation_config.json").write_text(json.dumps({**nothing, "max_length": 20, "temperature": 0.5}))
+    assert model_defaults(tmp_path, use=True)["temperature"] == 0.5
+    assert not caplog.records
+    asked = {"typical_p": 0.9, "no_repeat_ngram_size": 3, "suppress_tokens": [7]}
+    (tmp_path / "generation_config.json").write_text(json.dumps({**asked, "do_sample": False}))
+    assert model_defaults(tmp_path, use=False) == DEFAULTS
+    assert not caplog.records
+    assert model_defaults(tmp_path, use=True) == DEFAULTS
+    assert caplog.messages == [f"{tmp_path / 'generation_config.json'}: answers go without its {', '.join(asked)}"]
+
+
 def test_sampling_defaults_are_those_of_the_model(tmp_path):
     assert model_defaults(tmp_path, use=True) == DEFAULTS
     told = {"temperature": 0, "top_k": 20.0, "top_p": None, "max_length": 20, "stop": 5}
