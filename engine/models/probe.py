@@ -36,7 +36,7 @@ class Probe:
         self.max_position = max_position
         self.modules: list[nn.Module] = []
         self.layers: list[LayerSpec] = []
-        self._windows: dict[int, int | None] = {}  # id of a mask -> its window
+        self._windows: dict[int, int | ModelError | None] = {}  # id of a mask -> its window, or why it has none
         self._masks: list[torch.Tensor] = []  # kept alive, so that ids stay theirs
 
     def attention(
@@ -81,7 +81,7 @@ class Probe:
         self.modules.append(module)
         self.layers.append(spec)
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        return reference(q, k, v, spec.scale, spec.window, spec.softcap)[None]
+        return reference(q, k, v, spec.scale, spec.window, spec.softcap)[None].contiguous()  # as some layers want it
 
     def mask(
         self, *args: Any, mask_function: MaskFunction, q_length: int, kv_length: int, **kwargs: Any
@@ -89,7 +89,10 @@ class Probe:
         """The mask builder: takes down which window the mask function draws, and gives the mask [1, 1, q, kv]."""
         device = kwargs.get("device")
         mask = _draw(mask_function, torch.arange(q_length), torch.arange(kv_length))[None, None].to(device)
-        self._windows[id(mask)] = self._measure(mask_function)
+        try:
+            self._windows[id(mask)] = self._measure(mask_function)
+        except ModelError as error:  # for the layer that asks for it: some models make masks that none does
+            self._windows[id(mask)] = error
         self._masks.append(mask)
         return mask
 
@@ -114,6 +117,8 @@ class Probe:
         if id(mask) not in self._windows:
             raise ModelError(f"{where} is called with a mask of its own (a bias or ALiBi); expected a causal mask")
         drawn = self._windows[id(mask)]
+        if isinstance(drawn, ModelError):
+            raise drawn
         if asked is not None and asked != drawn:
             raise ModelError(f"{where} asks for a window of {asked} but its mask has {drawn}; expected the same")
         return drawn

@@ -27,6 +27,8 @@ FAMILIES = {
     "Phi3": WINDOW,
     "Mixtral": {"num_local_experts": 4, **WINDOW},
     "Qwen3Moe": {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 24, "num_experts_per_tok": 2},
+    "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
+    "Afmoe": {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, **WINDOW},
     "Olmo2": {},
     "Olmo3": WINDOW,
     "Granite": {"logits_scaling": 3.0, "attention_multiplier": 0.2, "embedding_multiplier": 2.0},
