@@ -152,7 +152,9 @@ class Matrix:
         return y
 
     def rows(self, index: Tensor) -> Tensor:
-        """index int64 [n] -> those rows of the weights, float32 [n, in]."""
+        """index int64 [n] -> those rows of the weights, float32 [n, in]. Raises IndexError for one that is not."""
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.outputs:
+            raise IndexError(f"rows {int(index.min())} to {int(index.max())}; expected 0 to {self.outputs - 1}")
         y = torch.empty(index.shape[0], self.inputs)
         index = index.contiguous()
         native.kernels().weights_of(self.address, index.data_ptr(), index.shape[0], y.data_ptr(), self.inputs)

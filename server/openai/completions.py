@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...engine.errors import RequestError
-from ...engine.messages import Generate, TokenLogprob
+from ...engine.messages import Generate, Ready, TokenLogprob
 from ..binding import FREE, Binding
 from ..body import body_of
 from ..context import Context, context, new_id
@@ -27,7 +27,7 @@ from ..tokenizer import Tokenizer
 from . import refused
 from .adapters import choose
 from .logprobs import finite, prompt_logprobs
-from .params import check_length, stop_strings
+from .params import check_ids, check_prompt, stop_strings
 from .schema import CompletionRequest
 from .sse import answer
 
@@ -51,7 +51,7 @@ async def completions(http: Request) -> Response:
     stops = tuple(stop_strings(body))
     usage = Usage()
     chosen = await choose(http, ctx, body, usage)
-    prompts = await asyncio.to_thread(_prompts, ctx, body, given, info.vocab_size)  # a long text takes seconds
+    prompts = await asyncio.to_thread(_prompts, ctx, body, given, info)  # a long text takes seconds
     if body.dry_multiplier:
         await asyncio.to_thread(ctx.params.breakers, body)
     ctx.serving()
@@ -63,9 +63,9 @@ async def completions(http: Request) -> Response:
     counts = [body.prompt_logprobs, body.logprobs if body.echo else None]
     of_prompt = max((count for count in counts if count is not None), default=None)
     for prompt in prompts:
-        check_length(len(prompt), limit, info, "prompt")
+        check_prompt(prompt, limit, info, "prompt")
     first = ctx.params.make(  # once: words and bias of a long list are the same for each prompt
-        body, len(prompts[0]), info, max_tokens=limit, logprobs=body.logprobs, prompt_logprobs=of_prompt,
+        body, prompts[0], info, max_tokens=limit, logprobs=body.logprobs, prompt_logprobs=of_prompt,
         field="prompt", ends=ends, binding=binding,
     )  # fmt: skip
     id_ = new_id("cmpl")
@@ -100,15 +100,14 @@ def _given(body: CompletionRequest) -> list[Any]:
     return [body.prompt] if one else list(body.prompt)
 
 
-def _prompts(ctx: Context, body: CompletionRequest, given: list[Any], vocab_size: int) -> list[list[int]]:
+def _prompts(ctx: Context, body: CompletionRequest, given: list[Any], info: Ready) -> list[list[int]]:
     """Each prompt as ids. In text, control tokens are what they say: this is the model's raw input. With a suffix,
     they are text."""
     found = []
     for i, prompt in enumerate(given):
         where = "prompt" if len(given) == 1 else f"prompt[{i}]"
-        if not isinstance(prompt, str) and max(prompt) >= vocab_size:
-            raise RequestError(f"{where} has the id {max(prompt)}; the vocabulary has {vocab_size}", param=where)
         found.append(_ids(ctx.tokenizer, body, prompt))
+        check_ids(found[-1], info, where)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -60,16 +61,16 @@ class ParamsMaker:
         self._breakers: dict[str, frozenset[int]] = {}
 
     def make(
-        self, body: Sampling, prompt_len: int, info: Ready, *, max_tokens: int | None, logprobs: int | None,
+        self, body: Sampling, prompt: list[int], info: Ready, *, max_tokens: int | None, logprobs: int | None,
         prompt_logprobs: int | None, field: str, ends: tuple[int, ...] = (), binding: Binding = FREE,
     ) -> SamplingParams:  # fmt: skip
         """Raises RequestError naming the field that cannot be. field: what the prompt is called in this request; ends:
         ids that end the answer beside the model's own ends of text; binding: its grammar, which needs an end of text
         even where ignore_eos asks for none."""
-        check_length(prompt_len, max_tokens, info, field)
+        check_prompt(prompt, max_tokens, info, field)
         known = lambda ids, name: self._known(ids, name, info.vocab_size)  # noqa: E731
         if max_tokens is None:
-            max_tokens = min(info.max_model_len, info.pool_tokens) - prompt_len
+            max_tokens = min(info.max_model_len, info.pool_tokens) - len(prompt)
         if body.min_tokens > max_tokens:
             raise RequestError(
                 f"min_tokens is {body.min_tokens}, more than max_tokens {max_tokens}", param="min_tokens"
@@ -107,7 +108,7 @@ class ParamsMaker:
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
             logit_bias=self._bias(body.logit_bias, info.vocab_size),
-            bad_words=self._words(body.bad_words),
+            bad_words=self._words(body.bad_words, info.vocab_size),
             allowed_token_ids=(
                 known(body.allowed_token_ids, "allowed_token_ids") if body.allowed_token_ids is not None else None
             ),
@@ -150,15 +151,16 @@ class ParamsMaker:
             found[int(text)] = float(bias)
         return found
 
-    def _words(self, words: list[str]) -> tuple[tuple[int, ...], ...]:
-        """Each word as it is spelled after other text, with and without a space before it."""
+    def _words(self, words: list[str], vocab_size: int) -> tuple[tuple[int, ...], ...]:
+        """Each word as it is spelled after other text, with and without a space before it; not where the model has no
+        row for one of its tokens, and cannot say it."""
         found: dict[tuple[int, ...], None] = {}
         for i, word in enumerate(words):
             if not word.strip():
                 raise RequestError(f"bad_words[{i}] is {word!r}; expected a word", param="bad_words")
             for spelled in (word, " " + word.lstrip()):
                 found[tuple(self._tokenizer.encode_content(spelled, first=False))] = None
-        return tuple(found)
+        return tuple(ids for ids in found if ids and max(ids) < vocab_size)
 
     def breakers(self, body: Sampling) -> tuple[int, ...]:
         """Every token whose text holds a breaker of DRY. For each that is new the whole vocabulary is looked through:
@@ -187,14 +189,21 @@ def stop_strings(body: Sampling) -> list[str]:
     return stops
 
 
-def check_length(prompt_len: int, max_tokens: int | None, info: Ready, field: str) -> None:
-    """Raises ContextLengthExceeded in the words that clients look for."""
-    if prompt_len == 0:
+def check_ids(ids: Sequence[int], info: Ready, field: str) -> None:
+    """Raises RequestError for an id that the model has no row for: some tokenizers have more tokens than that."""
+    if ids and (last := max(ids)) >= info.vocab_size:
+        raise RequestError(f"{field} has the id {last}; the model has {info.vocab_size} ids", param=field)
+
+
+def check_prompt(prompt: list[int], max_tokens: int | None, info: Ready, field: str) -> None:
+    """Raises RequestError for ids that cannot be; ContextLengthExceeded in the words that clients look for."""
+    if not prompt:
         raise RequestError(f"{field} has no tokens; at least one is needed", param=field)
+    check_ids(prompt, info, field)
     longest = min(info.max_model_len, info.pool_tokens)
-    wanted = prompt_len + (1 if max_tokens is None else max_tokens)
+    wanted = len(prompt) + (1 if max_tokens is None else max_tokens)
     if wanted > longest:
-        asked = f"{prompt_len} in the {field}"
+        asked = f"{len(prompt)} in the {field}"
         if max_tokens is not None:
             asked += f", {max_tokens} for the completion"
         raise ContextLengthExceeded(

@@ -7,11 +7,12 @@ import asyncio
 from ...engine.errors import RequestError
 from ...engine.messages import Ready
 from ..tokenizer import Tokenizer
+from .params import check_ids
 from .schema import Prediction
 
 
 async def tokens_of(prediction: Prediction | None, tokenizer: Tokenizer, info: Ready) -> tuple[int, ...]:
-    """() where there is none. Raises RequestError for one that no answer could be as long as."""
+    """() where there is none. Raises RequestError for one that no answer could be."""
     if prediction is None:
         return ()
     content = prediction.content
@@ -21,4 +22,5 @@ async def tokens_of(prediction: Prediction | None, tokenizer: Tokenizer, info: R
         raise RequestError(
             f"prediction has {len(ids)} tokens; a sequence may have {info.max_model_len}", param="prediction"
         )
+    check_ids(ids, info, "prediction")
     return tuple(ids)

@@ -72,7 +72,7 @@ async def prepare(ctx: Context, body: ChatRequest, raw: dict[str, Any], info: Re
             param="max_tokens",
         )
     params = ctx.params.make(
-        body, len(prompt.ids), info, max_tokens=limit, logprobs=body.top_logprobs if body.logprobs else None,
+        body, prompt.ids, info, max_tokens=limit, logprobs=body.top_logprobs if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs, field="messages", binding=binding,
     )  # fmt: skip
     reader = _reader(body, dialect, may_call, binding, prompt.text)

@@ -272,6 +272,15 @@ def test_what_does_not_fit_is_refused():
         native.kernels().threads(0)
 
 
+@pytest.mark.parametrize("row", [-1, 40, 10**9])
+def test_a_row_that_is_not_there_is_refused(row):
+    matrix = Linear(randoms(0)(40, 64)).matrix
+    assert matrix.rows(torch.tensor([0, 39])).shape == (2, 64)
+    assert matrix.rows(torch.tensor([], dtype=torch.int64)).shape == (0, 64)
+    with pytest.raises(IndexError, match="expected 0 to 39"):
+        matrix.rows(torch.tensor([3, row]))
+
+
 def test_more_threads_than_cores_and_fewer_again():
     some = randoms(9)
     linear, x = make("float32", some(600, 512)), some(100, 512)

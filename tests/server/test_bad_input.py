@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small_server import HELLO, MODEL, VOCAB, error_of, named
+from small_server import HELLO, MODEL, TEMPLATE, VOCAB, SmallServer, error_of, named
 
 from quire.server import budgets
 from quire.server.openai.refused import REFUSED
@@ -30,6 +31,7 @@ BODIES: dict[str, tuple[type, dict[str, Any]]] = {
     "/parse": (ParseRequest, {"model": MODEL, "text": "hello"}),
 }
 HUGE = 10**30
+LATE = "<|late|>"  # a token behind the rows of the model
 
 # What no field of a kind may be. The kind of each field is told by what it accepts, below.
 WRONG: dict[str, list[Any]] = {
@@ -409,3 +411,28 @@ def test_no_json_object_gives_anything_but_an_answer_or_an_error(greeter, path):
 @given(content=st.binary(max_size=50))
 def test_no_bytes_give_anything_but_an_error(greeter, content):
     error_of(greeter.request("POST", CHAT, content=content))
+
+
+@pytest.fixture
+def fewer_rows():
+    """A model whose tokenizer was given a token more than it has rows, as many are published."""
+    server = SmallServer(template=TEMPLATE + f"{{% if late %}}{LATE}{{% endif %}}", markup=(LATE,))
+    server.engine.info = msgspec.structs.replace(server.engine.info, vocab_size=VOCAB)
+    assert server.ids(LATE) == (VOCAB,)
+    server.says("hello")
+    yield server
+    server.close()
+
+
+def test_a_token_that_the_model_has_no_row_for_is_refused_by_its_field(fewer_rows):
+    """In the engine it would be a row of somebody else's memory."""
+    for path, more, field in (
+        (COMPLETIONS, {"prompt": f"hello{LATE}"}, "prompt"),
+        (COMPLETIONS, {"prompt": ["hello", LATE]}, "prompt[1]"),
+        (COMPLETIONS, {"prompt": [64, VOCAB]}, "prompt"),
+        (CHAT, {"chat_template_kwargs": {"late": True}}, "messages"),
+    ):
+        error = error_of(fewer_rows.post(path, {**BODIES[path][1], **more}))
+        named(error, field)
+        assert error["message"] == f"{field} has the id {VOCAB}; the model has {VOCAB} ids"
+    assert fewer_rows.chat(bad_words=[LATE]), "in a message and in a word it is text"
