@@ -112,7 +112,8 @@ class Drafter:
         began = time.perf_counter()
         batch = Batch.of(Plan(pieces), self.model.device)
         attend = self._backend.plan(batch, self.model.layers, self._cache)
-        hidden = self.model.forward(batch.tokens, batch.positions, attend, wanted=batch.wanted)
+        known = batch.tokens.clamp(max=self.model.vocab_size - 1)  # ids of rows that only the model has
+        hidden = self.model.forward(known, batch.positions, attend, wanted=batch.wanted)
         sampled = [piece for piece in pieces if piece.sample]
         if sampled:
             logits = self.model.logits(hidden)[:, : self._vocab]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from draft_pair import blurred, guesses_of, with_vocabulary
 from engine_place import Place, local_runner
+from safetensors.torch import load_file, save_file
 from speculation_cases import asked, told
 
 from quire.engine.config import EngineConfig, Speculation
@@ -86,6 +87,25 @@ def test_its_guesses_are_what_it_would_say_to_the_whole_text(tiny_model, alike, 
     for n, (_, drafts) in enumerate(made):
         answer = said.answers[str(n), 0]
         assert drafts[: len(answer)] == answer, "an answer of its own ends at a stop token"
+
+
+def test_ids_that_only_the_model_has_rows_for_may_stand_in_a_text(tiny_model, plainly, tmp_path):
+    folder = blurred(tiny_model, tmp_path / "fewer", 0)
+    config = json.loads((folder / "config.json").read_text())
+    rows = config["vocab_size"]
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": rows - 64}))
+    weights = load_file(folder / "model.safetensors")
+    fewer = {name: x[:-64].clone() if x.shape[0] == rows else x for name, x in weights.items()}
+    save_file(fewer, folder / "model.safetensors", {"format": "pt"})
+    drafted, answers = drafted_by(tiny_model, folder), []
+    for runner in (drafted, plainly.runner):
+        place = Place(runner)
+        place.add("x", None, 20, temperature=0.0, prompt=[5, rows - 1, 8, rows - 2])
+        place.run()
+        assert not place.failed
+        answers.append(place.answers)
+    assert answers[0] == answers[1]
+    assert drafted.speculator.maker is not None, "it did not fail, for then it would draft for nobody any more"
 
 
 def test_prompts_that_were_read_before_are_not_read_again(on):
