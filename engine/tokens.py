@@ -72,6 +72,77 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return {**read_object(folder / "special_tokens_map.json"), **settings}
 
 
+def description_of(folder: Path) -> str:
+    """The text of tokenizer.json, with the tokens that only the files beside it name, as transformers adds them: those
+    of added_tokens_decoder or else added_tokens.json, and those with a role. Not those that the model has no row for.
+
+    Raises ModelError naming the file that is missing or broken, or has a token that cannot get the id it says.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(f"{path}: not found; expected the tokenizer of the model in this file")
+    rows = read_object(folder / "config.json").get("vocab_size")
+    beside = _named(folder)
+    try:
+        text = path.read_text(encoding="utf-8")
+        parts = json.loads(text)
+        listed = parts.get("added_tokens") or []
+        there = {token["content"]: token["id"] for token in listed}
+        vocab = parts["model"].get("vocab") or {}
+        if isinstance(vocab, list):  # Unigram: [text, score]
+            vocab = {piece: token for token, (piece, _) in enumerate(vocab)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: cannot be read as a tokenizer ({error!r:.200})") from None
+    more = []
+    for content, (said, flags) in beside.items():
+        if content in there or not content or (content in vocab and not is_markup(content)):
+            continue
+        own = vocab.get(content, max(len(vocab), max(there.values(), default=-1) + 1))
+        if isinstance(rows, int) and rows <= (own if said is None else said):
+            continue
+        if said not in (None, own):
+            raise ModelError(f"{path}: {content!r} has the id {said} in a file beside it, and would get {own}")
+        there[content] = own
+        more.append({"id": own, "content": content, **flags})
+    return json.dumps({**parts, "added_tokens": [*listed, *more]}, ensure_ascii=False) if more else text
+
+
+def _named(folder: Path) -> dict[str, tuple[int | None, dict[str, bool]]]:
+    """Text of a token -> its id, if a file beside tokenizer.json gives it one, and its flags as tokenizer.json has
+    them."""
+    settings = settings_of(folder)
+    roles = [value for name, value in settings.items() if name.endswith("_token")]
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        more = settings.get(name) or []
+        roles += more.values() if isinstance(more, dict) else more if isinstance(more, list) else []
+    special = {content: token for token in roles if (content := _content(token)) is not None}
+    decoder = settings.get("added_tokens_decoder")
+    if decoder is None:
+        listed: list[tuple[Any, Any]] = [(i, text) for text, i in read_object(folder / "added_tokens.json").items()]
+    else:
+        listed = list(decoder.items()) if isinstance(decoder, dict) else []
+    found: dict[str, tuple[int | None, dict[str, bool]]] = {}
+    try:
+        for said, token in sorted((int(said), token) for said, token in listed):
+            if (content := _content(token)) is not None:
+                found[content] = said, _flags(token, special=content in special)
+    except (TypeError, ValueError):
+        raise ModelError(f"{folder}: added_tokens_decoder or added_tokens.json has an id that is no number") from None
+    return found | {text: (None, _flags(token, special=True)) for text, token in special.items() if text not in found}
+
+
+def _content(token: Any) -> str | None:
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
+
+
+def _flags(token: Any, *, special: bool) -> dict[str, bool]:
+    given = token if isinstance(token, dict) else {}
+    special = special or given.get("special") is True
+    ways = {name: given.get(name) is True for name in ("single_word", "lstrip", "rstrip")}
+    return {**ways, "normalized": bool(given.get("normalized", not special)), "special": special}
+
+
 def named(settings: Mapping[str, Any], role: str) -> str | None:
     """A token by its role in the settings: bos_token, eos_token, pad_token, unk_token ..."""
     found = settings.get(role)

@@ -50,15 +50,13 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Raises ModelError naming the file that is missing or broken."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ModelError(f"{path}: not found; expected the tokenizer of the model in this file")
+        path, description = folder / "tokenizer.json", tokens.description_of(folder)
         settings = tokens.settings_of(folder)
         if templates := _template_files(folder):
             settings["chat_template"] = templates
         ends = tokens.configured_ends(folder)
         try:
-            return cls(path.read_text(encoding="utf-8"), settings, ends)
+            return cls(description, settings, ends)
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{path}: cannot be read as a tokenizer ({error})") from None
 

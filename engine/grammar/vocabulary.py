@@ -52,7 +52,7 @@ class Vocabulary:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise GrammarRefused(f"{path} is not there; a grammar needs the vocabulary in it")
-        description = path.read_text("utf-8")
+        description = files.description_of(folder)
         name = files.named(files.settings_of(folder), "eos_token")
         token = Backend.from_str(description).token_to_id(name) if name else None
         ends = (*files.configured_ends(folder), *(() if token is None else (token,)))

@@ -31,6 +31,7 @@ from ..models import CausalLM
 from ..models.load import BITS, load_model
 from ..plan import Plan, Slice
 from ..sequence import Sequence as Sequence_
+from ..tokens import description_of
 
 FLOAT = "float"
 WINDOW = 1024  # tokens, of models that could read more
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.model is None:
             pocket.verify(folder)
         text = args.text.read_text(encoding="utf-8")
-        tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids[: args.tokens]
+        tokens = Tokenizer.from_str(description_of(folder)).encode(text).ids[: args.tokens]
         lines = measure(load, tokens, args.quantization, args.window, args.kv_cache_dtype)
     except (QuireError, OSError, ValueError) as error:
         sys.exit(f"quality: {error}")

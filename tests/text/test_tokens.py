@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from transformers import AutoTokenizer
 from vocabularies import EVERY, byte_level, vocabulary
 
 from quire.engine import tokens
@@ -55,6 +56,47 @@ def test_server_and_engine_find_the_same_ends_of_a_text(tmp_path, files, ends):
     folder = folder_of(tmp_path, **files)
     assert Tokenizer.load(folder).eos_ids == ends
     assert Vocabulary.load(folder, 0).eos_ids == ends
+
+
+NEW, SIZE = "<|new|>", byte_level().ours.vocab_size
+LATE = {"content": NEW, "lstrip": False, "rstrip": True, "normalized": False, "single_word": False, "special": True}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": {"added_tokens_decoder": {SIZE: LATE}}},
+        {"tokenizer_config": {"added_tokens_decoder": {SIZE: LATE, SIZE + 1: {**LATE, "content": "<|b|>"}}}},
+        {"tokenizer_config": {"added_tokens_decoder": {SIZE: LATE}, "eos_token": "<|pad|>", "pad_token": NEW}},
+        {"tokenizer_config": {"eos_token": NEW}},
+        {"tokenizer_config": {"eos_token": {**LATE, "__type": "AddedToken"}}},
+        {"tokenizer_config": {"additional_special_tokens": ["<|im_end|>", NEW]}},
+        {"tokenizer_config": {"extra_special_tokens": {"image_token": NEW}}},
+        {"special_tokens_map": {"additional_special_tokens": [NEW]}},
+        {"added_tokens": {"<|b|>": SIZE + 1, NEW: SIZE}, "special_tokens_map": {"pad_token": NEW}},
+    ],
+)
+def test_tokens_that_only_files_beside_the_tokenizer_name_are_those_of_transformers(tmp_path, files):
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    folder = folder_of(tmp_path, **{**files, "tokenizer_config": {**settings, **files.get("tokenizer_config", {})}})
+    ours, theirs = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+    for text in (f"a{NEW} b", "a<|b|> b<|pad|>", f"{NEW}{NEW}<|im_end|>"):
+        assert ours.encode(text) == theirs(text)["input_ids"]
+    assert ours.eos_ids == (theirs.eos_token_id,)
+    assert SIZE in ours.control_ids
+    assert Vocabulary.load(folder, 0).controls.keys() == ours.control_ids
+
+
+def test_tokens_beside_the_tokenizer_that_the_model_has_no_row_for_or_that_are_text_add_nothing(tmp_path):
+    files = {"config": {"vocab_size": SIZE}, "tokenizer_config": {"pad_token": NEW, "unk_token": "a"}}
+    assert tokens.description_of(folder_of(tmp_path, **files)) == byte_level().description
+
+
+def test_a_token_beside_the_tokenizer_that_would_get_another_id_is_named(tmp_path):
+    folder = folder_of(tmp_path, added_tokens={NEW: SIZE + 1})
+    for load in (Tokenizer.load, lambda folder: Vocabulary.load(folder, 0)):
+        with pytest.raises(ModelError, match=f"has the id {SIZE + 1} in a file beside it, and would get {SIZE}"):
+            load(folder)
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config", "special_tokens_map", "config", "generation_config"])
