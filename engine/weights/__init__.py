@@ -30,6 +30,7 @@ FORMATS = {  # pattern of a file in the folder -> module of this folder
 }
 
 CPU = torch.device("cpu")
+KEPT = (torch.float32, torch.bfloat16, torch.float16)  # as a file has them; others take the kind that is computed in
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -207,7 +208,8 @@ class Weights:
         if isinstance(found, Quantized):
             return found
         found = found.T if transposed else found
-        return found if self._kept is None else found.to(self._kept)
+        kind = self._kept or (found.dtype if found.dtype in KEPT else self.dtype)
+        return found.to(kind)
 
     def finish(self) -> None:
         """Every tensor must have been taken. Raises ModelError naming those that were not."""

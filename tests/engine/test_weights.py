@@ -58,6 +58,19 @@ def test_a_tensor_of_integers_is_refused(folder):
         load(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+def test_weights_of_a_kind_that_no_product_keeps_are_quantized_as_others(folder, dtype, quantization):
+    wanted = {} if quantization is None else {"quantization": quantization}
+    found = []
+    for kind in (dtype, torch.float32):
+        change(folder, lambda t, kind=kind: t.update({name: x.to(dtype).to(kind) for name, x in t.items()}))
+        model = load_model(folder, dtype="auto", device=CPU, **wanted)
+        found.append((run(model, [PROMPTS[2]], [[(0, 5)], [(0, 18)]])[0], model.kinds, model.weight_bytes))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:]
+
+
 def test_buffers_that_hold_nothing_are_let_be(folder):
     change(folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}))
     load(folder)
