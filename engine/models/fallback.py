@@ -24,7 +24,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ...kernels import elementwise
-from ...kernels.ops import Linear, Rows
+from ...kernels.ops import Rows
 from ..attention import Attend, LayerSpec, choose_backend, widest
 from ..batch import Batch
 from ..errors import ConfigError, ModelError
@@ -32,6 +32,8 @@ from ..lora.adapter import Place, Places
 from ..messages import SamplingParams
 from ..plan import Plan, Slice
 from ..sequence import Sequence
+from . import fits
+from .linears import Packed, left_over, pack_linears
 from .probe import Probe
 
 log = logging.getLogger("quire.engine")
@@ -232,28 +234,6 @@ class RowWise(TorchFunctionMode):
 SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, nn.functional.sigmoid}
 
 
-class Packed(nn.Module):
-    """A linear layer through `kernels.ops.Linear`: packed weights, rows that do not depend on each other, adapters."""
-
-    def __init__(self, linear: nn.Linear, pack: bool, hook: Hook, form: str | None, device: torch.device):
-        super().__init__()
-        self._hook = hook
-        self.calls: list[int] = []  # rows of each call while the model is looked at
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        bias = None if linear.bias is None else linear.bias.data.to(device)
-        weight = linear.weight.data
-        self.product = Linear(weight.to(device) if pack else weight, bias, pack=pack, form=form)
-        self.bias = linear.bias
-        # For code that asks for its dtype or device; whoever multiplies by it himself meets a wrong shape at once.
-        self.register_buffer("weight", linear.weight.data.new_empty((0, linear.in_features)), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, self.in_features)
-        if self._hook.counting:
-            self.calls.append(len(flat))
-        return self.product(flat, self._hook.rows).view(*x.shape[:-1], self.out_features)
-
-
 def load(
     folder: Path,
     config: dict[str, Any],
@@ -324,10 +304,17 @@ def adopt(
         packed = pack_linears(model, hook, form, device)
         model = model.to(device)
         size = sum(p.nbytes for p in model.parameters()) + sum(p.product.bytes for p in packed)
-        kinds = " and ".join(sorted({p.product.kind for p in packed}))
+        kinds = {p.product.kind for p in packed}
+        if form is not None and not kinds & fits.BITS.keys():
+            expected = f"none for {name}, which has no linear layers to quantize in transformers"
+            raise ConfigError("quantization", f"is {form!r}", expected)
+        if form is not None and (left := left_over(model)):
+            kinds |= {str(p.dtype).removeprefix("torch.") for p in left}
+            much = fits.shown(sum(p.nbytes for p in left))
+            log.warning("%s: %s of its weights are in no linear layer, such as experts, and not quantized", name, much)
         loaded()
         try:
-            found = Fallback(model, hook, name, size, kinds)
+            found = Fallback(model, hook, name, size, " and ".join(sorted(kinds)))
             found.check_rows_stand_alone(exact)
         except (ConfigError, ModelError):
             raise
@@ -345,19 +332,6 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     raise ModelError(
         f"{type(model).__name__}: its decoder is not one of its modules; expected a model with a separate head"
     )
-
-
-def pack_linears(model: Any, hook: Hook, form: str | None, device: torch.device) -> list[Packed]:
-    """Replace plain linear layers, one at a time so that no second copy of the model exists."""
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    packed = []
-    for module in model.modules():
-        for name, child in module.named_children():
-            if type(child) is nn.Linear:
-                few = None if form is None or child.weight is table else "int8" if child is head else form
-                packed.append(Packed(child, child.weight is not table, hook, few, device))
-                setattr(module, name, packed[-1])
-    return packed
 
 
 def sample_tokens(vocab_size: int, count: int, device: torch.device) -> torch.Tensor:

@@ -306,6 +306,18 @@ def test_a_model_of_transformers_is_quantized_too(tmp_path):
     assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
 
 
+def test_what_stays_as_it_is_of_a_model_of_transformers_is_said(tmp_path, caplog):
+    make("Mixtral", tmp_path / "experts", num_local_experts=4)
+    assert load_model(tmp_path / "experts", dtype="auto", device=CPU).kinds == "float32"
+    assert not caplog.records
+    model = load_model(tmp_path / "experts", dtype="auto", device=CPU, quantization="int8")
+    assert model.kinds == "float32 and int8"
+    assert "MixtralForCausalLM: 0.1 MiB of its weights are in no linear layer" in caplog.text
+    make("GPT2", tmp_path / "none")
+    with pytest.raises(ConfigError, match="quantization is 'int4'; expected none for GPT2LMHeadModel"):
+        load_model(tmp_path / "none", dtype="auto", device=CPU, quantization="int4", impl="transformers")
+
+
 def test_what_cannot_be_quantized_is_refused(tmp_path, monkeypatch):
     make("Llama", tmp_path)
     monkeypatch.setattr(native, "cpu", None)
