@@ -93,7 +93,10 @@ class Weights:
         self._reader = reader
         self._progress = progress
         self._harmless = harmless
-        self._left = {name.removeprefix(prefix): name for name in reader.names}
+        self._left: dict[str, str] = {}
+        for name in reader.names:
+            if (other := self._left.setdefault(name.removeprefix(prefix), name)) != name:
+                raise ModelError(f"{reader.where(name)}: has {other} and {name}; expected one of the two")
         self._total = sum(reader.names.values())
         self._done = 0
         self.bytes = 0  # held by the parameters

@@ -52,6 +52,12 @@ def test_an_extra_tensor_is_named(folder):
         load(folder)
 
 
+def test_a_tensor_that_is_there_under_two_names_is_named(folder):
+    change(folder, lambda tensors: tensors.update({"norm.weight": torch.zeros(32)}))
+    with pytest.raises(ModelError, match=r"has model\.norm\.weight and norm\.weight; expected one of the two"):
+        load(folder)
+
+
 def test_a_tensor_of_integers_is_refused(folder):
     change(folder, lambda t: t.update({Q: torch.zeros(32, 32, dtype=torch.int32)}))
     with pytest.raises(ModelError, match="int32"):
