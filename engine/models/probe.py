@@ -24,6 +24,7 @@ IGNORED = {
     "past_key_values",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
 }
 MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -25,7 +25,7 @@ FAMILIES = {
     "Gemma3": {"head_dim": 16, "num_hidden_layers": 6, **WINDOW},
     "Phi": {},
     "Phi3": WINDOW,
-    "Mixtral": {"num_local_experts": 4, **WINDOW},
+    "Mixtral": {"num_local_experts": 4, "output_router_logits": True, **WINDOW},
     "Qwen3Moe": {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 24, "num_experts_per_tok": 2},
     "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
     "Afmoe": {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, **WINDOW},
