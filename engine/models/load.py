@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +21,8 @@ from ..weights import Weights, open_weights
 from ..weights.quantized import split_config, unpacked
 from . import FAMILIES, CausalLM, fits
 from .config import read_config
+
+log = logging.getLogger("quire.engine")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,6 +53,10 @@ def load_model(
     if quantization is not None:
         _check_form(quantization, chosen, device)
     fixed = deterministic and steady.products(chosen, device, family is not None)
+    if (adapter := folder / "adapter_config.json").is_file():
+        if family is None:  # transformers would load the base that it names, from wherever that is, and change it
+            raise ModelError(f"{adapter}: an adapter beside a model; expected it in a folder of its own (--lora-dir)")
+        log.warning("%s: the adapter is not a part of the model that is served here", adapter)
     if family is None:
         from . import fallback
 

@@ -206,6 +206,17 @@ def test_older_rope_settings_go_before_newer_ones_as_in_transformers(tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_an_adapter_beside_a_model_is_not_taken_for_it_in_silence(tmp_path, caplog):
+    truth = make("Llama", tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
+    with torch.inference_mode():
+        expected = truth(torch.tensor([PROMPTS[2]])).logits[0]
+    torch.testing.assert_close(run(load(tmp_path), [PROMPTS[2]], [[(0, 23)]])[0], expected, rtol=1e-4, atol=1e-4)
+    assert "adapter_config.json: the adapter is not a part of the model" in caplog.text
+    with pytest.raises(ModelError, match=r"adapter_config\.json: an adapter beside a model; expected"):
+        load_model(tmp_path, dtype="float32", device=CPU, impl="transformers")
+
+
 def test_an_unknown_architecture_is_named_where_only_our_own_may_serve(tmp_path):
     make("Llama", tmp_path)
     edit(tmp_path, architectures=["OracleForCausalLM"])
