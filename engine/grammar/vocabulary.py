@@ -29,19 +29,22 @@ class Vocabulary:
     """
 
     def __init__(self, description: str, eos_ids: tuple[int, ...], size: int = 0):
-        """size: rows of the model's head, which may be more than the tokens. Raises GrammarRefused if the pieces of
-        this kind of vocabulary cannot be told as bytes."""
+        """size: rows of the model's head, which may be more than the tokens, or fewer: tokens without a row spell
+        nothing; 0: as many as there are tokens. Raises GrammarRefused if the pieces of this kind of vocabulary cannot
+        be told as bytes."""
         parts = json.loads(description)
         backend = Backend.from_str(description)
         added = backend.get_added_tokens_decoder()
         known = max(backend.get_vocab_size(), max(added, default=-1) + 1)
-        self.size = max(size, known)
+        self.size = size or known
+        parts["added_tokens"] = [t for t in parts.get("added_tokens") or [] if t["id"] < self.size]
+        added = {i: t for i, t in added.items() if i < self.size}
         self.controls = {i: t.content for i, t in added.items() if t.special or files.is_markup(t.content)}
         self.eos_ids = tuple(i for i in dict.fromkeys(eos_ids) if i < self.size)
         spell = _speller(parts)
         self.pieces = [b""] * self.size
         for text, token in backend.get_vocab(with_added_tokens=True).items():
-            if token not in self.controls and text != parts["model"].get("unk_token"):
+            if token < self.size and token not in self.controls and text != parts["model"].get("unk_token"):
                 self.pieces[token] = added[token].content.encode() if token in added else spell(text)
         self._hide_second_spellings(backend)
         self._plain = Backend.from_str(json.dumps(_without_surroundings(parts, self.controls)))
@@ -55,7 +58,8 @@ class Vocabulary:
         description = files.description_of(folder)
         name = files.named(files.settings_of(folder), "eos_token")
         token = Backend.from_str(description).token_to_id(name) if name else None
-        ends = (*files.configured_ends(folder), *(() if token is None else (token,)))
+        named = (*files.configured_ends(folder), *(() if token is None else (token,)))
+        ends = tuple(end for end in named if not size or end < size)
         if not ends:
             raise GrammarRefused("this model has no token that ends a text; its answers cannot be bound")
         return cls(description, ends, size)

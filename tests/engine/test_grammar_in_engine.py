@@ -7,6 +7,7 @@ import re
 
 import jsonschema
 import pytest
+from draft_pair import with_vocabulary
 from engine_place import Place, local_runner, vocabulary_of
 
 from quire.engine.grammar.spec import GrammarSpec
@@ -46,6 +47,20 @@ def test_every_answer_fits_its_schema_at_every_budget_from_the_shortest_on(runne
         for seed in range(3):
             jsonschema.validate(json.loads(place.text(f"{budget}-{seed}")), PERSON)
             assert len(place.answers[f"{budget}-{seed}", 0]) <= budget
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_can_be_bound(tiny_model, tmp_path):
+    rows = json.loads((tiny_model / "config.json").read_text())["vocab_size"]
+
+    def add(found: dict) -> None:
+        flags = {**found["added_tokens"][0], "special": False}
+        found["added_tokens"] += [{**flags, "id": id_, "content": f"ab{id_}"} for id_ in range(rows, rows + 40)]
+
+    place = Place(local_runner(with_vocabulary(tiny_model, tmp_path / "more", add)))
+    place.add("a", GrammarSpec(kind="regex", text=f"ab{rows + 39}[a-z]"), 40)
+    assert not place.run().failed
+    assert place.text("a")[:-1] == f"ab{rows + 39}"
+    assert max(place.answers["a", 0]) < rows
 
 
 def test_forced_tokens_are_taken_and_told(runner):

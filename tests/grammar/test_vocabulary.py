@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from grammars import FOLDERS, vocabulary
+from vocabularies import byte_level
 
 from quire.engine.grammar.errors import GrammarRefused
 from quire.engine.grammar.vocabulary import Vocabulary, members, pack, unpack
@@ -48,6 +49,23 @@ def test_no_way_to_spell_a_text_is_shorter_than_the_fewest_tokens(name: str) -> 
         assert fewest is not None
         assert words.spell(fewest) == text.encode()
         assert len(fewest) <= len(words.encode(text))
+
+
+def test_tokens_beyond_the_rows_spell_nothing(tmp_path) -> None:
+    """Many models were given a token more than they have rows."""
+    parts = json.loads(byte_level().description)
+    rows = byte_level().ours.vocab_size
+    late = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    parts["added_tokens"] += [{"id": rows + i, "content": text, **late} for i, text in enumerate(("zzz", "<|pad|>"))]
+    words = Vocabulary(json.dumps(parts), (2, rows + 1), rows)
+    assert len(words.pieces) == words.size == rows
+    assert words.eos_ids == (2,)
+    assert max(words.controls) < rows
+    assert words.spell(words.encode("azzz<|pad|>")) == b"azzz<|pad|>"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parts), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|pad|>"}', encoding="utf-8")
+    with pytest.raises(GrammarRefused, match="no token that ends a text"):
+        Vocabulary.load(tmp_path, rows)
 
 
 @pytest.mark.usefixtures("shared")
