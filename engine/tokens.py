@@ -67,9 +67,11 @@ BYTE_LEVEL = _byte_level_table()  # character -> byte: printable bytes stand for
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, and what special_tokens_map.json knows beside it. Raises ModelError naming a file."""
+    """tokenizer_config.json and special_tokens_map.json. Where they differ, as in transformers, the map counts unless
+    the settings are of the newer kind, that needs none. Raises ModelError naming a file."""
     settings = read_object(folder / "tokenizer_config.json")
-    return {**read_object(folder / "special_tokens_map.json"), **settings}
+    roles = read_object(folder / "special_tokens_map.json")
+    return {**roles, **settings} if "added_tokens_decoder" in settings else {**settings, **roles}
 
 
 def description_of(folder: Path) -> str:

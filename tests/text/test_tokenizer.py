@@ -124,8 +124,8 @@ def model_folder(folder: Path, **files: object) -> Path:
 def test_a_folder_tells_the_ends_of_text_the_roles_and_the_template(tmp_path: Path) -> None:
     folder = model_folder(
         tmp_path,
-        tokenizer_config={"bos_token": {"content": "<s>"}, "chat_template": [{"name": "default", "template": "T"}]},
-        special_tokens_map={"eos_token": "</s>", "bos_token": "[INST]"},
+        tokenizer_config={"bos_token": "[INST]", "chat_template": [{"name": "default", "template": "T"}]},
+        special_tokens_map={"eos_token": "</s>", "bos_token": {"content": "<s>"}},
         generation_config={"eos_token_id": [4, 2]},
         config={"eos_token_id": 3},
     )

@@ -13,6 +13,8 @@ from quire.engine.errors import GrammarRefused, ModelError
 from quire.engine.grammar.vocabulary import Vocabulary
 from quire.server.tokenizer import Tokenizer
 
+SIZE, NEWER = byte_level().ours.vocab_size, {"added_tokens_decoder": {}}
+
 
 @pytest.mark.parametrize("name", EVERY)
 def test_server_and_engine_know_the_same_controls_and_spell_alike(name):
@@ -48,17 +50,24 @@ def folder_of(tmp_path, **files: object):
         ({"tokenizer_config": {"eos_token": "<|im_end|>"}}, (2,)),
         ({"tokenizer_config": {"eos_token": {"content": "<|im_end|>"}}, "config": {"eos_token_id": 2}}, (2,)),
         ({"special_tokens_map": {"eos_token": {"content": "<|im_end|>"}}}, (2,)),
-        ({"special_tokens_map": {"eos_token": "<|im_end|>"}, "tokenizer_config": {"eos_token": "<|endoftext|>"}}, (0,)),
+        ({"special_tokens_map": {"eos_token": "<|im_end|>"}, "tokenizer_config": {"eos_token": "<|endoftext|>"}}, (2,)),
+        ({"special_tokens_map": {"eos_token": "</s>"}, "tokenizer_config": {**NEWER, "eos_token": "<s>"}}, (SIZE,)),
+        ({"special_tokens_map": {"eos_token": None}, "tokenizer_config": {"eos_token": "<|endoftext|>"}}, ()),
         ({"config": {"eos_token_id": None}, "tokenizer_config": {"eos_token": "<|im_end|>"}}, (2,)),
     ],
 )
 def test_server_and_engine_find_the_same_ends_of_a_text(tmp_path, files, ends):
     folder = folder_of(tmp_path, **files)
     assert Tokenizer.load(folder).eos_ids == ends
-    assert Vocabulary.load(folder, 0).eos_ids == ends
+    if ends:
+        assert Vocabulary.load(folder, 0).eos_ids == ends
+    if "config" not in files:
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **files.get("tokenizer_config", {})}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert (AutoTokenizer.from_pretrained(folder).eos_token_id,) == (ends or (None,))
 
 
-NEW, SIZE = "<|new|>", byte_level().ours.vocab_size
+NEW = "<|new|>"
 LATE = {"content": NEW, "lstrip": False, "rstrip": True, "normalized": False, "single_word": False, "special": True}
 
 
