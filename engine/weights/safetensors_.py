@@ -50,11 +50,13 @@ class SafetensorsReader:
         self._file_of: dict[str, Path] = {}
         self._open = {}
         self.names: dict[str, int] = {}
+        home = {name: shard for shard, promised in shards.items() for name in promised or ()}
         for shard, promised in shards.items():
             path = folder / shard
             try:
                 handle = safe_open(path, framework="pt", device=str(device))
-                names = handle.keys()
+                held = handle.keys()
+                names = [name for name in held if home.get(name, shard) == shard]  # not what is another shard's
                 sizes = {n: _bytes(handle.get_slice(n)) for n in names}
             except (OSError, SafetensorError) as error:
                 raise ModelError(f"{path}: cannot be read as safetensors ({error})") from None

@@ -122,6 +122,16 @@ def test_shards_give_the_same_model(folder):
     assert torch.equal(run(load(folder), [PROMPTS[2]], [[(0, 23)]])[0], whole)
 
 
+@pytest.mark.parametrize("other", ["part-0.safetensors", "part-1.safetensors"])
+def test_a_tensor_is_read_from_the_shard_that_the_index_names(folder, other):
+    whole = run(load(folder), [PROMPTS[2]], [[(0, 23)]])[0]
+    shards = shard(folder)["weight_map"]
+    name = next(name for name, file in shards.items() if file != other and name.endswith("q_proj.weight"))
+    stale = load_file(folder / other)
+    save_file({**stale, name: torch.zeros(32, 32)}, folder / other)
+    assert torch.equal(run(load(folder), [PROMPTS[2]], [[(0, 23)]])[0], whole)
+
+
 def test_a_single_file_goes_before_shards_that_lie_there_too_as_in_transformers(folder):
     truth = make("Llama", folder)
     shard(folder)
