@@ -144,8 +144,9 @@ class Weights:
         one, other = (self._reader.read(name) if name else None for name in names)
         if one is None or other is None:
             return True
-        dense = [part.dense() if isinstance(part, Quantized) else part for part in (one, other)]
-        if dense[0].shape == dense[1].shape and bool((dense[0] == dense[1]).all()):
+        first, second = (part.dense() if isinstance(part, Quantized) else part for part in (one, other))
+        kind = torch.promote_types(first.dtype, second.dtype)
+        if torch.equal(first.to(kind), second.to(kind)):
             return True
         where = self._reader.where(str(names[1]))
         log.warning("%s: tensor %s is not the table that config.json ties it to, and is used as it is", where, names[1])
