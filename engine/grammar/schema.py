@@ -22,6 +22,7 @@ _DEEPEST = 64  # of the lists and objects of a value
 _INDEX = re.compile("0|[1-9][0-9]{0,6}")  # of a list, in a pointer
 EXACT = 2**53  # numbers beyond are not told apart by every reader of JSON
 _DIGITS = Context(prec=15)  # nor are numbers of more digits, and llguidance compares no more
+_DIGITS_OF_MULTIPLES = 5
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _STRINGS = ("minLength", "maxLength", "pattern", "format")
 _ARRAYS = ("items", "prefixItems", "additionalItems", "minItems", "maxItems")
@@ -150,8 +151,8 @@ class Schema:
             default=(None, True),
         )
         multiple = values.get("multipleOf")
-        if multiple is not None and not (multiple > 0 and len(multiple.as_tuple().digits) <= 9):
-            _refuse("multipleOf must be above 0 and of at most 9 digits", f"{path}/multipleOf")
+        if multiple is not None:
+            _check_multiple(multiple, f"{path}/multipleOf")
         return Number(integer, low[0], low[1], high[0], not high[1], multiple)
 
     def _string(self, schema: dict[str, Any], path: str, depth: int) -> Option:
@@ -347,6 +348,18 @@ def _decimal(value: Any, path: str) -> Decimal:
     if number != number.to_integral_value() and (digits > most or int(number.as_tuple().exponent) < -most):
         _refuse(f"{value} has more than {most} digits, or as many behind the point", path)
     return number
+
+
+def _check_multiple(multiple: Decimal, path: str) -> None:
+    """To follow it takes a state for each remainder. llguidance makes its digits by multiplying a double by ten until
+    it is whole, which makes other digits of some."""
+    if multiple <= 0 or len(multiple.normalize().as_tuple().digits) > _DIGITS_OF_MULTIPLES:
+        _refuse(f"{multiple}: expected one above 0, of at most {_DIGITS_OF_MULTIPLES} digits but for zeros", path)
+    number, places = float(multiple), 0
+    while not number.is_integer():
+        number, places = number * 10, places + 1
+    if Decimal(number).scaleb(-places) != multiple:
+        _refuse(f"{multiple} cannot be followed, as no double is that number and tenfold ones miss it too", path)
 
 
 def _text(value: Any, path: str) -> str:
