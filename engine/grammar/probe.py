@@ -29,6 +29,7 @@ LIMITS = llguidance.LLParserLimits(
 
 _TOLD = {
     "NoExtensionBias": "no answer can end: a rule that every answer needs leads back to itself in all its alternatives",
+    "Current row has": "too much may stand in one place: at most some 1,000 optional properties or other alternatives",
     "recursion limit exceeded": "it is nested too deeply: at most some 60 objects, lists and values within each other",
 }
 

@@ -229,6 +229,13 @@ def deep(depth: int, value: Any) -> dict[str, Any]:
     return schema
 
 
+WIDE = {
+    "type": "object",
+    "properties": {f"p{i}": {"type": "string"} for i in range(1500)},
+    "additionalProperties": False,
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "why"),
     [
@@ -239,6 +246,7 @@ def deep(depth: int, value: Any) -> dict[str, Any]:
         ("json_schema", json.dumps({"const": json.loads("[" * 200 + "]" * 200)}), "in more than 64 lists and objects"),
         ("json_schema", json.dumps(deep(62, 1)), "nested too deeply"),
         ("json_schema", json.dumps(deep(60, [[[[[[1]]]]]])), "nested too deeply"),
+        ("json_schema", json.dumps(WIDE), "some 1,000 optional properties"),
         ("json_schema", '{"type": "object", "properties": {"a": {"type": {}}}}', "type {} is none; these are: null"),
     ],
 )
