@@ -19,9 +19,11 @@ SHORTEST = 512  # inputs of a piece, at least
 COUNTED = 1 << 16  # sums of a launch that counters are made for at once
 DOTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
+_IEEE = tl.constexpr("ieee")  # as a default Triton 3.6 compiles no plain string
+
 
 @triton.jit
-def tile_product(a, b, acc, BY_ITSELF: tl.constexpr, PRECISION: tl.constexpr = "ieee"):
+def tile_product(a, b, acc, BY_ITSELF: tl.constexpr, PRECISION: tl.constexpr = _IEEE):
     """acc + a b in float32. PRECISION: of tl.dot, where a and b are float32 too."""
     if BY_ITSELF:
         # The interpreter's product is numpy's, where a row's rounding depends on its place.

@@ -40,6 +40,9 @@ named = {"float32": tl.float32, "bfloat16": tl.bfloat16, "float16": tl.float16}
 found = {"missing": [name for name, it in vars(module).items()
                      if isinstance(it, triton.JITFunction) and it.do_not_specialize and name not in
                      {each["kernel"] for each in wanted}]}
+functions = [it for it in vars(module).values() if isinstance(it, triton.JITFunction)]
+found["defaults that Triton 3.6 does not compile"] = [
+    f"{it.__name__}: {p.name}" for it in functions for p in it.params if isinstance(p.default, str)]
 for each in wanted:
     function, kinds = getattr(module, each["kernel"]), each["kinds"]
     constants = {name: named.get(value, value) if isinstance(value, str) else value
