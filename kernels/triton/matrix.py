@@ -39,6 +39,7 @@ SHALLOWEST = {"int8": 16, "fp8": 16, "int4": 32}  # at least: a product of tiles
 PANELS = 64  # packed at once
 FORMS = {"int8": 0, "int4": 1, "fp8": 2}
 WAYS = {"int8": (4, 3), "int4": (2, 3), "fp8": (4, 3)}  # warps, and tiles that are on their way from memory
+FEWER = 2  # of these where rows are float32: with three a program takes more than the 99 KiB of the smaller cards
 
 _NUMBERS = [
     "x_stride", "add_stride", "y_stride", "piece_stride", "rows", "inputs", "outputs", "tiles", "length", "pieces",
@@ -320,7 +321,7 @@ class Packed:
         dot = tl.float32 if alone else DOTS[x.dtype]
         chunks = triton.cdiv(rows, several * ROWS)
         partial, counters = shared.room(x, pieces, rows, self.outputs, chunks * panels)
-        warps, stages = WAYS[self.form]
+        warps, stages = way(self.form, x.element_size())
         products[chunks, panels, pieces](
             x, y, partial, counters, self.panels, self.scale, self.low, self.order, self.bias, add, sums,
             x.stride(0), add_stride, y.stride(0), rows * self.outputs, rows, self.inputs, self.outputs,
@@ -328,6 +329,12 @@ class Packed:
             FORM=FORMS[self.form], SHARED=self._shared, TILES=several, TILE=self.tile, ROWS=ROWS, LANES=LANES,
             EVEN=self._even(x), DOT=dot, ALONE=pieces == 1, BY_ITSELF=alone, num_warps=warps, num_stages=stages,
         )  # fmt: skip
+
+
+def way(form: str, size: int) -> tuple[int, int]:
+    """Warps, and tiles that are on their way, for rows whose elements have `size` bytes."""
+    warps, stages = WAYS[form]
+    return warps, min(stages, FEWER) if size == 4 else stages
 
 
 def refused(whole: Quantized) -> str | None:

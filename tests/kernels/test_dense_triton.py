@@ -24,7 +24,8 @@ def product(kind: str, several: int, plain: bool, target: int = 80) -> dict:
     }  # fmt: skip
     kinds = dict.fromkeys(("x", "weight", "y", "bias", "add"), f"*{kind}") | {"partial": "*fp32", "counters": "*i32"}
     constants |= dict.fromkeys(("bias", "add")) if plain else {}
-    return {"kernel": "dense_products", "kinds": kinds, "constants": constants, "target": target}
+    options = {"num_warps": 2, "num_stages": 4}
+    return {"kernel": "dense_products", "kinds": kinds, "constants": constants, "target": target, "options": options}
 
 
 def test_the_kernels_compile_and_look_at_no_number():

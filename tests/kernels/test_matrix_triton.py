@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from interpreted import check_compiled, needs_triton, run_cases
 
+from quire.kernels.triton import chosen
+
 pytestmark = needs_triton
 NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 POINTERS = {
@@ -28,11 +30,13 @@ def product(form: int, kind: str, tile: int, several: int, plain: bool, target: 
         "EVEN": plain, "DOT": NAMES[kind], "ALONE": plain, "BY_ITSELF": False,
     }  # fmt: skip
     kinds = POINTERS | {"x": f"*{kind}", "add": f"*{kind}", "y": f"*{kind}"}
+    warps, stages = chosen.module("matrix").way(("int8", "int4", "fp8")[form], 4 if kind == "fp32" else 2)
     return {
         "kernel": "products",
         "kinds": kinds,
         "constants": constants | dict.fromkeys(names),
         "target": target,
+        "options": {"num_warps": warps, "num_stages": stages},
     }
 
 

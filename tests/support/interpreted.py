@@ -52,6 +52,7 @@ for each in wanted:
     target = GPUTarget("cuda", each.get("target", 80), 32)
     built = triton.compile(source, target=target, options=each.get("options", {}))
     found[json.dumps(each)] = len(built.asm["ptx"])
+    found["shared memory of " + json.dumps(each)] = [n for n in [built.metadata.shared] if n > 99 * 1024]
     numbers = [p for p in function.params if not p.is_constexpr and kinds.get(p.name, "i32")[0] not in "*f"]
     pointers = [p for p in function.params if not p.is_constexpr and kinds.get(p.name, "i32")[0] == "*"]
     found["looked at by " + function.__name__] = [p.name for p in numbers if not p.do_not_specialize]
@@ -62,9 +63,9 @@ print(json.dumps(found))
 
 def check_compiled(module: str, wanted: list[dict]) -> None:
     """For a GPU that need not be there: each kernel, with the kinds of its arguments and its constants, compiles; every
-    kernel of the module is among them; and Triton looks at no number for being 1 or divisible by 16, and at no pointer
-    for being aligned. Besides kinds and constants that is all it keys compiled variants by. (The interpreter compiles
-    nothing, so variants cannot be counted there.)"""
+    kernel of the module is among them; none takes more shared memory than the smaller cards have; and Triton looks at
+    no number for being 1 or divisible by 16, and at no pointer for being aligned. Besides kinds and constants that is
+    all it keys compiled variants by. (The interpreter compiles nothing, so variants cannot be counted there.)"""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", COMPILE, module, json.dumps(wanted)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
