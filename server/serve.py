@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # while a request is on its way breaks that request.
 KEEP_ALIVE = 75
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+NOT_MODEL = ["consolidated*", "*/*.safetensors"]  # the same weights once more, in other forms
 
 
 def serve(given: Mapping[str, Any], environ: Mapping[str, str]) -> int:
@@ -108,7 +109,7 @@ def find_model(wanted: str, environ: Mapping[str, str] | None = None) -> Path:
         disable_progress_bars()
     print(f"quire: looking for {wanted} on the hub", file=sys.stderr, flush=True)
     try:
-        return Path(snapshot_download(wanted, allow_patterns=MODEL_FILES))
+        return Path(snapshot_download(wanted, allow_patterns=MODEL_FILES, ignore_patterns=NOT_MODEL))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"{wanted}: no such folder here, and the hub did not give it: {error}") from None
 

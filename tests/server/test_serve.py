@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from small_server import TEMPLATE, small_vocabulary
 
 from quire.engine.errors import ConfigError, ModelError
@@ -73,14 +74,21 @@ def test_an_interrupt_while_starting_is_no_traceback(monkeypatch):
 def test_a_hub_name_is_fetched_without_pickles(tmp_path, monkeypatch):
     asked = {}
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        asked.update(name=name, patterns=allow_patterns)
+    def download(name: str, **patterns: list[str]) -> str:
+        asked.update(name=name, **patterns)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert serve.find_model("owner/model") == tmp_path
     assert asked["name"] == "owner/model"
-    assert not any(pattern.endswith((".bin", ".pt", ".pth", ".pkl", ".py", "*")) for pattern in asked["patterns"])
+    there = [
+        "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json",
+        "tokenizer.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja", "merges.txt",
+        "consolidated.safetensors", "consolidated.00.pth", "original/model.safetensors", "pytorch_model.bin",
+        "model.pt", "model.pkl", "modeling_x.py", "model.gguf", "onnx/model.onnx",
+    ]  # fmt: skip
+    wanted = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
+    assert list(filter_repo_objects(there, **wanted)) == there[:8]
 
 
 def test_looking_on_the_hub_is_a_plain_line_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
