@@ -18,7 +18,7 @@ from .. import deterministic as steady
 from .. import gguf
 from ..errors import ConfigError, ModelError
 from ..weights import Weights, open_weights
-from ..weights.quantized import split_config, unpacked
+from ..weights.quantized import split_config, told_beside, unpacked
 from . import FAMILIES, CausalLM, fits
 from .config import read_config
 
@@ -65,12 +65,14 @@ def load_model(
     module = importlib.import_module(f".{family}", __package__)
     config, settings = split_config(config)
     shape = module.shape(config)
-    reader = open_weights(folder, device)
+    reader, where = open_weights(folder, device), str(folder / "config.json")
+    if settings is None and (told := told_beside(folder, reader)) is not None:
+        settings, where = told
     if settings is not None:
         if quantization is not None:
             expected = "none: the weights of this model are quantized already"
             raise ConfigError("quantization", f"is {quantization!r}", expected)
-        reader = unpacked(reader, settings, str(folder / "config.json"))
+        reader = unpacked(reader, settings, where)
     as_they_are = native.serves(chosen, device) or settings is not None
     kept = None if dtype == "auto" else DTYPES[dtype]
     left = (*module.HARMLESS, *(("lm_head.weight",) if shape.tied else ()))

@@ -11,12 +11,14 @@ from __future__ import annotations
 import importlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ...kernels.quantized import Quantized
 from ..errors import ModelError
+from ..tokens import read_object
 from . import Reader
 from .packing import Parts, Settings
 
@@ -26,6 +28,12 @@ METHODS = {  # quant_method -> module of this folder
     "compressed-tensors": "compressed_tensors",
 }
 
+OLDER: dict[
+    str, tuple[str, dict[str, str]]
+] = {  # file beside a config.json that tells nothing -> quant_method, and fields that have other names now
+    "quantize_config.json": ("gptq", {}),
+    "quant_config.json": ("awq", {"w_bit": "bits", "q_group_size": "group_size"}),
+}
 FIELDS = ("quantization_config", "compression_config")  # of config.json, the newer name first
 
 
@@ -33,6 +41,17 @@ def split_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """A config.json without how its weights are quantized, and how they are; None where they are not."""
     model = {k: v for k, v in config.items() if k not in FIELDS}
     return model, next((config[field] for field in FIELDS if config.get(field) is not None), None)
+
+
+def told_beside(folder: Path, reader: Reader) -> tuple[dict[str, Any], str] | None:
+    """How the packed matrices of an older checkpoint are quantized, and the file that tells it; None where nothing is
+    packed, or nothing tells. Raises ModelError for a file that is no JSON object."""
+    if any(name.endswith(".qweight") for name in reader.names):
+        for name, (method, renamed) in OLDER.items():
+            if found := read_object(folder / name):
+                fields = {renamed.get(key, key): value for key, value in found.items()}
+                return {"quant_method": method, **fields}, str(folder / name)
+    return None
 
 
 def unpacked(reader: Reader, settings: Mapping[str, Any], where: str) -> Reader:

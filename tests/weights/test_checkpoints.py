@@ -315,10 +315,15 @@ def test_a_config_names_its_quantization_in_one_of_two_places():
 # ---- a whole model
 
 ZEROS = {"symmetric": False, "strategy": "group", "group_size": 16}
+OLD_GPTQ = {"bits": 4, "group_size": 16, "damp_percent": 0.01, "desc_act": False, "sym": False, "true_sequential": True,
+            "static_groups": False, "model_name_or_path": None, "model_file_base_name": "model"}  # fmt: skip
+OLD_AWQ = {"zero_point": True, "q_group_size": 16, "w_bit": 4, "version": "GEMM"}
 MODELS = {
     "gptq of 4 bits": (4, gptq, gptq_settings(4, 16)),
     "gptq of 8 bits": (8, gptq, gptq_settings(8, 16)),
+    "gptq told beside": (4, gptq, OLD_GPTQ),
     "awq": (4, awq, awq_settings(16)),
+    "awq told beside": (4, awq, OLD_AWQ),
     "pack-quantized": (4, partial(pack_quantized, symmetric=False), packed_config(num_bits=4, **ZEROS)),
     "int-quantized": (
         8,
@@ -326,6 +331,16 @@ MODELS = {
         compressed_settings("int-quantized", ZEROS, activations=PER_TOKEN),
     ),
 }
+
+
+def test_a_file_beside_the_config_is_named_where_it_is_wrong_and_asked_only_where_something_is_packed(tmp_path):
+    make("Llama", tmp_path)
+    (tmp_path / "quantize_config.json").write_text(json.dumps(OLD_GPTQ | {"bits": 3}))
+    assert load_model(tmp_path, dtype="auto", device=CPU).kinds == "float32"
+    path = tmp_path / "model.safetensors"
+    save_file(load_file(path) | named(gptq(Coded.random(1, 8, 32, 4, 32))), path, metadata={"format": "pt"})
+    with refused("quantize_config.json", "bits is 3; expected 8 or 4"):
+        load_model(tmp_path, dtype="auto", device=CPU)
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -343,7 +358,10 @@ def test_a_packed_model_answers_as_its_weights_unpacked(case, tmp_path):
     save_file(packed, tmp_path / "packed" / "model.safetensors", metadata={"format": "pt"})
     save_file(unpacked_, tmp_path / "unpacked" / "model.safetensors", metadata={"format": "pt"})
     path = tmp_path / "packed" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": config}))
+    if case.endswith("beside"):
+        path.with_name("quantize_config.json" if pack is gptq else "quant_config.json").write_text(json.dumps(config))
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": config}))
     answers = []
     for kind in ("packed", "unpacked"):
         model = load_model(tmp_path / kind, dtype="auto", device=CPU)
