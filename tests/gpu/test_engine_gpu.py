@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 import torch
-from on_gpu import CUDA, DEVICE, VOCAB, Place, asked
+from on_gpu import CUDA, DEVICE, VOCAB, Place, asked, write_adapter
 
 from quire.clients.bench.published import write_model
 from quire.clients.bench.sides import Side, running
@@ -111,6 +112,27 @@ def test_a_row_that_is_no_number_ends_its_request_alone(small32):
     assert set(wire.failed) == {"bad"}
     assert "non-finite" in wire.failed["bad"]
     assert {name: wire.course.tokens[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("form", [None, "int8"] if CUDA else [None])
+def test_adapters_in_one_batch_are_each_what_they_are_alone(form, small, tmp_path, count):
+    """LoRA of two ranks and DoRA, beside the base; in more company than there are slots, and in steps that fly."""
+    place = Place(small, deterministic=True, quantization=form, max_loras=2)
+    kinds = {"one": (8, False), "other": (5, False), "dora": (4, True)}
+    for seed, (name, (rank, dora)) in enumerate(kinds.items()):
+        folder = write_adapter(tmp_path / name, rank, dora, seed)
+        assert not place.wire([m.LoadAdapter(id=name, name=name, path=str(folder))]).failed
+    uses = [(), *((m.Use(name),) for name in kinds)]
+    requests = [
+        msgspec.structs.replace(request, adapters=uses[i % len(uses)])
+        for i, request in enumerate(asked(count, 60 if CUDA else 9, 12 if CUDA else 2))
+    ]
+    together = place.run(requests, at_once=16)
+    assert together == place.run(requests, at_once=1, cache=False)
+    plain = place.run([msgspec.structs.replace(request, adapters=()) for request in requests])
+    changed = {request.id for request in requests if together[request.id] != plain[request.id]}
+    assert changed <= {request.id for request in requests if request.adapters}
+    assert len(changed) >= count // 2
 
 
 @pytest.mark.skipif(not CUDA, reason="the server is tried on a CPU elsewhere")

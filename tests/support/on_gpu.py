@@ -53,6 +53,34 @@ def write_small(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     return folder
 
 
+def write_adapter(folder: Path, rank: int, dora: bool, seed: int) -> Path:
+    """A random adapter of that model, as peft writes it, large enough that it changes answers."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    g = torch.Generator().manual_seed(seed)
+    shapes = {
+        name: shape for name, shape in tensors(SHAPE).items() if name.endswith(("q_proj.weight", "down_proj.weight"))
+    }
+    held = {}
+    for name, (outputs, inputs) in shapes.items():
+        at = f"base_model.model.{name.removesuffix('.weight')}"
+        held[f"{at}.lora_A.weight"] = torch.randn(rank, inputs, generator=g) * inputs**-0.5
+        held[f"{at}.lora_B.weight"] = torch.randn(outputs, rank, generator=g)
+        if dora:
+            held[f"{at}.lora_magnitude_vector"] = torch.rand(outputs, generator=g) + 1
+    save_file(held, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": ["q_proj", "down_proj"],
+        "use_dora": dora,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
 class Noting(Wire):
     """Keeps log-probabilities of prompts too, of each those of its tokens from the second on; and what failed."""
 
