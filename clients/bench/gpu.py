@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import os
 import re
 import shlex
@@ -33,6 +34,7 @@ MEASURED = {
 }  # fmt: skip
 ENGINES = ("server",)  # not a part of quire.engine.measure, but of this program
 GRACE = 20.0  # seconds that a part may take beyond its own, for what it is in the middle of
+PROCESSES = 14  # of tests, at most: each has a share of the GPU's memory
 LEAST = 8.0  # a part is not begun with fewer seconds left
 SERVED = "llama-3.1-8b"
 WORK = Work(concurrency=256, requests=256, prompt_tokens=1000, max_tokens=128, ignore_eos=True)
@@ -161,9 +163,12 @@ def tests(out: Path, seconds: float) -> Part:
         if left < LEAST:
             rows.append({"key": key, "left_out": "the time was over"})
             continue
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=15", "-m", marks]
+        # A line a test, so that the log of a run that was ended says how far it came.
+        command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=15", "-m", marks]
+        if importlib.util.find_spec("xdist") is not None:  # what takes long is to compile, which is the cores' work
+            command += ["-n", str(min(PROCESSES, os.cpu_count() or 1))]
         code = run([*command, *map(str, folders)], log, left, dict(os.environ), cwd=ROOT)
-        said = last_line(log)
+        said = last_line(log).strip("= ")
         if code in (0, 5) and (passed := re.search(r"(\d+) passed", said)):
             rows.append({"key": key, "value": int(passed[1]), "unit": "passed", "note": said})
         else:

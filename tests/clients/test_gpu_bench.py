@@ -124,6 +124,19 @@ def test_what_graphs_do_on_a_gpu_is_among_the_tests(tmp_path, monkeypatch):
     assert str(tests / "kernels" / "test_attention_triton.py") in asked
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_tests_run_side_by_side_where_they_can_and_each_says_how_it_ended(there, tmp_path, monkeypatch):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: object() if there else None)
+    monkeypatch.setattr(gpu.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(gpu, "run", lambda command, log, *_, **__: (asked.append(command), log.touch(), 5)[-1])
+    gpu.tests(tmp_path, 60)
+    assert len(asked) == 2
+    for command in asked:
+        assert "-v" in command
+        assert (command[command.index("-n") + 1] if "-n" in command else None) == ("14" if there else None)
+
+
 def test_where_there_is_no_checkout_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     assert gpu.tests(tmp_path, 60).ended.startswith("not run: there is no checkout at")
