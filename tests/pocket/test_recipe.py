@@ -35,7 +35,7 @@ def run(nano_run: Run) -> Run:
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_cut_short(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", {"cpu": 0.0})
     monkeypatch.setattr(train, "low_precision_is_faster", lambda job, device: False)  # as the clock may say either time
 
     def job(name: str, **more) -> Job:
@@ -53,6 +53,19 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_cut_short(run, 
     for name, weight in whole.net.state_dict().items():
         assert torch.equal(weight, again.net.state_dict()[name]), name
     assert steps[-1] == run.preset.base_training.steps
+
+
+def test_what_goes_on_on_a_device_has_its_sums_there_and_its_counts_on_the_host(run, tmp_path):
+    """AdamW reads the counts of all parameters in each step, and a GPU would be waited for each time."""
+    shutil.copyfile(run.work / "base.pt", tmp_path / "base.pt")
+    training, net = run.preset.base_training, Llama(run.preset.base).to("meta")  # as a GPU would be another device
+    job = Job("base", net, training, Batches(run.documents(), training.tokens, 3), tmp_path / "base.pt")
+    optimizers = train._optimizers(net, training)
+    assert train._restore(job, optimizers).step == training.steps
+    adamw, muon = ([*optimizer.state.values()] for optimizer in optimizers)
+    assert {state["step"].device.type for state in adamw} == {"cpu"}
+    assert {state["exp_avg"].device.type for state in adamw} == {state["momentum"].device.type for state in muon}
+    assert {state["momentum"].device.type for state in muon} == {"meta"}
 
 
 def test_a_model_whose_training_goes_on_takes_its_draft_model_along(run, tmp_path):
