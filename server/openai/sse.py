@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ log = logging.getLogger("quire")
 T = TypeVar("T")
 to_json = msgspec.json.encode
 DONE = b"data: [DONE]\n\n"
+MANY = 1000  # tokens of prompts whose logprobs are worded beside the loop
 
 
 class Shape(Protocol):
@@ -100,7 +102,8 @@ async def answer(
         watch.ended(["error" if isinstance(error, Exception) else None] * choices)
         raise
     watch.ended([pieces[-1].finish for pieces in got])
-    body = shape.whole(got, usage, {"timings": timings(watch, usage), **usage.extension()})
+    more = {"timings": timings(watch, usage), **usage.extension()}
+    body = await worded((pieces[0] for pieces in got), lambda: shape.whole(got, usage, more))
     return Response(to_json(body), media_type="application/json")
 
 
@@ -124,7 +127,7 @@ async def _events(
         while batch is not None:
             for piece in batch:
                 reasons[piece.index] = piece.finish or reasons[piece.index]
-                deltas = shape.deltas(piece)
+                deltas = await worded([piece], partial(shape.deltas, piece))
                 for delta in deltas[:-1]:
                     yield news(shape.chunk([delta]))
                 ended = piece.finish and all(reasons)
@@ -144,6 +147,12 @@ async def _events(
 
 def _event(chunk: dict[str, Any]) -> bytes:
     return b"data: " + to_json(chunk) + b"\n\n"
+
+
+async def worded(pieces: Iterable[Piece], work: Callable[[], T]) -> T:
+    """What `work` makes of these and others; in a thread where it is much: a long prompt's logprobs."""
+    much = sum(len(piece.prompt_logprobs or ()) for piece in pieces) > MANY
+    return await asyncio.to_thread(work) if much else work()
 
 
 async def _next(source: AsyncIterator[list[Piece]]) -> list[Piece] | None:
