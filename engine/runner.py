@@ -300,6 +300,7 @@ class Runner:
             if outcomes[i].error is not None:
                 continue
             if found is not None:
+                found.path = found.path[: piece.drafts]  # drafts of an earlier step have no rows in this one
                 _put(outcomes, i, found)
                 continue
             due.append(i)

@@ -309,7 +309,8 @@ def _advance(piece: Slice) -> m.FinishReason | None:
 def _accept(state: State, piece: Slice, outcome: Outcome) -> m.FinishReason | None:
     """Append accepted drafts, the sampled token and what must follow; roll back by count what was not accepted."""
     seq, new = piece.seq, outcome.tokens
-    seq.computed = piece.start + len(piece.tokens) - piece.drafts + len(new) - 1  # of what was computed, this is kept
+    # Of what was computed, this is kept. Tokens that a grammar makes late were drafts of an earlier step, not of this.
+    seq.computed = piece.end - piece.drafts + min(len(new) - 1, piece.drafts)
     if outcome.forced:
         new += outcome.forced
     room = seq.end - len(seq.tokens)

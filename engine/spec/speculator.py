@@ -313,4 +313,6 @@ def _can(piece: Slice, outcome: Outcome) -> bool:
     params = piece.seq.params
     if outcome.error is not None or not outcome.tokens or outcome.drafts or params.mirostat:
         return False  # each step of mirostat rests on the one before
+    if len(outcome.tokens) > piece.drafts + 1:
+        return False  # sampled in an earlier step, behind drafts that this one did not compute
     return outcome.tokens[-1] not in params.stop_token_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 
 import jsonschema
@@ -10,7 +11,10 @@ import pytest
 from draft_pair import with_vocabulary
 from engine_place import Place, local_runner, vocabulary_of
 
+from quire.engine import guides as guides_
+from quire.engine.config import Speculation
 from quire.engine.grammar.spec import GrammarSpec
+from quire.engine.spec.maker import Drafts
 
 PERSON = {
     "type": "object",
@@ -152,3 +156,57 @@ def test_with_mirostat_every_token_has_a_step_of_its_own(runner):
     *deltas, last = place.deltas["a", 0]
     assert all(len(delta.tokens) == 1 for delta in deltas)
     assert len(last.tokens) <= 2, "the end of the text follows at once"
+
+
+class Watching:
+    """A maker of drafts that are wrong. It sees which drafts a step says were right."""
+
+    name, taps, layers = "watching", (), []
+
+    def __init__(self):
+        self.beyond, self.wanted = 0, 0
+
+    def read(self, slices, outcomes, states) -> None:
+        self.beyond += sum(len(outcome.path) > piece.drafts for piece, outcome in zip(slices, outcomes, strict=True))
+
+    def room(self, seq, new, count: int) -> int:
+        return count
+
+    def price(self, sequences: int) -> float:
+        return 0.0
+
+    entry = price
+
+    def draft(self, wanted) -> list[Drafts]:
+        self.wanted += len(wanted)
+        return [Drafts([3]) for _ in wanted]
+
+    def forget(self, ids) -> None: ...
+
+
+@pytest.mark.parametrize("pages", [200, 24])
+def test_drafts_whose_followers_come_late_are_computed_before_they_count_as_computed(tiny_model, monkeypatch, pages):
+    """With logprobs what must come are drafts. Where the grammar is late, the step is made again without them."""
+    runner = local_runner(tiny_model, speculative_config=Speculation(adaptive=False))
+    names = ["a rather long name of what is there", "some other name that is nothing like it", "kind"]
+    spec = schema({"type": "object", "properties": {name: {"enum": names} for name in names}, "required": names})
+
+    def fill(place: Place) -> Place:
+        for seed in range(4):
+            place.add(f"s{seed}", spec, 160, seed=seed, logprobs=0)
+            place.add(f"free{seed}", None, 40, seed=seed)
+        return place.run()
+
+    in_time = fill(Place(runner))
+    monkeypatch.setattr(guides_, "PATIENCE", 0.0)
+    monkeypatch.setattr(guides_, "ALONE", 0.0)
+    link, dice = runner.guides._plain.link, random.Random(3)
+    receive = link.receive
+    monkeypatch.setattr(link, "receive", lambda: receive() if dice.random() < 0.4 else [])
+    maker = runner.speculator.maker = Watching()
+    late = fill(Place(runner, pages=pages))
+    assert late.answers == in_time.answers
+    assert bool(late.state.preemptions) == (pages == 24)
+    assert runner.speculator.maker is maker
+    assert maker.wanted
+    assert not maker.beyond
