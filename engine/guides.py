@@ -209,6 +209,7 @@ class Guides:
         self._open[guide.number] = self._by_sequence[seq.id] = guide
         params = seq.params
         single = params.num_speculative_tokens == 0
+        banned = bool(params.bad_words) or params.allowed_token_ids is not None
         self._end(guide).due.append(
             wire.Open(
                 answer=guide.number,
@@ -216,8 +217,8 @@ class Guides:
                 most=params.max_tokens,
                 after=guide.after,
                 thought=guide.thought,
-                # The first two ask for the model's word.
-                every=params.logprobs is not None or params.mirostat != 0 or single,
+                # The first two ask for the model's word; what a person forbids is out where it must come, too.
+                every=params.logprobs is not None or params.mirostat != 0 or single or banned,
                 ahead=not (params.mirostat or single),
             )
         )

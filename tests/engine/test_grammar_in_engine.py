@@ -147,6 +147,21 @@ def test_who_asks_for_logprobs_gets_the_same_answer_token_by_token(runner, budge
     assert max(many) > 3, "what must come is sampled in one step"
 
 
+@pytest.mark.parametrize("beside", [{}, {"logprobs": 0}, {"num_speculative_tokens": 0}])
+def test_what_a_person_forbids_is_not_let_through_where_the_grammar_forces_it(runner, beside):
+    place = Place(runner)
+    place.add("free", schema(PERSON), 120)
+    place.run()
+    forced = next(delta.tokens[1] for delta in place.deltas["free", 0] if len(delta.tokens) > 2)
+    others = tuple(token for token in range(runner.model.vocab_size) if token != forced)
+    place.add("bad", schema(PERSON), 120, bad_words=((forced,),), **beside)
+    place.add("allowed", schema(PERSON), 120, allowed_token_ids=others, **beside)
+    place.run()
+    for name in ("bad", "allowed"):
+        assert forced not in place.answers[name, 0]
+        assert "no token can be sampled" in place.failed[name].message
+
+
 def test_with_mirostat_every_token_has_a_step_of_its_own(runner):
     """Where its next bound lies depends on the token before, also where that had to come."""
     place = Place(runner)
