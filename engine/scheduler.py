@@ -105,7 +105,8 @@ def schedule(state: State) -> Plan:
         tokens = seq.tokens[start:]
         if drafts := seq.drafts:  # read again: to grow may have cost them
             tokens += drafts
-        slices.append(Slice(seq, start, tokens, len(drafts), True, seq.parents if drafts else ()))
+        wanted = seq.params.max_tokens > 0  # else this is the last token of a prompt, alone
+        slices.append(Slice(seq, start, tokens, len(drafts), wanted, seq.parents if drafts else ()))
         budget -= len(tokens)
     reach = 0
     if slices:  # no stream waits longer than so many tokens take; at least as many as there are streams, to keep up

@@ -371,9 +371,10 @@ def test_an_abort_frees_everything_at_once():
     assert set(scheduler.schedule(place.state).freed) == {"r/0", "r/1", "r/2"}
 
 
-def test_no_new_tokens_wanted():
+@pytest.mark.parametrize("length", [1, 16, 33, 40])  # of 33 the last token comes alone
+def test_no_new_tokens_wanted(length):
     place = world(budget=16)
-    scheduler.add(place.state, generate("r", list(range(40)), 0))
+    scheduler.add(place.state, generate("r", list(range(length)), 0))
     place.drain()
     assert place.streams == {("r", 0): []}
     assert place.finished == {("r", 0): "length"}
