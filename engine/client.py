@@ -206,6 +206,8 @@ class EngineClient:
                         self.on_waited(seconds)
                 case m.Failed():
                     error = from_code(message.code, message.message, message.param)
+                    if batch := deltas.pop(message.id, None):  # what came before it
+                        self._put(message.id, batch)
                     self._put(message.id, error)
                     self._reply(message.id, error)
                 case m.AdapterLoaded() | m.AdapterGone():
@@ -221,8 +223,8 @@ class EngineClient:
                     self._changed.set()
                 case m.LoadFailed():
                     self.error = QuireError(message.message, code=message.code)
-        for request, batch in deltas.items():
-            self._put(request, batch)
+        for request, rest in deltas.items():
+            self._put(request, rest)
 
     def _put(self, request: str, news: list[m.TokenDelta] | QuireError) -> None:
         if queue := self._open.get(request):

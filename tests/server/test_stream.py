@@ -220,21 +220,24 @@ def test_with_several_choices_the_first_speaks_first(lasting_server):
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-@pytest.mark.parametrize("failure", ["failed message", "broken script"])
+@pytest.mark.parametrize("failure", ["failed message", "in one frame", "broken script"])
 def test_an_error_in_mid_stream_is_told_and_ends_the_stream(lasting_server, path, failure):
     def script(request):
-        yield [m.TokenDelta(id=request.id, index=0, tokens=list(lasting_server.ids("hello")))]
-        if failure == "failed message":
-            yield [m.Failed(id=request.id, code="engine_failed", message="the step failed")]
-        else:
-            yield [m.TokenDelta(id=request.id, index=7, tokens=[65])]  # no such choice: a fault of ours
+        said = m.TokenDelta(id=request.id, index=0, tokens=list(lasting_server.ids("hello")))
+        failed = m.Failed(id=request.id, code="engine_failed", message="the step failed")
+        fault = m.TokenDelta(id=request.id, index=7, tokens=[65])  # no such choice: a fault of ours
+        yield from {
+            "failed message": [[said], [failed]],
+            "in one frame": [[said, failed]],  # of a step that landed and the one behind it, or of two choices
+            "broken script": [[said], [fault]],
+        }[failure]
 
     lasting_server.engine.script = script
     body = {"model": MODEL, "prompt": "x"} if path == "/v1/completions" else HELLO
     *chunks, last = events(lasting_server.post(path, {**body, "stream": True}))
     assert "hello" in str(chunks[-1])
     assert set(last["error"]) == {"message", "type", "param", "code"}
-    told = {"failed message": ("engine_failed", "the step failed"), "broken script": ("internal_error", "log")}[failure]
+    told = ("internal_error", "log") if failure == "broken script" else ("engine_failed", "the step failed")
     assert last["error"]["code"] == told[0]
     assert told[1] in last["error"]["message"]
     assert lasting_server.engine.pending == 0
