@@ -18,7 +18,7 @@ Emit = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Notation:
     """How values are written. quotes: what begins and ends a string."""
 
     quotes: tuple[str, ...]
@@ -28,9 +28,9 @@ class Dialect:
     spaces: bool = False  # white space between tokens goes out as it is written
 
 
-JSON = Dialect(quotes=('"',), spaces=True)
-PYTHON = Dialect(quotes=('"', "'", '"""', "'''"), brackets="{}[]()")
-GEMMA = Dialect(quotes=('<|"|>',), escapes=False, bare_keys=True)
+JSON = Notation(quotes=('"',), spaces=True)
+PYTHON = Notation(quotes=('"', "'", '"""', "'''"), brackets="{}[]()")
+GEMMA = Notation(quotes=('<|"|>',), escapes=False, bare_keys=True)
 
 _WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _WORD = re.compile(r"[A-Za-z0-9_.+-]*")
@@ -45,18 +45,18 @@ _HEX = {"u": 4, "x": 2, "U": 8}
 _DIGITS = re.compile(r"[0-9a-fA-F]*")
 
 
-def value(source: Source, dialect: Dialect, emit: Emit) -> Step[None]:
+def value(source: Source, notation: Notation, emit: Emit) -> Step[None]:
     """Read one value and give it out as JSON. Raises Broken where it is none, having given out what was sure."""
     closers: list[str] = []
     yield from source.space()
     while True:
-        if (yield from _opened(source, dialect, closers, emit)):
+        if (yield from _opened(source, notation, closers, emit)):
             continue
         while closers:
             gap = yield from source.space()
             if (yield from source.next()) == closers[-1]:
                 source.take(1)
-                emit(gap * dialect.spaces + _json_bracket(closers.pop()))
+                emit(gap * notation.spaces + _json_bracket(closers.pop()))
                 continue
             if (yield from source.next()) != ",":
                 raise Broken
@@ -64,29 +64,29 @@ def value(source: Source, dialect: Dialect, emit: Emit) -> Step[None]:
             after = yield from source.space()
             if (yield from source.next()) == closers[-1]:
                 continue
-            emit(f"{gap},{after}" if dialect.spaces else ", ")
+            emit(f"{gap},{after}" if notation.spaces else ", ")
             if closers[-1] == "}":
-                yield from _key(source, dialect, emit)
+                yield from _key(source, notation, emit)
             break
         else:
             return
 
 
-def _opened(source: Source, dialect: Dialect, closers: list[str], emit: Emit) -> Step[bool]:
+def _opened(source: Source, notation: Notation, closers: list[str], emit: Emit) -> Step[bool]:
     """Read a scalar, or the beginning of what is none. True: inside of that a value follows."""
     first = yield from source.next()
-    place = dialect.brackets.find(first)
+    place = notation.brackets.find(first)
     if place < 0 or place % 2:
-        yield from scalar(source, dialect, emit)
+        yield from scalar(source, notation, emit)
         return False
     source.take(1)
-    closers.append(dialect.brackets[place + 1])
+    closers.append(notation.brackets[place + 1])
     gap = yield from source.space()
-    emit(("{" if first == "{" else "[") + gap * dialect.spaces)
+    emit(("{" if first == "{" else "[") + gap * notation.spaces)
     if (yield from source.next()) == closers[-1]:
         return False
     if first == "{":
-        yield from _key(source, dialect, emit)
+        yield from _key(source, notation, emit)
     return True
 
 
@@ -94,12 +94,12 @@ def _json_bracket(closer: str) -> str:
     return "}" if closer == "}" else "]"
 
 
-def _key(source: Source, dialect: Dialect, emit: Emit) -> Step[None]:
+def _key(source: Source, notation: Notation, emit: Emit) -> Step[None]:
     """Read a key and its colon."""
-    quote = yield from source.literal(*dialect.quotes)
+    quote = yield from source.literal(*notation.quotes)
     if quote:
-        yield from _string(source, quote, dialect, emit)
-    elif dialect.bare_keys and (bare := (yield from source.run(_KEY, _LONGEST_KEY))):
+        yield from _string(source, quote, notation, emit)
+    elif notation.bare_keys and (bare := (yield from source.run(_KEY, _LONGEST_KEY))):
         emit(json.dumps(bare, ensure_ascii=False))
     else:
         raise Broken
@@ -107,14 +107,14 @@ def _key(source: Source, dialect: Dialect, emit: Emit) -> Step[None]:
     if not (yield from source.literal(":")):
         raise Broken
     after = yield from source.space()
-    emit(f"{before}:{after}" if dialect.spaces else ": ")
+    emit(f"{before}:{after}" if notation.spaces else ": ")
 
 
-def scalar(source: Source, dialect: Dialect, emit: Emit, limit: int | None = None) -> Step[None]:
+def scalar(source: Source, notation: Notation, emit: Emit, limit: int | None = None) -> Step[None]:
     """Read a string, number, boolean or null. Raises Broken beyond the limit, in characters of a string."""
-    quote = yield from source.literal(*dialect.quotes)
+    quote = yield from source.literal(*notation.quotes)
     if quote:
-        yield from _string(source, quote, dialect, emit, limit)
+        yield from _string(source, quote, notation, emit, limit)
         return
     word = yield from source.run(_WORD, _LONGEST_SCALAR)
     emit(_WORDS.get(word) or _number(word))
@@ -134,14 +134,14 @@ def _number(text: str) -> str:
     return repr(number)
 
 
-def _string(source: Source, quote: str, dialect: Dialect, emit: Emit, limit: int | None = None) -> Step[None]:
+def _string(source: Source, quote: str, notation: Notation, emit: Emit, limit: int | None = None) -> Step[None]:
     """Read the rest of a string whose beginning was taken."""
-    ends = (quote, "\\") if dialect.escapes else (quote,)
+    ends = (quote, "\\") if notation.escapes else (quote,)
     emit('"')
     while True:
         while piece := (yield from source.upto(stops(*ends), limit=limit)):
             limit = limit and limit - len(piece)
-            emit(_inside(piece, dialect))
+            emit(_inside(piece, notation))
         if (yield from source.literal(*ends)) == quote:
             emit('"')
             return
@@ -151,9 +151,9 @@ def _string(source: Source, quote: str, dialect: Dialect, emit: Emit, limit: int
         emit((yield from _escape(source)))
 
 
-def _inside(text: str, dialect: Dialect) -> str:
+def _inside(text: str, notation: Notation) -> str:
     """Text of a string that has no escapes of its own, as it stands in JSON."""
-    if not dialect.escapes:
+    if not notation.escapes:
         text = text.replace("\\", "\\\\")
     return escaped(text.replace('"', '\\"'))
 
@@ -172,7 +172,7 @@ def _escape(source: Source) -> Step[str]:
     return f"\\u{digits}" if c == "u" else json.dumps(chr(code))[1:-1]
 
 
-def as_json(text: str, dialect: Dialect = PYTHON) -> str | None:
+def as_json(text: str, notation: Notation = PYTHON) -> str | None:
     """JSON of a text that is one whole value; None if it is none."""
     source = Source()
     source.feed(text + "\n")
@@ -180,7 +180,7 @@ def as_json(text: str, dialect: Dialect = PYTHON) -> str | None:
     found: list[str] = []
 
     def whole() -> Step[None]:
-        yield from value(source, dialect, found.append)
+        yield from value(source, notation, found.append)
         yield from source.space()
 
     try:

@@ -13,11 +13,11 @@ from quire.server.tools import PARSERS, load
 from quire.server.tools.arguments import converted, types_of
 from quire.server.tools.parser import Parser
 from quire.server.tools.source import SPACES
-from quire.server.tools.values import GEMMA, JSON, PYTHON, Dialect, as_json
+from quire.server.tools.values import GEMMA, JSON, PYTHON, Notation, as_json
 
 
 @pytest.mark.parametrize(
-    ("dialect", "text", "wanted"),
+    ("notation", "text", "wanted"),
     [
         (JSON, ' {"a": [1, 2.50, -3e5], "b":{} } ', '{"a": [1, 2.50, -3e5], "b":{} }'),
         (JSON, '"a\nb\t\\d \\\' \\/ \\u00e9 \\x41"', '"a\\nb\\t\\\\d \' \\/ \\u00e9 A"'),
@@ -36,8 +36,8 @@ from quire.server.tools.values import GEMMA, JSON, PYTHON, Dialect, as_json
         *[(PYTHON, text, None) for text in ("f(1)", "1+2", "[*a]", "f'a'", "{'a', 'b'}", "lambda: 0", "9" * 500)],
     ],
 )  # fmt: skip
-def test_values_become_json_or_nothing(dialect: Dialect, text: str, wanted: str | None) -> None:
-    found = as_json(text, dialect)
+def test_values_become_json_or_nothing(notation: Notation, text: str, wanted: str | None) -> None:
+    found = as_json(text, notation)
     if wanted is not None and found is not None:
         assert json.loads(found) == json.loads(wanted)
     else:
@@ -62,8 +62,8 @@ def test_json_comes_out_as_it_is(value: object, ascii: bool, indent: int | None)
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet="{}[](),:\"'\\ \n0123-.eTrufalsnN", max_size=20))
 def test_what_comes_out_is_always_json(text: str) -> None:
-    for dialect in (JSON, PYTHON, GEMMA):
-        found = as_json(text, dialect)
+    for notation in (JSON, PYTHON, GEMMA):
+        found = as_json(text, notation)
         if found is not None:
             json.loads(found)
 
