@@ -100,7 +100,7 @@ def test_an_engine_that_dies_before_the_first_token_gives_a_plain_error(serve, s
 
         thread = threading.Thread(target=post)
         thread.start()
-        until(lambda: server.metric("quire:requests_in_flight") == 1)
+        until(lambda: server.metric("quire:prompts_in_flight") == 1)
         os.kill(server.engine_pid(), signal.SIGKILL)
         thread.join(30)
         assert answers[0].status_code == 500
@@ -115,7 +115,7 @@ def test_sigterm_lets_streams_finish_and_refuses_new_requests(serve, stories, go
         seen: list[str] = []
         thread = threading.Thread(target=stream_of, args=(server, seen, threading.Event()), kwargs={"max_tokens": 200})
         thread.start()
-        until(lambda: server.metric("quire:requests_in_flight") == 1)
+        until(lambda: server.metric("quire:prompts_in_flight") == 1)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: httpx.get(f"{server.url}/ready").status_code == 503)
         refused = httpx.post(f"{server.url}/v1/completions", json=ask(server, max_tokens=5))
