@@ -28,9 +28,8 @@ METHODS = {  # quant_method -> module of this folder
     "compressed-tensors": "compressed_tensors",
 }
 
-OLDER: dict[
-    str, tuple[str, dict[str, str]]
-] = {  # file beside a config.json that tells nothing -> quant_method, and fields that have other names now
+# File beside a config.json that tells nothing -> quant_method, and fields that have other names now.
+OLDER: dict[str, tuple[str, dict[str, str]]] = {
     "quantize_config.json": ("gptq", {}),
     "quant_config.json": ("awq", {"w_bit": "bits", "q_group_size": "group_size"}),
 }
